@@ -1,0 +1,19 @@
+# The two base classes of every configuration section.
+# Entry points: Section (fixed fields), PluginSection ({"type": name, ...fields of that plugin}).
+# Frozen, unknown keys forbidden: a typo is an error, and a config can be shared between threads.
+"""Base classes of configuration sections."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class PluginSection(BaseModel):
+    """{"type": name, ...}: the other keys are the fields of the plugin of that name, checked when it is built."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    type: str

@@ -1,0 +1,35 @@
+# Settings of eval, bench, export and demo.
+# Entry points: EvalConfig, ExportConfig, TaskSection, ExportSection.
+# Counts are items of a task unless a description says otherwise.
+"""Evaluation and export sections of the configuration."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from hildanext.config.base import PluginSection, Section
+
+
+class TaskSection(PluginSection):
+    """An evaluation task: {"type": plugin of eval/tasks, ...fields}."""
+
+    kind: ClassVar[str] = "tasks"
+
+
+class ExportSection(PluginSection):
+    """An export format: {"type": plugin of export, ...fields}."""
+
+    kind: ClassVar[str] = "exports"
+
+
+class EvalConfig(Section):
+    """eval: which tasks, over what."""
+
+    tasks: tuple[TaskSection, ...] = Field((TaskSection(type="storyworld"),), description="tasks to run, in order")
+
+
+class ExportConfig(Section):
+    """export: the format and where it goes."""
+
+    format: ExportSection = Field(ExportSection(type="huggingface"), description="export plugin")
+    output: str = Field("", description="folder to write; empty: <paths.models>/exports/<name>")

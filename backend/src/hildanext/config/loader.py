@@ -1,0 +1,137 @@
+# Config files: JSON with "extends", environment placeholders ${HILDANEXT_...}, --set a.b=value overrides.
+# Entry points: load_config, resolved_json. Precedence: default < extends < file < --set.
+# All problems are collected and raised together; an override's type comes from the schema.
+"""Reading and merging configuration files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from hildanext.config.nearest import describe, model_at, nearest
+from hildanext.config.root import Config
+from hildanext.errors import ConfigError, problems
+
+PLACEHOLDER = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
+
+
+def load_config(
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+    check: Callable[[Mapping[str, Any]], list[str]] | None = None,
+) -> Config:
+    """The resolved configuration: defaults, then `base`, then the file and what it extends, then `a.b=value` overrides.
+    `check` finds problems the schema cannot see (registry.plugin_problems). ConfigError names every problem at once."""
+    found: list[str] = []
+    values = merge(dict(base or {}), _read(path, ()) if path is not None else {})
+    for override in overrides:
+        _apply(values, override, found)
+    values = _substitute(values, "", found)
+    found += check(values) if check is not None else []
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise problems(str(path or "--set"), found + describe(error, Config, "")) from error
+    if found:
+        raise problems(str(path or "--set"), found)
+    return config
+
+
+def resolved_json(config: Config) -> str:
+    """The whole configuration as indented JSON, every default written out."""
+    return json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+
+
+def merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`: sections merge key by key; a plugin of another type replaces the section whole."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        same = (
+            isinstance(old, dict)
+            and isinstance(value, Mapping)
+            and value.get("type", old.get("type")) == old.get("type")
+        )
+        result[key] = merge(old, value) if same and isinstance(old, dict) else value
+    return result
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: 'extends' goes in a circle; break it at one of {', '.join(str(p) for p in seen)}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the config cannot be read ({error.strerror}); see runs/configs/ for presets"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); correct that place") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a config is a JSON object, found {type(values).__name__}")
+    parents = values.pop("extends", [])
+    result: dict[str, Any] = {}
+    for parent in [parents] if isinstance(parents, str) else parents:
+        result = merge(result, _read(path.parent / parent, (*seen, path.resolve())))
+    return merge(result, values)
+
+
+def _apply(values: dict[str, Any], override: str, found: list[str]) -> None:
+    place, separator, text = override.partition("=")
+    keys = place.strip().split(".")
+    if not separator or not all(keys):
+        found.append(f"--set {override}: expected a.b=value")
+        return
+    here = values
+    for key in keys[:-1]:
+        child = here.get(key)
+        here[key] = dict(child) if isinstance(child, dict) else {}
+        here = here[key]
+    if keys[-1] == "type":
+        here.clear()
+    here[keys[-1]] = _typed(keys, text)
+
+
+def _typed(keys: list[str], text: str) -> Any:
+    section = model_at(Config, keys[:-1])
+    field = section.model_fields.get(keys[-1]) if section is not None else None
+    candidates = [text]
+    try:
+        candidates.insert(0, json.loads(text))
+    except json.JSONDecodeError:
+        return text
+    if field is None:
+        return candidates[0]
+    for candidate in candidates:
+        try:
+            TypeAdapter(field.annotation).validate_python(candidate)
+            return candidate
+        except ValidationError:
+            continue
+    return candidates[0]
+
+
+def _substitute(value: Any, place: str, found: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _substitute(item, f"{place}.{key}".lstrip("."), found) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(item, f"{place}.{i}", found) for i, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    for name in PLACEHOLDER.findall(value):
+        if not name.startswith("HILDANEXT_"):
+            found.append(f"{place}: ${{{name}}} is not allowed, placeholders begin with HILDANEXT_")
+        elif name not in os.environ:
+            known = [key for key in os.environ if key.startswith("HILDANEXT_")]
+            hint = nearest(name, known) if known else "set it"
+            found.append(f"{place}: environment variable {name} is not set; {hint}")
+        else:
+            value = value.replace(f"${{{name}}}", os.environ[name])
+    return value

@@ -1,0 +1,56 @@
+# Validation errors in words: the dotted place, what is wrong, the value found and the nearest valid key.
+# Entry points: nearest (did you mean), describe (pydantic's errors of one model as lines).
+# Used by the loader for the whole config and by the registry for one plugin.
+"""Problems of a configuration as readable lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or a list of what there is when nothing is close."""
+    known = list(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(known))}"
+
+
+def model_at(model: type[BaseModel], path: Iterable[Any]) -> type[BaseModel] | None:
+    """The section class at a dotted place below `model`, or None where the place is no section."""
+    here: type[BaseModel] | None = model
+    for key in path:
+        if isinstance(key, int):
+            continue
+        if here is None or key not in here.model_fields:
+            return None
+        here = section_in(here.model_fields[key].annotation)
+    return here
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section class inside a field's annotation (optional, tuple, ...), or None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [section_in(part) for part in get_args(annotation)]
+    return next((part for part in found if part is not None), None)
+
+
+def describe(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
+    """One line per problem: `place: what is wrong (value), what was expected`."""
+    return [_line(item, model, prefix) for item in error.errors()]
+
+
+def _line(item: Any, model: type[BaseModel], prefix: str) -> str:
+    place = prefix + ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        section = model_at(model, item["loc"][:-1])
+        known = section.model_fields if section is not None else model.model_fields
+        return f"{place}: unknown key, {nearest(str(item['loc'][-1]), known)}"
+    if item["type"] == "missing":
+        return f"{place}: missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message[0].lower()}{message[1:]} (found {item['input']!r})"

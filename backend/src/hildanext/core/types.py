@@ -1,0 +1,133 @@
+# The records that flow between the parts, and the protocols the parts meet at.
+# Entry points: Batch, Noisy, LossReport, Stats, Canvas, Update, Denoiser, Objective, Policy.
+# Shape letters: B rows, L positions of a row, Q queries, K keys, V vocabulary, D hidden width, n selected positions.
+"""Core records and protocols; torch only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows. tokens [B, L] int64; learn [B, L] bool: where loss counts and noise may fall; docs [B, L] int64:
+    document id within the row, constant over each document, padding has an id of its own and learn False."""
+
+    tokens: Tensor
+    learn: Tensor
+    docs: Tensor
+    ids: tuple[int, ...] = ()
+
+    def positions(self) -> Tensor:
+        """[B, L] int64, restarting at 0 with every document. Source: recipe 2.2 (reset is equivalent under RoPE)."""
+        length = self.tokens.shape[1]
+        index = torch.arange(length, device=self.tokens.device).expand_as(self.docs)
+        starts = torch.ones_like(self.docs, dtype=torch.bool)
+        starts[:, 1:] = self.docs[:, 1:] != self.docs[:, :-1]
+        first = torch.where(starts, index, torch.zeros_like(index)).cummax(dim=1).values
+        return index - first
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.tokens.to(device), self.learn.to(device), self.docs.to(device), self.ids)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A corrupted batch. tokens [B, L] int64 (x_t); masked [B, L] bool (M2T set); replaced [B, L] bool (T2T set);
+    weight [B, L] float32: the loss weight of each position's own set, 0 where it carries no loss."""
+
+    tokens: Tensor
+    masked: Tensor
+    replaced: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """Sums, never means. total: differentiable numerator, scalar float32; normaliser: its denominator, so the loss of any
+    number of micro-batches and ranks is sum(total) / sum(normaliser); parts and counts: detached sums by name."""
+
+    total: Tensor
+    normaliser: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a policy may look at, per canvas position of one active block. best [Q] int64: argmax token with [MASK]
+    excluded (or the sampled token); probability [Q] float32 of it; entropy [Q] nats; second [Q] probability of the runner-up."""
+
+    best: Tensor
+    probability: Tensor
+    entropy: Tensor | None = None
+    second: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One active block. tokens [Q] int64; editable [Q] bool: False for prompt and given tokens; mask_id."""
+
+    tokens: Tensor
+    editable: Tensor
+    mask_id: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """A policy's decision. tokens [Q] int64 after it; unmasked [Q] bool; edited [Q] bool; remasked [Q] bool or None."""
+
+    tokens: Tensor
+    unmasked: Tensor
+    edited: Tensor
+    remasked: Tensor | None = None
+
+
+class Denoiser(Protocol):
+    """A causal LM used as a block-diffusion denoiser: logit i predicts token i (any shift is resolved inside)."""
+
+    mask_id: int
+
+    def __call__(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any = None, select: Tensor | None = None
+    ) -> Tensor:
+        """tokens, positions [B, Q] int64; mask [B or 1, 1, Q, K] bool (True = visible) or additive float; cache: a
+        transformers-style cache whose update() returns all keys and values; select [B, Q] bool: rows needing logits.
+        Returns logits [n, V] in row-major order of select, or [B, Q, V] without select."""
+        ...
+
+    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        """Hidden states [n, D] that predict the tokens at `select` [B, L] bool from the noisy half of one forward over
+        [x_t ; x_0] (or of x_t alone when block >= L). Differentiable. Source: recipe eq. 2."""
+        ...
+
+    def causal_features(self, batch: Batch, select: Tensor) -> Tensor:
+        """Hidden states [n, D] of the unmodified AR model (causal within documents) that predict the tokens at `select`
+        [B, L] bool: the state of the position before. Positions that begin a document must not be selected."""
+        ...
+
+    def head(self) -> Tensor:
+        """The output matrix [V, D]; logits are features @ head().T."""
+        ...
+
+
+class Objective(Protocol):
+    """A training signal: what is corrupted, what is predicted, how it is weighted."""
+
+    def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
+        """The report of one micro-batch at one block size; block <= 0 or >= L means the whole row (MDLM)."""
+        ...
+
+
+class Policy(Protocol):
+    """Which tokens of an active block change after a forward. Pure: same arguments, same result."""
+
+    def step(self, stats: Stats, canvas: Canvas) -> Update:
+        """The update of one block."""
+        ...

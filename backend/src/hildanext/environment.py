@@ -1,0 +1,74 @@
+# What this process runs on: versions, commit, platform, threads. Enough, with config.json, to repeat a run.
+# Entry points: environment, git_state, versions, file_hash.
+# Reads package metadata only; imports none of the packages.
+"""Environment record of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "hildanext", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pydantic", "fastapi", "uvicorn",
+    "rich", "bitsandbytes", "peft", "matplotlib", "lm-eval",
+)  # fmt: skip
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
+    """Installed version of each package, None where it is missing."""
+    return {name: _version(name) for name in packages}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """{"commit", "dirty"} of the checkout that holds `folder`; both None outside one."""
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+        return {"commit": None, "dirty": None}
+    command = ["git", "-C", str(folder)]
+    try:
+        commit = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run([*command, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {"commit": None, "dirty": None}
+    if commit.returncode:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and dirty flag, platform, cores, thread settings and command line."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": usable_cores(),
+        "threads": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")},
+        "versions": versions(),
+        "git": git_state(Path(__file__).parent),
+        "command": sys.argv,
+    }

@@ -1,0 +1,55 @@
+# The errors a user can cause, each with the exit code of the command line and the status of the HTTP server.
+# Entry points: HildaError and its subclasses; problems() joins several into one.
+# Our own caller's mistakes are ValueError, not these.
+"""Error tree: one line each, saying where, what is wrong, what was expected and what to do."""
+
+from collections.abc import Sequence
+
+
+class HildaError(Exception):
+    """The user's mistake. The message is one line: where, what is wrong (actual value), expected, next action."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class ConfigError(HildaError):
+    """One or more problems in a configuration, all of them in one message, a line each."""
+
+
+class DataError(HildaError):
+    """Input data that cannot be used: missing, malformed beyond the limit, or of another tokenizer."""
+
+
+class ModelError(HildaError):
+    """A model folder that cannot be used: missing, unsupported architecture, pickle weights, failed parity."""
+
+
+class DecodeError(HildaError):
+    """A generation request that cannot be served: unknown argument, out of range, longer than the window."""
+
+
+class EngineError(HildaError):
+    """No engine could be opened; the message holds every engine's reasons."""
+
+    http_status = 503
+
+
+class RunError(HildaError):
+    """Work that was started rightly and failed: a loss that is not finite, a full disk, a lost process."""
+
+    exit_code = 1
+    http_status = 500
+
+
+class Interrupted(HildaError):
+    """Work stopped by a signal with its state saved; the message names where."""
+
+    exit_code = 130
+    http_status = 503
+
+
+def problems(where: str, found: Sequence[str]) -> ConfigError:
+    """All problems of one place in one error: a heading line, then a line each."""
+    lines = "\n".join(f"  {line}" for line in found)
+    return ConfigError(f"{where}: {len(found)} problem{'s' if len(found) != 1 else ''}\n{lines}")

@@ -1,0 +1,4 @@
+# Package models; see backend/README.md for its map.
+# Entry points: the modules of this folder.
+# Importing the package itself loads nothing heavy.
+"""hildanext.models."""

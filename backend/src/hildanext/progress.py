@@ -1,0 +1,101 @@
+# What a person sees while a command works: text and bars on stderr, never on stdout.
+# Entry points: Console (say, warn, bar). A bar is a rich bar on a terminal and a line every few seconds elsewhere.
+# rich is imported when the first bar opens, so importing this file is free.
+"""Human-readable output on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+LINE_EVERY_SECONDS = 5.0
+
+
+@dataclass
+class Bar:
+    """Progress of one job: advance(count, **shown values). `total` None means unknown length."""
+
+    label: str
+    total: float | None
+    quiet: bool = False
+    done: float = 0.0
+    shown: dict[str, Any] = field(default_factory=dict)
+    _started: float = 0.0
+    _printed: float = 0.0
+    _rich: Any = None
+    _task: Any = None
+
+    def __enter__(self) -> Bar:
+        self._started = self._printed = time.monotonic()
+        if not self.quiet and sys.stderr.isatty():
+            self._open_rich()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+        elif not self.quiet and time.monotonic() - self._started > 2.0:
+            print(self._line(), file=sys.stderr, flush=True)
+
+    def _open_rich(self) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._rich = Progress(*columns, TextColumn("{task.fields[shown]}"), console=RichConsole(stderr=True))
+        self._task = self._rich.add_task(self.label, total=self.total, shown="")
+        self._rich.start()
+
+    def _line(self) -> str:
+        seconds = time.monotonic() - self._started
+        of = "" if self.total is None else f"/{self.total:g}"
+        left = "" if not self.total or not self.done else f", {seconds * (self.total / self.done - 1):.0f} s left"
+        values = "".join(f", {name} {_short(value)}" for name, value in self.shown.items())
+        return f"{self.label}: {self.done:g}{of}, {seconds:.0f} s{left}{values}"
+
+    def advance(self, count: float = 1, **shown: Any) -> None:
+        """Move on by `count` and show the given values beside the bar."""
+        self.done += count
+        self.shown.update(shown)
+        if self._rich is not None:
+            text = " ".join(f"{name} {_short(value)}" for name, value in self.shown.items())
+            self._rich.update(self._task, completed=self.done, shown=text)
+        elif not self.quiet and time.monotonic() - self._printed > LINE_EVERY_SECONDS:
+            self._printed = time.monotonic()
+            print(self._line(), file=sys.stderr, flush=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Console:
+    """Text for a person: say and warn print a line on stderr; bar opens a progress bar. quiet drops all but warnings."""
+
+    quiet: bool = False
+
+    def say(self, text: str) -> None:
+        """One line of information."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """One line that must not be missed: a fallback, a refusal, a reason."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def bar(self, label: str, total: float | None = None) -> Bar:
+        """A progress bar, used as a context manager."""
+        return Bar(label, total, self.quiet)
+
+    def table(self, rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+        """Rows of text in aligned columns."""
+        everything = [header, *rows] if header else rows
+        widths = [max(len(row[i]) for row in everything) for i in range(len(everything[0]))] if everything else []
+        for row in everything:
+            self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
