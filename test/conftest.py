@@ -67,7 +67,7 @@ def random_model() -> Callable[..., Any]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(_config(family, **changes), attn_implementation="sdpa")
-            for name, parameter in model.named_parameters():
+            for parameter in model.parameters():
                 if parameter.dim() > 1:
                     torch.nn.init.normal_(parameter, std=0.15)
         return model.to(dtype or torch.float32).eval()

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "hildanext", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pydantic", "fastapi", "uvicorn",
-    "rich", "bitsandbytes", "peft", "matplotlib", "lm-eval",
+    "hildanext", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pydantic", "fastapi",
+    "uvicorn", "rich", "bitsandbytes", "peft", "matplotlib", "lm-eval",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Console:
-    """Text for a person: say and warn print a line on stderr; bar opens a progress bar. quiet drops all but warnings."""
+    """Text for a person: say and warn print a line on stderr; bar opens a progress bar. quiet: only warnings."""
 
     quiet: bool = False
 
@@ -93,7 +94,7 @@ class Console:
         """A progress bar, used as a context manager."""
         return Bar(label, total, self.quiet)
 
-    def table(self, rows: list[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+    def table(self, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
         """Rows of text in aligned columns."""
         everything = [header, *rows] if header else rows
         widths = [max(len(row[i]) for row in everything) for i in range(len(everything[0]))] if everything else []

@@ -93,7 +93,7 @@ def build(kind: str, section: PluginSection | Mapping[str, Any], where: str = ""
 
 
 def plugin_problems(values: Mapping[str, Any]) -> list[str]:
-    """Problems of every plugin section of a raw configuration, each with its dotted place; imports the plugins named."""
+    """Problems of every plugin section of a raw configuration, each with its place; imports the plugins named."""
     return _problems_below(values, Config, "")
 
 

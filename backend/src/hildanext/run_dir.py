@@ -1,6 +1,6 @@
 # One run on disk: config, environment, status with heartbeat, metrics, log, report, plots, checkpoints.
 # Entry points: RunDir.create / RunDir.open, write_atomic, read_status, list_runs.
-# Files are replaced by write-then-rename; a `running` status whose process is gone or whose heartbeat is old reads `lost`.
+# Files are replaced by write-then-rename; `running` without a live process or a recent heartbeat reads `lost`.
 """Run directories."""
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def _now() -> str:
 
 
 def _alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # os.kill(pid, 0) would send Ctrl-C there; the heartbeat decides
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -64,7 +66,7 @@ def _not_zombie(pid: int) -> bool:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """status.json of a run, with `state` = lost where it says running but the process is gone or silent for a minute."""
+    """status.json of a run, its state `lost` where it says running but the process is gone or silent for a minute."""
     try:
         status: dict[str, Any] = json.loads((path / "status.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -94,7 +96,7 @@ class RunDir:
 
     @classmethod
     def create(cls, config: Config, command: str, path: Path | None = None) -> RunDir:
-        """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config and environment."""
+        """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = cls(path or Path(config.paths.runs) / f"{command}-{stamp}-{uuid4().hex[:6]}")
         run.path.mkdir(parents=True, exist_ok=True)

@@ -39,8 +39,8 @@ class Command(Protocol):
 def available() -> list[str]:
     """File names of the commands that exist, in the order of the help text."""
     order = (
-        "demo", "smoke_test", "prepare_data", "tokenize", "convert_wsd", "sft", "merge_checkpoints", "generate", "serve",
-        "eval", "bench", "export", "inspect", "doctor", "config", "runs",
+        "demo", "smoke_test", "prepare_data", "tokenize", "convert_wsd", "sft", "merge_checkpoints", "generate",
+        "serve", "eval", "bench", "export", "inspect", "doctor", "config", "runs",
     )  # fmt: skip
     folder = Path(__file__).parent
     return [name for name in order if (folder / f"{name}.py").exists()]

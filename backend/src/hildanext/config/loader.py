@@ -107,7 +107,7 @@ def _typed(keys: list[str], text: str) -> Any:
         candidates.insert(0, json.loads(text))
     except json.JSONDecodeError:
         return text
-    if field is None:
+    if field is None or field.annotation is None:
         return candidates[0]
     for candidate in candidates:
         try:

@@ -50,8 +50,8 @@ class Noisy:
 
 @dataclass(frozen=True)
 class LossReport:
-    """Sums, never means. total: differentiable numerator, scalar float32; normaliser: its denominator, so the loss of any
-    number of micro-batches and ranks is sum(total) / sum(normaliser); parts and counts: detached sums by name."""
+    """Sums, never means. total: differentiable numerator, scalar float32; normaliser: its denominator, so the loss of
+    many micro-batches and ranks is sum(total) / sum(normaliser); parts and counts: detached sums by name."""
 
     total: Tensor
     normaliser: Tensor
@@ -61,8 +61,8 @@ class LossReport:
 
 @dataclass(frozen=True)
 class Stats:
-    """What a policy may look at, per canvas position of one active block. best [Q] int64: argmax token with [MASK]
-    excluded (or the sampled token); probability [Q] float32 of it; entropy [Q] nats; second [Q] probability of the runner-up."""
+    """What a policy may look at, per position of one active block. best [Q] int64: argmax token with [MASK] excluded
+    (or the sampled token); probability [Q] float32 of it; entropy [Q] nats; second [Q]: the runner-up's probability."""
 
     best: Tensor
     probability: Tensor

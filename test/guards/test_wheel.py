@@ -1,0 +1,68 @@
+# The wheel, not only the editable install, holds everything the package reads.
+# Entry points: pytest.
+# The wheel is installed without dependencies into an empty environment that borrows this one's packages.
+"""Guard of the built wheel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+BUILD = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    copy = tmp_path_factory.mktemp("source") / "backend"
+    tracked = subprocess.run(["git", "ls-files", "backend"], cwd=project, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.splitlines():
+        target = copy.parent / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((project / name).read_bytes())
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run([*BUILD, str(out), str(copy)], check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
+def missing(wheel: Path, project: Path) -> set[str]:
+    """Tracked files of the package that the wheel lacks."""
+    tracked = subprocess.run(["git", "ls-files", "backend/src/hildanext"], cwd=project, capture_output=True, text=True)
+    with zipfile.ZipFile(wheel) as archive:
+        return {name.removeprefix("backend/src/") for name in tracked.stdout.splitlines()} - set(archive.namelist())
+
+
+def test_the_wheel_holds_every_tracked_file(wheel: Path, project: Path) -> None:
+    assert missing(wheel, project) == set()
+
+
+def test_the_check_sees_a_missing_file(wheel: Path, project: Path, tmp_path: Path) -> None:
+    poorer = tmp_path / "poorer.whl"
+    with zipfile.ZipFile(wheel) as full, zipfile.ZipFile(poorer, "w") as archive:
+        for name in full.namelist():
+            if name != "hildanext/py.typed":
+                archive.writestr(name, full.read(name))
+    assert missing(poorer, project) == {"hildanext/py.typed"}
+
+
+def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    binaries = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    install = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True)
+    purelib = [str(binaries / "python"), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(purelib, capture_output=True, text=True, check=True).stdout.strip())
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    where = "import hildanext; print(hildanext.__file__)"
+    found = subprocess.run([str(binaries / "python"), "-c", where], capture_output=True, text=True, env=environment)
+    assert str(site) in found.stdout
+    shown = subprocess.run(
+        [str(binaries / "hildanext"), "doctor", "--json"], capture_output=True, text=True, env=environment
+    )
+    assert shown.returncode == 0, shown.stderr
