@@ -1,15 +1,15 @@
 # The plot of a story: an ordered list of slots, each one sentence with one or more variants.
 # Entry points: PLOT, VARIANTS, Variant, eligible.
 # `{x}` names a fact, a detail or a pronoun form of words.py; `when` states facts that have no word of their own.
-# No two variants of the whole plot can produce the same words (a test unifies all pairs), so every sentence parses in one way.
+# No two variants of the plot can produce the same words (a test unifies all pairs): a sentence parses in one way.
 from dataclasses import dataclass
 
-from hildanext.data.storyworld.words import DETAILS, FACTS, FORMS, domain_of, words
+from hildanext.data.storyworld.words import DETAILS, domain_of, words
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to tell one step of the plot: `pattern` holds per word its slot name (or '') and the words allowed there."""
+    """One way to tell one step of the plot: per word its slot's name (or '') and the words allowed there."""
 
     step: int
     template: str
@@ -95,7 +95,6 @@ PLOT: tuple[tuple[Variant, ...], ...] = tuple(
     tuple(_variant(step, told) for told in tellings) for step, tellings in enumerate(_PLOT)
 )
 VARIANTS: tuple[Variant, ...] = tuple(variant for tellings in PLOT for variant in tellings)
-SLOTS = frozenset((*FACTS, *DETAILS, *FORMS))
 
 
 def eligible(step: int, facts: dict[str, str]) -> list[Variant]:

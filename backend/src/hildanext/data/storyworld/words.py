@@ -5,33 +5,52 @@
 import random
 import re
 
-GIRLS = ("Mia", "Lily", "Zoe", "Nora", "Ruby", "Eva", "Lucy", "Rosa", "Maya", "Clara", "Jane", "Tess")
-BOYS = ("Max", "Leo", "Finn", "Jack", "Noah", "Oscar", "Hugo", "Ravi", "Omar", "Luke", "Theo", "Sam")
-FRIEND_GIRLS = ("Anna", "Emma", "Ivy", "Molly", "Bella", "Grace", "Nina", "Holly", "Ella", "Kate")
-FRIEND_BOYS = ("Ben", "Tom", "Dan", "Eli", "Kai", "Jude", "Carl", "Adam", "Paul", "Ned")
+GIRLS = ("Mia", "Lily", "Zoe", "Nora", "Ruby", "Eva", "Lucy", "Rosa", "Maya", "Clara")
+BOYS = ("Max", "Leo", "Finn", "Jack", "Noah", "Oscar", "Hugo", "Ravi", "Omar", "Luke")
+FRIEND_GIRLS = ("Anna", "Emma", "Ivy", "Molly", "Bella", "Grace", "Nina", "Holly")
+FRIEND_BOYS = ("Ben", "Tom", "Dan", "Eli", "Kai", "Jude", "Carl", "Adam")
 FACTS: dict[str, tuple[str, ...]] = {
     "hero": GIRLS + BOYS,
-    "place": tuple("park beach market farm forest lake river school garden zoo castle village island harbour meadow museum".split()),
-    "pet": tuple("dog cat fox rabbit goat duck pony hen lamb mouse parrot turtle frog hamster puppy kitten".split()),
-    "pet_name": tuple("Pip Bobo Coco Fizz Momo Toto Biscuit Pepper Waffle Ziggy Nibbles Buttons Dash Rocky Muffin Socks".split()),
+    "place": (
+        "park", "beach", "market", "farm", "forest", "lake", "river", "school", "garden", "zoo", "castle", "village",
+        "island", "harbour", "meadow", "museum"
+    ),
+    "pet": (
+        "dog", "cat", "fox", "rabbit", "goat", "duck", "pony", "hen", "lamb", "mouse", "parrot", "turtle", "frog",
+        "hamster", "puppy", "kitten"
+    ),
+    "pet_name": (
+        "Pip", "Bobo", "Coco", "Fizz", "Momo", "Toto", "Biscuit", "Pepper", "Waffle", "Ziggy", "Nibbles", "Buttons",
+        "Dash", "Rocky", "Muffin", "Socks"
+    ),
     "friend": FRIEND_GIRLS + FRIEND_BOYS,
-    "colour": tuple("red blue green pink white black brown purple golden silver grey yellow".split()),
-    "object": tuple("kite ball drum boat doll book cap scarf lamp key bell cup ring bucket whistle puppet mask flag robot truck".split()),
-    "food": tuple("bread cheese cake rice pasta honey pie soup fruit salad popcorn jam porridge fudge pizza toast".split()),
-    "taker": tuple("crow gull monkey bear goose squirrel magpie wolf cow horse swan tiger".split()),
-    "sad": tuple("sad upset worried lonely cross gloomy scared sorry hurt tearful".split()),
+    "colour": (
+        "red", "blue", "green", "pink", "white", "black", "brown", "purple", "golden", "silver", "grey", "yellow"
+    ),
+    "object": (
+        "kite", "ball", "drum", "boat", "doll", "book", "cap", "scarf", "lamp", "key", "bell", "cup", "ring",
+        "bucket", "puppet", "mask"
+    ),
+    "food": ("bread", "cheese", "cake", "rice", "pasta", "honey", "pie", "soup", "fruit", "salad", "popcorn", "jam"),
+    "taker": ("crow", "gull", "monkey", "bear", "goose", "squirrel", "magpie", "wolf", "cow", "horse", "swan", "tiger"),
+    "sad": ("sad", "upset", "worried", "lonely", "gloomy", "scared", "sorry", "hurt"),
     "finder": ("friend", "friend", "pet", "hero"),
-    "spot": tuple("tree wall gate rock barn shed fence door hut tower statue sign hedge bush mill pillar".split()),
+    "spot": (
+        "tree", "wall", "gate", "rock", "barn", "shed", "fence", "door", "hut", "tower", "statue", "sign", "hedge",
+        "bush", "mill", "pillar"
+    ),
     "ending": ("keep", "give"),
 }  # fmt: skip
 DETAILS: dict[str, tuple[str, ...]] = {
-    "weather": tuple("sunny sunny windy cold warm cloudy rainy foggy bright snowy stormy frosty".split()),
+    "weather": ("sunny", "sunny", "windy", "cold", "warm", "cloudy", "rainy", "foggy", "snowy", "stormy"),
     "time": ("morning", "morning", "afternoon", "day"),
-    "manner": tuple("happily quietly loudly gently slowly quickly wildly nicely".split()),
-    "search": tuple("bench table log stone chair basket blanket bridge cart ladder rug tent".split()),
-    "glad": ("happy", "glad", "cheerful", "lucky", "merry", "relieved"),
-    "proud": ("proud", "thankful", "grateful", "honoured", "moved", "surprised"),
-    "dream": tuple("stars dragons ships clouds kings queens trains whales giants pirates rockets mountains angels elves lions fairies".split()),
+    "manner": ("happily", "quietly", "loudly", "gently", "slowly", "quickly", "wildly", "nicely"),
+    "search": (
+        "bench", "table", "log", "stone", "chair", "basket", "blanket", "bridge", "cart", "ladder", "rug", "tent"
+    ),
+    "glad": ("happy", "glad", "cheerful", "lucky", "merry"),
+    "proud": ("proud", "thankful", "grateful", "moved", "surprised"),
+    "dream": ("stars", "dragons", "ships", "clouds", "kings", "queens", "trains", "whales", "giants", "pirates"),
 }  # fmt: skip
 FORMS: dict[str, tuple[str, str, str]] = {
     "She": ("hero", "She", "He"),
