@@ -1,0 +1,66 @@
+# README's shell lines run, each in a scratch copy of the project folder, in the order they stand.
+# Entry points: pytest. Lines of ```sh blocks are run; ```text blocks are shown output.
+# make targets that would recurse into this suite are run as `make --dry-run`.
+"""Guard of README.md."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LINKED = ("backend", "docs", "test", "Makefile", "vendor", "VERSIONS.md")
+SHORTER = {"hildanext demo": "hildanext demo --quick"}
+DRY = re.compile(r"^make (demo|test|check|tiny-model|test-oldest)\b")
+INSTALLS = ("python3.11 -m venv", ".venv/bin/pip install", "py -3.11", r".venv\Scripts")
+
+
+def shell_lines(text: str) -> list[str]:
+    """The commands of every ```sh block, comments and blank lines removed, continued lines joined."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    bare = (re.sub(r"\s+#.*$", "", line).strip() for line in lines)
+    return [line for line in bare if line and not line.startswith("#")]
+
+
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """One line by the shell in `folder`, with this environment's programs first on the path."""
+    line = DRY.sub(lambda found: f"make --dry-run {found.group(1)}", SHORTER.get(line, line))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path}
+    return subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    for name in LINKED:
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "runs").mkdir()
+    (folder / "runs" / "configs").symlink_to(ROOT / "runs" / "configs")
+    return folder
+
+
+def _runnable(text: str) -> list[str]:
+    return [line for line in shell_lines(text) if not line.startswith(INSTALLS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", _runnable((ROOT / "README.md").read_text()))
+def test_the_line_runs(line: str, scratch: Path) -> None:
+    done = run(line, scratch)
+    assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    assert {"make demo", "make test"} <= set(shell_lines((ROOT / "README.md").read_text()))
+
+
+def test_a_planted_wrong_line_is_seen(scratch: Path) -> None:
+    text = "```sh\nhildanext doctor --no-such-flag  # wrong\n```\n"
+    assert [run(line, scratch).returncode for line in shell_lines(text)] == [2]

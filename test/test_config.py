@@ -1,0 +1,104 @@
+# The configuration: precedence, extends, overrides typed by the schema, placeholders, all problems at once.
+# Entry points: pytest.
+# Files are written into a temporary folder.
+"""Tests of hildanext.config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hildanext.config import Config, config_schema, load_config, resolved_json
+from hildanext.errors import ConfigError
+from hildanext.registry import plugin_problems
+from pydantic import ValidationError
+
+
+def write(folder: Path, name: str, values: Any) -> Path:
+    """A JSON file in `folder`."""
+    path = folder / name
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_the_file_beats_what_it_extends_and_an_override_beats_the_file(tmp_path: Path) -> None:
+    write(tmp_path, "base.json", {"seed": 1, "train": {"steps": 10, "batch": 3}})
+    path = write(tmp_path, "child.json", {"extends": "base.json", "train": {"steps": 20}})
+    config = load_config(path, ["train.steps=30"])
+    assert (config.seed, config.train.batch, config.train.steps) == (1, 3, 30)
+
+
+def test_later_parents_beat_earlier_ones(tmp_path: Path) -> None:
+    write(tmp_path, "a.json", {"seed": 1})
+    write(tmp_path, "b.json", {"seed": 2})
+    assert load_config(write(tmp_path, "c.json", {"extends": ["a.json", "b.json"]})).seed == 2
+
+
+def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a.json", {"extends": "b.json"})
+    with pytest.raises(ConfigError, match="circle"):
+        load_config(write(tmp_path, "b.json", {"extends": "a.json"}))
+
+
+def test_overrides_take_their_type_from_the_schema() -> None:
+    config = load_config(
+        None, ["data.name=123", "train.steps=7", "ladder.warmup=[1,8]", "model.trust_remote_code=true"]
+    )
+    assert (config.data.name, config.train.steps, config.ladder.warmup) == ("123", 7, (1, 8))
+    assert config.model.trust_remote_code is True
+
+
+def test_another_plugin_type_replaces_the_section_whole(tmp_path: Path) -> None:
+    write(tmp_path, "a.json", {"objective": {"type": "one", "x": 1}})
+    config = load_config(write(tmp_path, "b.json", {"extends": "a.json", "objective": {"type": "two"}}))
+    assert config.objective.model_dump() == {"type": "two"}
+    assert load_config(tmp_path / "a.json", ["objective.y=2"]).objective.model_dump() == {"type": "one", "x": 1, "y": 2}
+
+
+def test_every_problem_is_reported_with_the_nearest_key(tmp_path: Path) -> None:
+    path = write(tmp_path, "bad.json", {"seeed": 1, "train": {"stepz": 1, "batch": 0}, "model": {"dtype": "fp8"}})
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["no_equals_sign", "objective.type=mask_and_edti"], check=plugin_problems)
+    text = str(caught.value)
+    assert all(word in text for word in ("'seed'", "'steps'", "train.batch", "fp8", "a.b=value", "mask_and_edit"))
+
+
+def test_placeholders_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HILDANEXT_MODEL", "/somewhere")
+    path = write(tmp_path, "c.json", {"model": {"path": "${HILDANEXT_MODEL}/qwen"}})
+    assert load_config(path).model.path == "/somewhere/qwen"
+
+
+def test_a_placeholder_that_is_not_set_or_not_ours_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "c.json", {"model": {"path": "${HILDANEXT_NOT_SET}"}, "paths": {"data": "${HOME}"}})
+    with pytest.raises(ConfigError, match=r"(?s)HILDANEXT_NOT_SET.*HOME|HOME.*HILDANEXT_NOT_SET"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\x00"])
+def test_a_file_that_is_no_object_is_one_clear_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.json"):
+        load_config(tmp_path / "c.json")
+
+
+def test_a_resolved_config_loads_to_itself(tmp_path: Path) -> None:
+    config = load_config(None, ["seed=5", "train.steps=9"])
+    path = tmp_path / "config.json"
+    path.write_text(resolved_json(config))
+    assert load_config(path) == config
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Config().seed = 1  # type: ignore[misc]
+
+
+def test_every_field_of_the_schema_has_a_description_or_is_a_section() -> None:
+    def fields(schema: dict[str, Any]) -> list[str]:
+        parts = [schema, *schema["$defs"].values()]
+        return [n for p in parts for n, f in p.get("properties", {}).items() if not {"description", "$ref"} & set(f)]
+
+    assert [name for name in fields(config_schema()) if name != "type"] == []

@@ -1,0 +1,121 @@
+# Run directories: atomic files, states, heartbeat, lost runs, the environment record, signals.
+# Entry points: pytest.
+# A killed child process stands for kill -9.
+"""Tests of hildanext.run_dir."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hildanext.config import load_config
+from hildanext.errors import HildaError, Interrupted
+from hildanext.run_dir import RunDir, StopRequest, list_runs, read_status, write_atomic
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from hildanext.config import load_config
+from hildanext.run_dir import RunDir
+with RunDir.create(load_config(), "sleep", Path(sys.argv[1])).running():
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path, stop, seen = tmp_path / "file.json", threading.Event(), set()
+    write_atomic(path, json.dumps(["a"] * 5000))
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(len(json.loads(path.read_text())))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(200):
+        write_atomic(path, json.dumps(["b"] * (5000 + i % 2)))
+    stop.set()
+    reader.join()
+    assert seen <= {5000, 5001} and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_goes_from_queued_to_done_and_keeps_its_values(tmp_path: Path) -> None:
+    config = load_config(None, [f"paths.runs={tmp_path}"])
+    run = RunDir.create(config, "convert-wsd")
+    assert read_status(run.path)["state"] == "queued"
+    with run.running():
+        assert read_status(run.path)["state"] == "running"
+        run.status(step=3, loss=1.5)
+    status = read_status(run.path)
+    assert (status["state"], status["step"], status["loss"]) == ("done", 3, 1.5)
+    assert load_config(run.path / "config.json") == config
+    assert [row["id"] for row in list_runs(tmp_path)] == [run.path.name]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(ValueError("x"), "failed"), (KeyboardInterrupt(), "cancelled"), (Interrupted("i"), "cancelled")],
+)
+def test_the_way_a_run_ends_is_its_state(error: BaseException, state: str, tmp_path: Path) -> None:
+    run = RunDir.create(load_config(), "x", tmp_path / "run")
+    with pytest.raises(type(error)), run.running():
+        raise error
+    assert read_status(run.path)["state"] == state
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_killed_run_reads_lost(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "run")]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    assert read_status(tmp_path / "run")["state"] == "running"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert read_status(tmp_path / "run")["state"] == "lost"
+
+
+def test_a_silent_run_reads_lost_though_its_number_lives(tmp_path: Path) -> None:
+    run = RunDir.create(load_config(), "x", tmp_path / "run")
+    run.status(state="running")
+    status = json.loads((run.path / "status.json").read_text())
+    write_atomic(run.path / "status.json", json.dumps(status | {"heartbeat": time.time() - 3600}))
+    assert read_status(run.path)["state"] == "lost"
+
+
+def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(HildaError, match="not a run directory"):
+        read_status(tmp_path)
+
+
+def test_the_environment_record_is_enough_to_repeat_the_run(tmp_path: Path) -> None:
+    run = RunDir.create(load_config(), "x", tmp_path / "run")
+    run.environment(device="cpu", dtype="float32", dtype_reason="cpu", model_hash="a", data_hash="b")
+    recorded = json.loads((run.path / "env.json").read_text())
+    assert recorded["versions"]["torch"] and recorded["device"] == "cpu" and recorded["dtype_reason"] == "cpu"
+    assert set(recorded) >= {"git", "python", "platform", "command", "threads", "cores", "model_hash", "data_hash"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_first_signal_is_a_request_and_a_second_interrupts() -> None:
+    with StopRequest() as stop:
+        assert stop.received is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
