@@ -1,0 +1,93 @@
+# Which position may see which: document, causal, block-causal and block-diffusion visibility, one rule for all of them.
+# Entry points: block_ids, causal_mask, document_mask, block_causal_mask, block_diffusion_mask, BlockDiffusionRule.
+# Letters: B rows, L positions of a row, Q queries, K keys. The doubled layout [noisy | clean] is 2 L long.
+# Padding is a document of its own: nothing else sees it, and it sees itself, so no row is ever empty.
+"""Attention visibility of block diffusion; True means visible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GRIDS = ("global", "per_document")
+
+
+def document_starts(docs: Tensor) -> Tensor:
+    """docs [B, L] int -> [B, L] int64: the index at which each position's document begins."""
+    index = torch.arange(docs.shape[1], device=docs.device).expand_as(docs)
+    first = torch.ones_like(docs, dtype=torch.bool)
+    first[:, 1:] = docs[:, 1:] != docs[:, :-1]
+    return torch.where(first, index, torch.zeros_like(index)).cummax(dim=1).values
+
+
+def block_ids(length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> Tensor:
+    """Block id of every position, [1 or B, L] int64. `global`: floor(i / block) in the packed row, cut at documents;
+    `per_document`: blocks restart with every document. ValueError unless block divides length.
+    Source: LLaDA2.0 arXiv:2512.15745 fig. 2 (global); SDAR (per document)."""
+    if block < 1 or length % block:
+        raise ValueError(f"masks: block size {block} does not divide the length {length}")
+    if grid not in GRIDS:
+        raise ValueError(f"masks: block grid {grid!r}, expected one of {GRIDS}")
+    index = torch.arange(length, device=None if docs is None else docs.device)[None]
+    if docs is not None and grid == "per_document":
+        index = index - document_starts(docs)
+    return index // block
+
+
+def document_mask(docs: Tensor) -> Tensor:
+    """docs [B, L] int -> [B, 1, L, L] bool: everything within one document. Source: LLaDA2.0 eq. 4."""
+    return (docs[:, :, None] == docs[:, None, :])[:, None]
+
+
+def causal_mask(docs: Tensor) -> Tensor:
+    """docs [B, L] int -> [B, 1, L, L] bool: this and earlier positions of the same document."""
+    index = torch.arange(docs.shape[1], device=docs.device)
+    return document_mask(docs) & (index[:, None] >= index[None, :])
+
+
+def block_causal_mask(length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> Tensor:
+    """Own and earlier blocks of the same document; [B or 1, 1, L, L] bool. Block 1 is the causal mask."""
+    blocks = block_ids(length, block, docs, grid)
+    seen = (blocks[:, :, None] >= blocks[:, None, :])[:, None]
+    return seen if docs is None else seen & document_mask(docs)
+
+
+def block_diffusion_mask(length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> Tensor:
+    """Visibility over [noisy | clean], each `length` long: noisy blocks see themselves and earlier clean blocks, clean
+    blocks see clean blocks up to their own. docs [B, L] int or None. Returns [B or 1, 1, 2L, 2L] bool.
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 3, with recipe 2.2's document factor."""
+    rule = BlockDiffusionRule.of(length, block, docs, grid)
+    index = torch.arange(2 * length, device=rule.blocks.device)
+    rows = torch.arange(rule.blocks.shape[0], device=rule.blocks.device)
+    return rule.visible(rows[:, None, None, None], index[:, None], index[None, :])
+
+
+@dataclass(frozen=True)
+class BlockDiffusionRule:
+    """The block-diffusion rule as a FlexAttention mask_mod (`visible_mod`) and on broadcast indices (`visible`).
+    docs, blocks [B or 1, 2L] int64: document and block id of each place of [noisy | clean]; length is L."""
+
+    docs: Tensor
+    blocks: Tensor
+    length: int
+
+    @classmethod
+    def of(cls, length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> BlockDiffusionRule:
+        """The rule of one batch; arguments as in block_diffusion_mask."""
+        blocks = block_ids(length, block, docs, grid)
+        docs = torch.zeros_like(blocks) if docs is None else docs
+        return cls(torch.cat([docs, docs], 1), torch.cat([blocks, blocks], 1).expand(docs.shape[0], -1), length)
+
+    def visible(self, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Whether `query` sees `key`, bool of the broadcast shape; indices into [noisy | clean]."""
+        same_document = self.docs[row, query] == self.docs[row, key]
+        query_clean, key_clean = query >= self.length, key >= self.length
+        own = (query_clean == key_clean) & (self.blocks[row, query] == self.blocks[row, key])
+        earlier = key_clean & (self.blocks[row, query] > self.blocks[row, key])
+        return same_document & (own | earlier)
+
+    def visible_mod(self, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """`visible` with the arguments of a FlexAttention mask_mod; rows of a one-row rule are shared."""
+        return self.visible(row % self.docs.shape[0], query, key)

@@ -1,0 +1,140 @@
+# Any Hugging Face causal LM as a block-diffusion denoiser, through 4-D masks, position ids and nothing else.
+# Entry points: HFDenoiser. Its parameters are the model's; every computation passes through forward(kind, ...), so that
+# a DDP or FSDP2 wrapper sees it.
+# Letters: B rows, L positions, Q queries, K keys, V vocabulary, D hidden width, n selected positions.
+"""The adapter from transformers to `hildanext.core.types.Denoiser`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hildanext.core.masks import document_starts
+from hildanext.core.types import Batch
+from hildanext.models import attention
+from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan_causal, plan_diffusion
+
+
+class HFDenoiser(nn.Module):
+    """A causal LM as Denoiser: logit i predicts token i. attention: auto | dense | sliced | flex; shift: none | clean
+    (token i is read from position i-1, a block's first token from the clean stream); block_grid: see core/masks.py."""
+
+    def __init__(
+        self, model: Any, mask_id: int, *, attention: str = "auto", shift: str = "none", block_grid: str = "global"
+    ) -> None:
+        super().__init__()
+        self.model, self.mask_id = model, mask_id
+        self.attention, self.shift, self.block_grid = attention, shift, block_grid
+        self._install()
+
+    def _install(self) -> None:
+        attention.install(self.model)
+
+    @property
+    def vocab_size(self) -> int:
+        """V: rows of the output matrix."""
+        return int(self.head().shape[0])
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the output matrix and of the features."""
+        return self.head().dtype
+
+    def backend(self, length: int, block: int) -> Backend:
+        """The attention backend that noisy_features uses at this length and block size, with its reason."""
+        return choose_backend(self.attention, self.device, length, block)
+
+    def head(self) -> Tensor:
+        """The output matrix [V, D]."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    def forward(self, kind: str | Tensor, *args: Any, **keywords: Any) -> Tensor:
+        """forward("noisy_features" | "causal_features" | "logits", ...) computes that; with tokens first: logits."""
+        if not isinstance(kind, str):
+            return self._logits(kind, *args, **keywords)
+        if kind == "noisy_features":
+            return self._noisy(*args, **keywords)
+        return (self._causal if kind == "causal_features" else self._logits)(*args, **keywords)
+
+    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        """Hidden states [n, D], after the final norm, that predict the tokens at `select` [B, L] bool from x_t = noisy
+        [B, L]. One forward over [x_t ; x_0], over x_t alone when block <= 0 or >= L. Source: recipe eq. 2."""
+        features: Tensor = self("noisy_features", noisy, batch, block, select)
+        return features
+
+    def causal_features(self, batch: Batch, select: Tensor) -> Tensor:
+        """Hidden states [n, D] of the AR model, causal within documents, that predict the tokens at `select` [B, L]
+        bool: each the state one position earlier. ValueError where a document's first position is selected."""
+        features: Tensor = self("causal_features", batch, select)
+        return features
+
+    def body(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any = None, layout: Any = None) -> Tensor:
+        """Hidden states [B, Q, D] after the final norm. mask [B or 1, 1, Q, K] bool or additive float; it is ignored
+        where a layout is given."""
+        if mask.dtype != torch.bool:
+            mask = mask.to(self.dtype)
+        extra = {} if layout is None else {"layout": layout}
+        with dense_kernel(self.device):
+            output = self.model.base_model(
+                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                use_cache=cache is not None, **extra,
+            )  # fmt: skip
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _logits(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any = None, select: Tensor | None = None
+    ) -> Tensor:
+        hidden = self.body(tokens, positions, mask, cache)
+        if self.shift == "clean":
+            hidden = _shifted(hidden, positions, select)
+        return (hidden if select is None else hidden[select]) @ self.head().T
+
+    def _causal(self, batch: Batch, select: Tensor) -> Tensor:
+        if bool((select & (batch.positions() == 0)).any()):
+            raise ValueError("causal_features: select holds a document's first position, which nothing predicts")
+        mask, layout = plan_causal(self.backend(batch.tokens.shape[1], 1), batch.docs)
+        hidden = self.body(batch.tokens, batch.positions(), mask, layout=layout)
+        return hidden[:, :-1][select[:, 1:]]
+
+    def _noisy(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        length = noisy.shape[1]
+        block = block if 0 < block < length else length
+        mask, layout = plan_diffusion(self.backend(length, block), batch.docs, block, self.block_grid)
+        tokens, positions = noisy, batch.positions()
+        if block < length:
+            tokens, positions = torch.cat([noisy, batch.tokens], 1), torch.cat([positions, positions], 1)
+        hidden = self.body(tokens, positions, mask, layout=layout)
+        if self.shift == "none":
+            return hidden[:, :length][select]
+        rows, columns = select.nonzero(as_tuple=True)
+        return hidden[rows, self._sources(batch, block)[rows, columns]]
+
+    def _sources(self, batch: Batch, block: int) -> Tensor:
+        length = batch.tokens.shape[1]
+        index, starts = torch.arange(length, device=batch.docs.device), document_starts(batch.docs)
+        within = index - starts if self.block_grid == "per_document" else index.expand_as(starts)
+        first = (within % block == 0) & (index > starts)
+        earlier = torch.where(first, length + index - 1, index - 1)
+        return torch.where(index == starts, index, earlier)
+
+
+def _shifted(hidden: Tensor, positions: Tensor, select: Tensor | None) -> Tensor:
+    asked = torch.ones_like(positions, dtype=torch.bool) if select is None else select
+    if bool((asked[:, 0] & (positions[:, 0] != 0)).any()):
+        raise ValueError("denoiser: with shift the forward must begin before the first selected position")
+    before = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+    return torch.where((positions == 0)[..., None], hidden, before)

@@ -1,0 +1,144 @@
+# The attention function of a loaded model and the slices that replace a mask.
+# Entry points: install, Slices, Piece; diffusion_slices, document_slices, causal_slices build them from document ids.
+# A Slices object names, for every query range, the key ranges it sees in full; no mask tensor exists. It travels to the
+# attention layers as the keyword `layout`; without it the model attends as transformers' "sdpa" does.
+"""Attention by slices, registered with transformers' AttentionInterface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from hildanext.core.masks import block_ids
+
+NAME = "hildanext"
+Range = tuple[int, int]
+
+
+class Layout(Protocol):
+    """How queries attend to keys where no mask tensor is given."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """query, key, value [B, H, Q, D] with equal heads -> [B, H, Q, D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Queries [start, stop) that see all of the key ranges, or, if causal, the one key range up to themselves."""
+
+    queries: Range
+    keys: tuple[Range, ...]
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Rows that share their pieces, attended together. rows[g] lists the rows of group g, pieces[g] its pieces, whose
+    query ranges are consecutive and cover the sequence."""
+
+    rows: tuple[tuple[int, ...], ...]
+    pieces: tuple[tuple[Piece, ...], ...]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """query, key, value [B, H, Q, D] -> [B, H, Q, D], one unmasked SDPA call per piece."""
+        if len(self.rows) == 1:
+            return _group(query, key, value, self.pieces[0], scale)
+        outputs = [
+            _group(query[list(rows)], key[list(rows)], value[list(rows)], pieces, scale)
+            for rows, pieces in zip(self.rows, self.pieces, strict=True)
+        ]
+        order = torch.tensor([row for rows in self.rows for row in rows], device=query.device)
+        return torch.cat(outputs)[order.argsort()]
+
+
+def _group(query: Tensor, key: Tensor, value: Tensor, pieces: tuple[Piece, ...], scale: float | None) -> Tensor:
+    outputs = [
+        scaled_dot_product_attention(
+            query[:, :, slice(*piece.queries)],
+            _ranges(key, piece.keys),
+            _ranges(value, piece.keys),
+            is_causal=piece.causal,
+            scale=scale,
+        )
+        for piece in pieces
+    ]
+    return torch.cat(outputs, dim=2)
+
+
+def _ranges(tensor: Tensor, ranges: tuple[Range, ...]) -> Tensor:
+    parts = [tensor[:, :, slice(*found)] for found in ranges if found[0] < found[1]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _spans(ids: list[tuple[int, ...]]) -> list[Range]:
+    cuts = [0, *(i for i in range(1, len(ids)) if ids[i] != ids[i - 1]), len(ids)]
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+def _grouped(rows: list[tuple[Piece, ...]]) -> Slices:
+    groups: dict[tuple[Piece, ...], list[int]] = {}
+    for row, pieces in enumerate(rows):
+        groups.setdefault(pieces, []).append(row)
+    return Slices(tuple(tuple(found) for found in groups.values()), tuple(groups))
+
+
+def document_slices(docs: Tensor) -> Slices:
+    """docs [B, L] int: every position sees all of its document (block size L)."""
+    rows = [_spans([(doc,) for doc in row]) for row in docs.tolist()]
+    return _grouped([tuple(Piece(span, (span,)) for span in row) for row in rows])
+
+
+def causal_slices(docs: Tensor) -> Slices:
+    """docs [B, L] int: every position sees itself and what precedes it in its document (the AR model)."""
+    rows = [_spans([(doc,) for doc in row]) for row in docs.tolist()]
+    return _grouped([tuple(Piece(span, (span,), causal=True) for span in row) for row in rows])
+
+
+def diffusion_slices(docs: Tensor, block: int, grid: str = "global") -> Slices:
+    """docs [B, L] int: the block-diffusion rule over [noisy | clean] as slices. Source: recipe eq. 2."""
+    blocks = block_ids(docs.shape[1], block, docs, grid).expand_as(docs)
+    pairs = zip(docs.tolist(), blocks.tolist(), strict=True)
+    return _grouped([_diffusion_row(*pair) for pair in pairs])
+
+
+def _diffusion_row(docs: list[int], blocks: list[int]) -> tuple[Piece, ...]:
+    length = len(docs)
+    begin = {stop - 1: start for start, stop in _spans([(doc,) for doc in docs])}
+    first, starts = length, [0] * length
+    for index in reversed(range(length)):
+        first = begin.get(index, first)
+        starts[index] = first
+    spans = _spans(list(zip(docs, blocks, strict=True)))
+    noisy = [Piece((a, b), ((length + starts[a], length + a), (a, b))) for a, b in spans]
+    clean = [Piece((length + a, length + b), ((length + starts[a], length + b),)) for a, b in spans]
+    return (*noisy, *clean)
+
+
+def attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **keywords: Any
+) -> tuple[Tensor, None]:
+    """The function transformers calls in every layer: by `layout` where one is given, else SDPA with the mask."""
+    from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+    layout: Layout | None = keywords.pop("layout", None)
+    if layout is None:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **keywords)
+        return output, None
+    groups = query.shape[1] // key.shape[1]
+    output = layout.attend(query, repeat_kv(key, groups), repeat_kv(value, groups), keywords.get("scaling"))
+    return output.transpose(1, 2).contiguous(), None
+
+
+def install(model: Any) -> None:
+    """Make `model` (a Hugging Face model) attend through `attention`; its own masks stay those of "sdpa"."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)

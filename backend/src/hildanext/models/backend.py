@@ -1,0 +1,81 @@
+# Which attention backend a training forward uses, and the mask or layout it then needs.
+# Entry points: choose_backend, plan_diffusion, plan_causal, dense_kernel.
+# dense: SDPA with a mask, everywhere. sliced: no mask, slices of keys. flex: FlexAttention, compiled, GPUs only.
+"""Choice of the attention backend, with its reason."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hildanext.core.masks import block_diffusion_mask, causal_mask, document_mask
+from hildanext.errors import ModelError
+from hildanext.models.attention import causal_slices, diffusion_slices, document_slices
+
+BACKENDS = ("dense", "sliced", "flex")
+SLICED_FROM_LENGTH = 512
+SLICED_FROM_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend's name and why it was taken."""
+
+    name: str
+    reason: str
+
+
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """CUDA compute capability of a device, None off CUDA."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def choose_backend(wanted: str, device: torch.device, length: int, block: int) -> Backend:
+    """The backend for rows of `length` tokens at this block size. ModelError where a forced one cannot run."""
+    if wanted not in ("auto", *BACKENDS):
+        raise ValueError(f"attention: {wanted!r}, expected auto or one of {BACKENDS}")
+    level = capability(device)
+    compiles = level is not None and level >= (7, 0)
+    if wanted == "flex" and not compiles:
+        raise ModelError(
+            f"model.attention: flex needs a GPU of compute capability 7.0 or more, this is {device}"
+            f"{'' if level is None else f' {level[0]}.{level[1]}'}; use sliced or dense"
+        )
+    if wanted != "auto":
+        return Backend(wanted, "asked for")
+    if block >= length or length < SLICED_FROM_LENGTH or block < SLICED_FROM_BLOCK:
+        gain = f"slices gain from {SLICED_FROM_LENGTH} tokens and blocks of {SLICED_FROM_BLOCK} to below the length"
+        return Backend("dense", f"length {length}, block {block}: {gain}")
+    return Backend("sliced", f"length {length}, block {block} on {device.type}: no 2L x 2L mask")
+
+
+def dense_kernel(device: torch.device) -> AbstractContextManager[Any]:
+    """SDPA's math kernel only below compute capability 7.0; all kernels elsewhere."""
+    level = capability(device)
+    return sdpa_kernel(SDPBackend.MATH) if level is not None and level < (7, 0) else nullcontext()
+
+
+def _no_mask(docs: Tensor) -> Tensor:
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=docs.device)
+
+
+def plan_causal(backend: Backend, docs: Tensor) -> tuple[Tensor, Any]:
+    """(mask, layout) of the AR model over rows of documents; docs [B, L] int."""
+    if backend.name == "sliced":
+        return _no_mask(docs), causal_slices(docs)
+    return causal_mask(docs), None
+
+
+def plan_diffusion(backend: Backend, docs: Tensor, block: int, grid: str) -> tuple[Tensor, Any]:
+    """(mask, layout) over [noisy | clean], over the noisy half alone when block equals the length."""
+    whole = block == docs.shape[1]
+    if backend.name == "sliced":
+        return _no_mask(docs), document_slices(docs) if whole else diffusion_slices(docs, block, grid)
+    if whole:
+        return document_mask(docs), None
+    return block_diffusion_mask(docs.shape[1], block, docs, grid), None

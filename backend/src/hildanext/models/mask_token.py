@@ -1,0 +1,87 @@
+# Which id is [MASK], and the noise on its embedding during the first steps of a conversion.
+# Entry points: choose_mask_token, free_rows, EmbeddingNoise.
+# A row the tokenizer does not use is taken before the matrix is resized: a resize changes the shape of a shared format.
+"""The mask token."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hildanext.errors import ModelError
+
+MASK_TEXT = "<|mask|>"
+
+
+def free_rows(model: Any, tokenizer: Any) -> range:
+    """Rows of the embedding above every id of the tokenizer."""
+    return range(max(tokenizer.get_vocab().values()) + 1, int(model.get_input_embeddings().weight.shape[0]))
+
+
+def choose_mask_token(model: Any, tokenizer: Any) -> int:
+    """The id of [MASK]: the tokenizer's own mask token, else the first free row, else one new row (ties kept, mean of
+    the rows). The tokenizer is given the token `<|mask|>` at that id, so that it decodes visibly."""
+    known = tokenizer.get_vocab()
+    for text in (tokenizer.mask_token, MASK_TEXT):
+        if text in known:
+            tokenizer.mask_token = text
+            return int(known[text])
+    free = free_rows(model, tokenizer)
+    wanted = free.start
+    if not free:
+        model.resize_token_embeddings(wanted + 1, mean_resizing=False)
+        _fill_with_mean(model, wanted)
+    tokenizer.add_special_tokens({"mask_token": MASK_TEXT})
+    found = tokenizer.convert_tokens_to_ids(MASK_TEXT)
+    if found != wanted:
+        raise ModelError(
+            f"mask token: the tokenizer put {MASK_TEXT} at id {found}, the first free row is {wanted}; its ids have"
+            " holes; add a mask token to the tokenizer by hand and set model.mask_id"
+        )
+    return int(found)
+
+
+@torch.no_grad()
+def _fill_with_mean(model: Any, row: int) -> None:
+    matrices = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    for weight in matrices.values():
+        weight[row] = weight[:row].float().mean(0).to(weight.dtype)
+
+
+class EmbeddingNoise:
+    """Adds sigma * scale * N(0, I) to the embedding layer's output at every [MASK], in training mode only; no weight
+    is touched. sigma None: median norm of the rows / sqrt(D); scale falls linearly from 1 to 0 over `steps`.
+    Used as a context manager. Source: LLaDA2.0 sec. 7.1; sigma and steps are ours (recipe 3.2)."""
+
+    def __init__(self, denoiser: Any, steps: int, sigma: float | None = None, seed: int = 0) -> None:
+        self.embedding = denoiser.model.get_input_embeddings()
+        self.mask_id, self.steps, self.scale = denoiser.mask_id, steps, 1.0 if steps else 0.0
+        self.sigma = self._default_sigma() if sigma is None else sigma
+        self.rng = torch.Generator(device=self.embedding.weight.device).manual_seed(seed)
+        self._hook: Any = None
+
+    def _default_sigma(self) -> float:
+        weight = self.embedding.weight.detach()
+        norms = torch.cat([part.float().norm(dim=1) for part in weight.split(4096)])
+        return float(norms.median() / weight.shape[1] ** 0.5)
+
+    def set_scale(self, step: int) -> None:
+        """The scale at optimiser step `step` (counted from 0)."""
+        self.scale = max(0.0, 1.0 - step / self.steps) if self.steps else 0.0
+
+    def __enter__(self) -> EmbeddingNoise:
+        self._hook = self.embedding.register_forward_hook(self._add)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._hook.remove()
+
+    def _add(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not module.training or not self.scale:
+            return output
+        masked = (inputs[0] == self.mask_id)[..., None]
+        noise = torch.randn(output.shape, generator=self.rng, device=output.device, dtype=torch.float32)
+        return torch.where(masked, output + (self.sigma * self.scale * noise).to(output.dtype), output)

@@ -1,0 +1,47 @@
+# hildanext.json: what a model folder must say beyond Hugging Face's files to be decoded as it was trained.
+# Entry points: HildaMeta (read, text), META_FILE.
+# A folder without the file is a plain AR checkpoint; its mask id is chosen at load.
+"""Metadata of a converted model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hildanext.errors import ModelError
+
+META_FILE = "hildanext.json"
+
+
+class HildaMeta(BaseModel):
+    """Facts of a conversion. decode: calibrated presets by mode name; history: the runs that made the weights."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    format: Literal[1] = 1
+    mask_id: int | None = Field(None, description="token id of [MASK]")
+    shift: Literal["none", "clean"] = Field("none", description="whether logit i predicts token i or i+1")
+    block: int | None = Field(None, description="block size decoding should use, tokens")
+    block_grid: Literal["global", "per_document"] = "global"
+    parent: str | None = Field(None, description="the AR checkpoint this came from, with its hash")
+    run: str | None = Field(None, description="id of the run that wrote it")
+    decode: dict[str, dict[str, Any]] = Field(default_factory=dict, description="decoding presets by mode")
+    history: list[dict[str, Any]] = Field(default_factory=list, description="earlier runs, oldest first")
+
+    @classmethod
+    def read(cls, folder: Path) -> HildaMeta:
+        """The metadata of a model folder, defaults where it has none. ModelError where the file is malformed."""
+        path = folder / META_FILE
+        if not path.is_file():
+            return cls()
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ModelError(f"{path}: {place}: {first['msg']} (found {first['input']!r}); restore the file") from error
+
+    def text(self) -> str:
+        """The file's content."""
+        return self.model_dump_json(indent=2) + "\n"
