@@ -1,9 +1,9 @@
-# Settings of generation: mode presets, thresholds, length, sampling.
+# Settings of generation: mode presets, thresholds, length, sampling, and the limits of the decoder.
 # Entry points: DecodeConfig, PolicySection.
-# tau_* are probabilities; None takes the mode's (or the model folder's own calibrated) value.
+# tau_* are probabilities; "preset" takes the mode's (or the model folder's own calibrated) value; tau_edit null: no editing.
 """Decoding section of the configuration."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,8 +17,28 @@ class PolicySection(PluginSection):
 
 
 class DecodeConfig(Section):
-    """generate: defaults of a request."""
+    """generate: defaults of a request, then the limits of the decoder."""
 
     mode: str = Field("Q_MODE", description="S_MODE (speedy) | Q_MODE (quality) | CONSERVATIVE")
+    policy: PolicySection | None = Field(None, description="another policy than the mode's threshold_edit")
+    tau_mask: float | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
+    tau_edit: float | Literal["preset"] | None = Field(
+        "preset", description="probability a rewrite must exceed; 0: edit freely; null: no editing"
+    )
     max_new_tokens: int = Field(128, ge=1, description="tokens to generate at most")
     seed: int = Field(0, description="seed of sampling")
+    temperature: float = Field(0.0, ge=0.0, description="0: greedy")
+    top_k: int = Field(0, ge=0, description="tokens kept before sampling, a count; 0: all")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="probability mass kept before sampling")
+    cfg_scale: float = Field(0.0, ge=0.0, description="guidance away from the prompt-less prediction; 0: none")
+    confidence: Literal["sampled", "raw"] = Field(
+        "sampled", description="distribution a confidence is read from: after temperature and cuts, or raw"
+    )
+    block: int = Field(0, ge=0, description="block size, tokens; 0: the model folder's, else 32")
+    window: int = Field(0, ge=0, description="prompt + new tokens at most; 0: the model's own window")
+    cache: bool = Field(True, description="keep keys and values of committed blocks; off recomputes everything")
+    fuse: bool = Field(True, description="commit a block in the same forward as the next block's first step")
+    requests: int = Field(8, ge=1, description="requests decoded together at most, a count")
+    step_tokens: int = Field(2048, ge=1, description="positions of one forward at most, a count")
+    kv_bytes: int = Field(4 << 30, ge=1, description="bytes of keys and values at most")
+    int8: bool = Field(False, description="int8 dynamic quantisation of the linear layers (CPU, approximate weights)")

@@ -72,11 +72,15 @@ class Stats:
 
 @dataclass(frozen=True)
 class Canvas:
-    """One active block. tokens [Q] int64; editable [Q] bool: False for prompt and given tokens; mask_id."""
+    """One active block. tokens [Q] int64; editable [Q] bool: False for prompt and given tokens; step: forwards the
+    block has had before; masks: its [MASK] count at step 0; uniform [Q] in [0, 1), keyed by position and step."""
 
     tokens: Tensor
     editable: Tensor
     mask_id: int
+    step: int = 0
+    masks: int = 0
+    uniform: Tensor | None = None
 
 
 @dataclass(frozen=True)

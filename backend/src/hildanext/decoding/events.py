@@ -1,0 +1,57 @@
+# What a decoder says while it works: replaceable drafts, immutable commits, the end.
+# Entry points: DraftToken, Draft, Commit, Done, Event. `kind` tells them apart in JSON.
+# Only commits may be shown as final text.
+"""Events of a generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hildanext.decoding.request import Result
+
+TokenState = Literal["mask", "new", "edited", "kept", "given"]
+
+
+@dataclass(frozen=True)
+class DraftToken:
+    """One position of the active block. pos: absolute position; confidence: probability of the token just predicted
+    there, 0 where none was asked for."""
+
+    pos: int
+    id: int
+    text: str
+    confidence: float
+    state: TokenState
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The active block after a step; all of it may still change."""
+
+    request: int
+    step: int
+    tokens: tuple[DraftToken, ...]
+    kind: Literal["draft"] = "draft"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Text that will not change, to be appended."""
+
+    request: int
+    text: str
+    token_ids: tuple[int, ...]
+    kind: Literal["commit"] = "commit"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The request is finished."""
+
+    request: int
+    result: Result
+    kind: Literal["done"] = "done"
+
+
+Event = Draft | Commit | Done

@@ -1,0 +1,55 @@
+# LLaDA2.1's joint threshold: fill confident masks, rewrite visible tokens the model now confidently disagrees with.
+# Entry points: ThresholdEdit.
+# Edits touch visible, non-given positions only: read literally the paper's edit set holds masks and would void tau_mask.
+"""Policy `threshold_edit`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from hildanext.core.types import Canvas, Stats, Update
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
+
+
+class ThresholdEdit(BlockPolicy):
+    """Unmask set: masked and p > tau_mask, at least `minimum_transfers` of highest confidence; edit set: visible, not
+    given, p > tau_edit and another token. Source: LLaDA2.1 eq. 1-3, recipe 6.9."""
+
+    tau_mask: float = Field(0.7, description="probability a masked position must exceed to be filled")
+    tau_edit: float | None = Field(
+        0.5, description="probability a rewrite must exceed; 0: edit freely; null: no editing"
+    )
+    max_post_steps: int = Field(16, ge=0, description="edit updates of a block without masks, a count")
+    minimum_transfers: int = Field(1, ge=1, description="masks filled per forward at least, a count")
+    repetition_penalty: float = Field(0.0, ge=0.0, description="logits taken off the token to the left")
+
+    @property
+    def revises(self) -> bool:
+        """Editing is on unless tau_edit is None."""
+        return self.tau_edit is not None
+
+    @property
+    def post_steps(self) -> int:
+        """max_post_steps with editing, 0 without."""
+        return self.max_post_steps if self.revises else 0
+
+    @property
+    def penalty(self) -> float:
+        """repetition_penalty."""
+        return self.repetition_penalty
+
+    def step(self, stats: Stats, canvas: Canvas) -> Update:
+        """Both sets of one forward, applied together."""
+        hidden = masked(canvas)
+        chosen = hidden & (stats.probability > self.tau_mask)
+        wanted = min(self.minimum_transfers, int(hidden.sum()))
+        if int(chosen.sum()) < wanted:
+            chosen = best_first(stats.probability, hidden, wanted)
+        return fill(stats, canvas, chosen, self._edits(stats, canvas, hidden))
+
+    def _edits(self, stats: Stats, canvas: Canvas, hidden: Tensor) -> Tensor | None:
+        if self.tau_edit is None:
+            return None
+        differs = stats.best != canvas.tokens
+        return ~hidden & canvas.editable & differs & (stats.probability > self.tau_edit)

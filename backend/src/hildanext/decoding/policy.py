@@ -1,0 +1,68 @@
+# What every decoding policy shares: its protocol towards the engine and the ranking of positions.
+# Entry points: BlockPolicy (base of the plugins in policies/), fill (masked positions), best_first (stable ranking).
+# Thresholds are strict >; ranks are by (-confidence, index) with a stable sort, never torch.topk.
+"""Base of the decoding policies."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hildanext.core.types import Canvas, Stats, Update
+from hildanext.registry import Plugin
+
+
+class BlockPolicy(Plugin):
+    """A pure rule from statistics and a block to an update. `needs`: the optional Stats it reads."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    random: ClassVar[bool] = False
+
+    @property
+    def revises(self) -> bool:
+        """Whether visible positions may change: their statistics are wanted and a full block is looked at again."""
+        return False
+
+    @property
+    def post_steps(self) -> int:
+        """Updates a block without [MASK] may still get."""
+        return 0
+
+    @property
+    def penalty(self) -> float:
+        """Logits taken off the token to the left."""
+        return 0.0
+
+    def forwards(self, masks: int) -> int:
+        """Forwards after which the engine fills a block of `masks` masks whatever the policy says."""
+        return masks + self.post_steps + 1
+
+    def looked_at(self, canvas: Canvas) -> Tensor:
+        """[Q] bool: positions whose statistics the policy reads; only these get logits."""
+        return canvas.editable if self.revises else canvas.tokens == canvas.mask_id
+
+    def step(self, stats: Stats, canvas: Canvas) -> Update:
+        """The update of one block; at least one mask is filled while there are any."""
+        raise ValueError(f"policy {type(self).__name__} defines no step")
+
+
+def masked(canvas: Canvas) -> Tensor:
+    """[Q] bool: the positions that hold [MASK]."""
+    return canvas.tokens == canvas.mask_id
+
+
+def best_first(score: Tensor, allowed: Tensor, count: int) -> Tensor:
+    """[Q] bool: the `count` allowed positions of highest score, ties to the left; fewer where fewer are allowed."""
+    order = torch.where(allowed, -score, torch.inf).sort(stable=True).indices
+    chosen = torch.zeros_like(allowed)
+    chosen[order[:count]] = True
+    return chosen & allowed
+
+
+def fill(stats: Stats, canvas: Canvas, chosen: Tensor, edited: Tensor | None = None) -> Update:
+    """The update that writes each position's predicted token where `chosen` or `edited` [Q] bool."""
+    unmasked = chosen & masked(canvas)
+    changed = torch.zeros_like(unmasked) if edited is None else edited & ~masked(canvas) & canvas.editable
+    return Update(torch.where(unmasked | changed, stats.best, canvas.tokens), unmasked, changed)

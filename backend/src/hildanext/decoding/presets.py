@@ -1,0 +1,76 @@
+# The named modes and how their values meet a model folder's calibration and a request's overrides.
+# Entry points: MODES, resolve(request, config, calibrated) -> Plan.
+# S is speedy, Q is quality. Precedence: mode < model folder < configuration < request.
+"""Presets of the decoding policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hildanext.config.decode import DecodeConfig
+from hildanext.config.nearest import nearest
+from hildanext.decoding.policy import BlockPolicy
+from hildanext.decoding.request import Request
+from hildanext.decoding.statistics import Sampling
+from hildanext.errors import ConfigError, DecodeError
+from hildanext.registry import build
+
+DEFAULT_POLICY = "threshold_edit"
+MODES: Mapping[str, Mapping[str, Any]] = {
+    "S_MODE": {"tau_mask": 0.5, "tau_edit": 0.0, "max_post_steps": 16},
+    "Q_MODE": {"tau_mask": 0.7, "tau_edit": 0.5, "max_post_steps": 16},
+    "CONSERVATIVE": {"tau_mask": 0.95, "tau_edit": 0.9, "max_post_steps": 16},
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one request is decoded: the policy, how tokens are drawn, and what the result says about both."""
+
+    policy: BlockPolicy
+    sampling: Sampling
+    preset: Mapping[str, Any]
+    name: str
+
+
+def resolve(request: Request, config: DecodeConfig, calibrated: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field."""
+    mode = request.mode or config.mode
+    if mode not in MODES:
+        raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, list(MODES))}; there are {', '.join(MODES)}")
+    own = calibrated.get(mode, {})
+    section = _section(request, config, {**MODES[mode], **own})
+    try:
+        policy = build("policies", section, "policy")
+    except ConfigError as error:
+        raise DecodeError(str(error)) from error
+    sampling = _sampling(request, config, policy)
+    preset = {"mode": mode, "source": "model folder" if own else "table", **section, **_shown(sampling)}
+    return Plan(policy, sampling, preset, str(section["type"]))
+
+
+def _section(request: Request, config: DecodeConfig, mode: Mapping[str, Any]) -> dict[str, Any]:
+    asked = request.policy or config.policy
+    fields = asked.model_dump() if asked else {"type": DEFAULT_POLICY}
+    base = dict(mode) if fields["type"] == DEFAULT_POLICY else {}
+    taus = {name: value for name in ("tau_mask", "tau_edit") if (value := _tau(request, config, name)) != "preset"}
+    return {**base, **fields, **taus, **request.overrides}
+
+
+def _tau(request: Request, config: DecodeConfig, name: str) -> Any:
+    own = getattr(request, name)
+    return getattr(config, name) if own == "preset" else own
+
+
+def _sampling(request: Request, config: DecodeConfig, policy: BlockPolicy) -> Sampling:
+    chosen = {
+        name: getattr(config, name) if getattr(request, name) is None else getattr(request, name)
+        for name in ("temperature", "top_k", "top_p", "cfg_scale")
+    }
+    return Sampling(**chosen, repetition_penalty=policy.penalty, confidence=config.confidence)
+
+
+def _shown(sampling: Sampling) -> dict[str, Any]:
+    return {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "cfg_scale", "confidence")}

@@ -1,0 +1,118 @@
+# From a request to the canvas it starts with: encoding, chat template, gaps to fill, stop ids.
+# Entry points: Prepared, prepare, end_ids.
+# A gap is written <gap:N> in the prompt and becomes N [MASK] tokens; the text around it is fixed.
+"""Preparation of a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hildanext.decoding.layout import Layout
+from hildanext.decoding.request import Request
+from hildanext.errors import DecodeError
+
+GAP = re.compile(r"<gap:(\d+)>")
+INFILL_NOTE = (
+    "infill: a gap sees the text before it and the rest of its own block of {block} tokens; text in later blocks is "
+    "not seen, and a gap's length is fixed"
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A canvas to start from: layout, tokens [length] int64, editable [length] bool, the prompt shown to nobody."""
+
+    layout: Layout
+    tokens: Tensor
+    editable: Tensor
+    prompt: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a canvas must fit: block size, window in positions (0: none), new tokens, [MASK]."""
+
+    block: int
+    window: int
+    new: int
+    mask_id: int
+
+
+def prepare(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
+    """The starting canvas. DecodeError for a prompt that holds [MASK], gaps without infill values, or no room."""
+    if request.infill:
+        return _infill(request, tokenizer, limits)
+    prompt = _encode(request, tokenizer)
+    if limits.mask_id in prompt:
+        raise DecodeError(f"prompt: holds the mask token (id {limits.mask_id}); use infill with <gap:N> to leave gaps")
+    layout = Layout(len(prompt), limits.new, limits.block, limits.window)
+    tokens = torch.full((layout.length,), limits.mask_id, dtype=torch.long)
+    tokens[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+    return Prepared(layout, tokens, torch.arange(layout.length) >= len(prompt), tuple(prompt))
+
+
+def _encode(request: Request, tokenizer: Any) -> list[int]:
+    if request.prompt_ids is not None:
+        return list(request.prompt_ids)
+    if tokenizer is None:
+        raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
+    if request.messages is not None:
+        return _chat(request.messages, tokenizer)
+    return list(tokenizer(request.prompt)["input_ids"])
+
+
+def _chat(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[int]:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise DecodeError("messages: this tokenizer has no chat template; give prompt instead (without --chat)")
+    turns = [dict(turn) for turn in messages]
+    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def _infill(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
+    if request.prompt is None or tokenizer is None:
+        raise DecodeError("infill: needs a text prompt with gaps written <gap:N>")
+    if request.max_new_tokens is not None:
+        raise DecodeError(
+            f"max_new_tokens: {request.max_new_tokens} with infill; the gaps <gap:N> have their own lengths"
+        )
+    pieces = GAP.split(request.prompt)
+    sizes = [int(size) for size in pieces[1::2]]
+    if not sizes or min(sizes) < 1:
+        raise DecodeError(
+            f"infill: the prompt has {len(sizes)} gaps of sizes {sizes}; write <gap:N>, N >= 1, where text is missing"
+        )
+    ids: list[int] = list(tokenizer(pieces[0])["input_ids"])
+    for size, text in zip(sizes, pieces[2::2], strict=True):
+        ids += [limits.mask_id] * size + _continued(text, tokenizer)
+    tokens = torch.tensor(ids, dtype=torch.long)
+    layout = Layout(0, len(ids), limits.block, limits.window, whole=False)
+    return Prepared(layout, tokens, tokens == limits.mask_id, (), (INFILL_NOTE.format(block=limits.block),))
+
+
+def _continued(text: str, tokenizer: Any) -> list[int]:
+    lead = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a" + text, add_special_tokens=False)["input_ids"])
+    if whole[: len(lead)] == lead:
+        return whole[len(lead) :]
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def end_ids(request: Request, tokenizer: Any, model: Any) -> frozenset[int]:
+    """Token ids that end a text: those of the tokenizer, the model's configuration, and the chat turn's end."""
+    if request.ignore_eos or request.infill:
+        return frozenset()
+    found: set[int] = set()
+    sources = (tokenizer, getattr(model, "config", None), getattr(model, "generation_config", None))
+    for value in (getattr(source, "eos_token_id", None) for source in sources):
+        found |= set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)}
+    if request.messages is not None and tokenizer is not None:
+        turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        found |= {int(turn)} if turn is not None and turn != tokenizer.unk_token_id else set()
+    return frozenset(found)

@@ -1,0 +1,69 @@
+# Text of committed tokens, piece by piece: no half characters, no text after a stop string.
+# Entry points: TextStream.
+# Text is decoded behind the last tokens of the prompt, because decoders treat a leading space by what precedes it.
+"""Incremental detokenisation with stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+CONTEXT_TOKENS = 8
+
+
+@dataclass
+class TextStream:
+    """Turns token ids into text deltas. stopped: a stop string was met; ids: the tokens whose text was kept."""
+
+    tokenizer: Any
+    prompt: Sequence[int]
+    stops: Sequence[str] = ()
+    hidden: frozenset[int] = frozenset()
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    stopped: bool = False
+    _context: list[int] = field(default_factory=list)
+    _prefix: str = ""
+
+    def __post_init__(self) -> None:
+        context = list(self.prompt[-CONTEXT_TOKENS:])
+        prefix = self._decode(context)
+        self._context, self._prefix = ([], "") if prefix.endswith("\ufffd") else (context, prefix)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        if self.tokenizer is None:
+            return ""
+        shown = [token for token in ids if token not in self.hidden]
+        return str(self.tokenizer.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _behind_prompt(self, ids: Sequence[int]) -> str:
+        return self._decode([*self._context, *ids])[len(self._prefix) :]
+
+    def push(self, ids: Sequence[int], last: bool = False) -> str:
+        """The text that `ids` add for good; with `last` nothing is held back. After a stop string: nothing."""
+        if self.stopped:
+            return ""
+        self.ids.extend(ids)
+        whole = self._behind_prompt(self.ids)
+        places = [place for stop in self.stops if (place := whole.find(stop)) >= 0]
+        if places:
+            self._cut(min(places))
+            whole = whole[: min(places)]
+            self.stopped = True
+        elif not last:
+            whole = whole[: len(whole) - self._held(whole)]
+        delta = whole[len(self.text) :]
+        self.text += delta
+        return delta
+
+    def _cut(self, place: int) -> None:
+        count = len(self.ids)
+        while count and len(self._behind_prompt(self.ids[:count])) > place:
+            count -= 1
+        del self.ids[count:]
+
+    def _held(self, whole: str) -> int:
+        broken = len(whole) - len(whole.rstrip("\ufffd"))
+        partial = [size for stop in self.stops for size in range(1, len(stop)) if whole.endswith(stop[:size])]
+        return max([broken, *partial])
