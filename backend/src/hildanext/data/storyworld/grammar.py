@@ -29,7 +29,7 @@ _PLOT: tuple[tuple[_Told, ...], ...] = (
         ("One {weather} {time} a {girl} called {hero} went to the {place}.", {}),
         ("On a {weather} {time} the {girl} {hero} walked to the {place}.", {}),
     ),
-    (("{She} had a little {pet} called {pet_name}.", {}), ("With {her} came a {pet} called {pet_name}.", {})),
+    (("{She} had brought little {pet_name} the {pet}.", {}), ("With {her} came little {pet_name} the {pet}.", {})),
     (
         ("At the {place} {hero} met a {friend_girl} called {friend}.", {}),
         ("At the {place} a {friend_girl} called {friend} met {hero}.", {}),
@@ -37,28 +37,25 @@ _PLOT: tuple[tuple[_Told, ...], ...] = (
     (("{hero} had a {colour} {object} in {hers} bag.", {}), ("In {hers} bag {hero} had a {colour} {object}.", {})),
     (("{friend} had some {food} in {friend_hers} box.", {}), ("In {friend_hers} box {friend} had some {food}.", {})),
     (("They ate the {food} and played {manner} with the {colour} {object}.", {}),),
-    (
-        ("Then a big {taker} took the {colour} {object} away.", {}),
-        ("But a big {taker} took the {colour} {object} away.", {}),
-    ),
-    (("Now {hero} had no {object} and felt very {sad}.", {}),),
-    (("{friend} said that {hero} should not be {sad}.", {}), ("So {friend} told {hero} not to be {sad}.", {})),
+    (("But a big {taker} took the {colour} {object} away.", {}),),
+    (("Now {hero} had no {object} and felt so {sad}.", {}),),
+    (("{friend} said that {hero} should not be so {sad}.", {}),),
     (("They looked under the {search}, but the {colour} {object} was not there.", {}),),
     (
         ("Then {hero} went and looked behind the {spot}.", {"finder": "hero"}),
         ("Then {friend} went and looked behind the {spot}.", {"finder": "friend"}),
-        ("Then {pet_name} the {pet} looked behind the {spot}.", {"finder": "pet"}),
+        ("Then little {pet_name} the {pet} looked behind the {spot}.", {"finder": "pet"}),
     ),
     (
-        ("There at last {hero} found the {colour} {object}.", {"finder": "hero"}),
-        ("There at last {friend} found the {colour} {object}.", {"finder": "friend"}),
-        ("There {pet_name} the {pet} found the {colour} {object}.", {"finder": "pet"}),
+        ("Behind the {spot} at last {hero} found the {colour} {object}.", {"finder": "hero"}),
+        ("Behind the {spot} at last {friend} found the {colour} {object}.", {"finder": "friend"}),
+        ("Behind the {spot} little {pet_name} the {pet} found the {colour} {object}.", {"finder": "pet"}),
     ),
     (("The big {taker} had left it behind the {spot}.", {}),),
     (
         ("{friend} hugged {hero} and said that was well done.", {"finder": "hero"}),
         ("{hero} hugged {friend} and said thank you very much.", {"finder": "friend"}),
-        ("{hero} hugged {pet_name} the {pet} and said thank you.", {"finder": "pet"}),
+        ("{hero} hugged little {pet_name} the {pet} and said thank you.", {"finder": "pet"}),
     ),
     (
         ("{hero} put the {colour} {object} back in {hers} bag.", {"ending": "keep"}),
@@ -68,12 +65,12 @@ _PLOT: tuple[tuple[_Told, ...], ...] = (
         ("Now the {colour} {object} belonged to {hero}, and {she} felt {glad}.", {"ending": "keep"}),
         ("Now the {colour} {object} belonged to {friend}, and {friend_she} felt {proud}.", {"ending": "give"}),
     ),
-    (("{hero} was not {sad} any more.", {}),),
+    (("{hero} was not so {sad} any more.", {}),),
     (
         ("They all walked home from the {place} together.", {}),
-        ("{hero}, {friend} and {pet_name} left the {place}.", {}),
+        ("{hero}, {friend} and little {pet_name} left the {place}.", {}),
     ),
-    (("At night {hero} and {pet_name} the {pet} dreamed of {dream}.", {}),),
+    (("At night {hero} and little {pet_name} the {pet} dreamed of the big {taker}.", {}),),
 )
 
 

@@ -50,7 +50,6 @@ DETAILS: dict[str, tuple[str, ...]] = {
     ),
     "glad": ("happy", "glad", "cheerful", "lucky", "merry"),
     "proud": ("proud", "thankful", "grateful", "moved", "surprised"),
-    "dream": ("stars", "dragons", "ships", "clouds", "kings", "queens", "trains", "whales", "giants", "pirates"),
 }  # fmt: skip
 FORMS: dict[str, tuple[str, str, str]] = {
     "She": ("hero", "She", "He"),
