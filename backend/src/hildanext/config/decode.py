@@ -1,6 +1,6 @@
 # Settings of generation: mode presets, thresholds, length, sampling, and the limits of the decoder.
 # Entry points: DecodeConfig, PolicySection.
-# tau_* are probabilities; "preset" takes the mode's (or the model folder's own calibrated) value; tau_edit null: no editing.
+# tau_* are probabilities; "preset" takes the mode's or the model folder's own value; tau_edit null: no editing.
 """Decoding section of the configuration."""
 
 from typing import ClassVar, Literal

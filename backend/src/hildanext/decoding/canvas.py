@@ -60,6 +60,7 @@ class RequestCanvas:
     post: int = 0
     masks: int = 0
     before: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    history: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def __post_init__(self) -> None:
         self._open(0)
@@ -70,7 +71,7 @@ class RequestCanvas:
         self.final, self.step, self.post = start, 0, 0
         block = self.active_tokens()
         self.masks = int((block == self.mask_id).sum())
-        self.before = torch.full_like(block, -1)
+        self.before, self.history = torch.full_like(block, -1), ()
 
     @property
     def finished(self) -> bool:
@@ -101,7 +102,7 @@ class RequestCanvas:
         """What a policy sees of the active block."""
         span = self.active()
         editable = self.editable[span.start : span.stop]
-        return Canvas(self.active_tokens(), editable, self.mask_id, self.step, self.masks, uniform)
+        return Canvas(self.active_tokens(), editable, self.mask_id, self.step, self.masks, uniform, self.history)
 
     def apply(self, update: Update, revises: bool, post_steps: int, forced: bool = False) -> Step:
         """Write the update and say whether the block is final: no mask left and nothing more to revise, or `forced`.

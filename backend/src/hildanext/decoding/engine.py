@@ -51,6 +51,7 @@ class BlockEngine:
         self._numbers = count()
         self._backlog: list[Event] = []
         self._prefilled = False
+        self._look_back = 0 if getattr(self.denoiser, "shift", "none") == "none" else 1
 
     @property
     def pending(self) -> int:
@@ -153,7 +154,11 @@ class BlockEngine:
         return chosen
 
     def _forward(self, turn: dict[Live, Window]) -> dict[Live, list[Tensor]]:
-        rows = [Seat(live, lane, row) for live, window in turn.items() for lane, row in enumerate(live.rows(window))]
+        rows = [
+            Seat(live, lane, row)
+            for live, window in turn.items()
+            for lane, row in enumerate(live.rows(window, self._look_back))
+        ]
         logits: dict[Live, dict[int, Tensor]] = {live: {} for live in turn}
         device = getattr(self.denoiser, "device", torch.device("cpu"))
         for run in _consecutive(rows) if self.config.cache else [rows]:

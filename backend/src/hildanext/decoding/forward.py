@@ -38,7 +38,7 @@ def forward(denoiser: Denoiser, store: KVStore | None, rows: Sequence[Row], devi
         tokens[index, : sizes[index]] = row.tokens
         select[index, : sizes[index]] = row.select
     positions = torch.tensor([row.start for row in rows]).unsqueeze(1) + torch.arange(width)
-    cache = store.view([row.slot for row in rows], sizes) if store is not None else None
+    cache = store.view([row.slot for row in rows], [row.start for row in rows], sizes) if store is not None else None
     mask = visibility(rows, positions, cache.keys if cache else width)
     moved = [tensor.to(device) for tensor in (tokens, positions, mask, select)]
     logits = denoiser(moved[0], moved[1], moved[2], cache=cache, select=moved[3])

@@ -89,15 +89,17 @@ class KVStore:
         self.lengths.append(0)
         return len(self.lengths) - 1
 
-    def view(self, rows: Sequence[int], sizes: Sequence[int]) -> KVView:
-        """A cache for one forward over consecutive slots `rows`, each with `sizes` new positions."""
+    def view(self, rows: Sequence[int], starts: Sequence[int], sizes: Sequence[int]) -> KVView:
+        """A cache for one forward over consecutive slots `rows`, each with `sizes` tokens written from index `starts`
+        on: its committed length, or less where committed tokens are run again."""
         low = rows[0]
         if list(rows) != list(range(low, low + len(rows))):
             raise ValueError(f"kv_store: slots {list(rows)} of one forward must be consecutive")
-        starts = tuple(self.lengths[row] for row in rows)
+        if any(start > self.lengths[row] for row, start in zip(rows, starts, strict=True)):
+            raise ValueError(f"kv_store: starts {list(starts)} lie beyond the committed lengths {self.lengths}")
         if max(start + size for start, size in zip(starts, sizes, strict=True)) > self.capacity:
             raise ValueError(f"kv_store: {max(starts)} + {max(sizes)} positions exceed the capacity {self.capacity}")
-        return KVView(self, low, starts, tuple(sizes))
+        return KVView(self, low, tuple(starts), tuple(sizes))
 
     def commit(self, slot: int, count: int) -> None:
         """Keep the first `count` positions that the last forward wrote behind the slot's length."""

@@ -65,20 +65,18 @@ class Live:
         """Sequences the request needs per forward: two with guidance."""
         return 2 if self.plan.sampling.cfg_scale else 1
 
-    def rows(self, window: Window) -> list[Row]:
-        """The rows of one forward; the second one, with guidance, has its given tokens masked."""
-        canvas = self.canvas
-        tokens = canvas.tokens[window.start : window.stop]
-        select = torch.zeros(window.size, dtype=torch.bool)
+    def rows(self, window: Window, look_back: int) -> list[Row]:
+        """The rows of one forward, `look_back` committed tokens included; the second one, with guidance, has its given
+        tokens masked."""
+        canvas, start = self.canvas, max(0, window.start - look_back)
+        tokens = canvas.tokens[start : window.stop]
+        select = torch.zeros(len(tokens), dtype=torch.bool)
         if window.active:
-            select[window.final_on_entry :] = self.plan.policy.looked_at(canvas.canvas())
-        hidden = torch.where(canvas.editable[window.start : window.stop], tokens, canvas.mask_id)
-        return [
-            Row(
-                self.slots[lane] if self.slots else 0, window.start, (tokens, hidden)[lane], select, canvas.layout.block
-            )
-            for lane in range(self.lanes)
-        ]
+            select[window.active.start - start :] = self.plan.policy.looked_at(canvas.canvas())
+        hidden = torch.where(canvas.editable[start : window.stop], tokens, canvas.mask_id)
+        slots = self.slots or [0] * self.lanes
+        sequences = (tokens, hidden)[: self.lanes]
+        return [Row(slots[lane], start, own, select, canvas.layout.block) for lane, own in enumerate(sequences)]
 
     def advance(self, logits: list[Tensor]) -> tuple[Step, list[Event]]:
         """One step of the active block from the logits [n, V] of each lane; the block is closed when it is final."""
@@ -86,6 +84,7 @@ class Live:
         canvas = self.canvas.canvas(self._uniform(CHOICE) if policy.random else None)
         looked = policy.looked_at(canvas)
         stats = self._stats(logits, canvas, looked)
+        self.canvas.history += ((stats.best, stats.probability),) if policy.remembers else ()
         update = policy.step(stats, canvas)
         forced = self.canvas.step + 1 >= policy.forwards(self.canvas.masks)
         update = _completed(update, stats, canvas) if forced else update
@@ -106,8 +105,9 @@ class Live:
         sampling = self.plan.sampling
         scores = guided(logits[0], logits[1], sampling.cfg_scale) if len(logits) > 1 else logits[0]
         draws = self._uniform(SAMPLE)[looked].to(scores.device) if sampling.temperature else None
-        left = torch.cat((torch.tensor([-1]), canvas.tokens[:-1]))[looked].to(scores.device)
-        found = statistics(scores, canvas.mask_id, sampling, self.plan.policy.needs, draws, left)
+        bias = self.plan.policy.bias(canvas)
+        bias = bias.at(looked) if bias is not None else None
+        found = statistics(scores, canvas.mask_id, sampling, self.plan.policy.needs, draws, bias)
         return Stats(
             _spread(found.best, looked, canvas.tokens),
             _spread(found.probability, looked, torch.zeros(len(looked))),

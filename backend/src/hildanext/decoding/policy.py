@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from hildanext.core.types import Canvas, Stats, Update
+from hildanext.decoding.statistics import Bias
 from hildanext.registry import Plugin
 
 
 class BlockPolicy(Plugin):
-    """A pure rule from statistics and a block to an update. `needs`: the optional Stats it reads."""
+    """A pure rule from statistics and a block to an update. `needs`: the optional Stats it reads; `random`:
+    whether it reads canvas.uniform; `remembers`: whether it reads canvas.history."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     random: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
 
     @property
     def revises(self) -> bool:
@@ -30,10 +33,9 @@ class BlockPolicy(Plugin):
         """Updates a block without [MASK] may still get."""
         return 0
 
-    @property
-    def penalty(self) -> float:
-        """Logits taken off the token to the left."""
-        return 0.0
+    def bias(self, canvas: Canvas) -> Bias | None:
+        """What is added to the logits before anything is read from them."""
+        return None
 
     def forwards(self, masks: int) -> int:
         """Forwards after which the engine fills a block of `masks` masks whatever the policy says."""
@@ -59,6 +61,11 @@ def best_first(score: Tensor, allowed: Tensor, count: int) -> Tensor:
     chosen = torch.zeros_like(allowed)
     chosen[order[:count]] = True
     return chosen & allowed
+
+
+def quota(masks: int, steps: int, step: int) -> int:
+    """Masks to fill at a step when `masks` are spread over `steps`, remainder first. Source: recipe 6.2."""
+    return masks // steps + (step < masks % steps)
 
 
 def fill(stats: Stats, canvas: Canvas, chosen: Tensor, edited: Tensor | None = None) -> Update:

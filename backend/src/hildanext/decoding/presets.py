@@ -46,7 +46,7 @@ def resolve(request: Request, config: DecodeConfig, calibrated: Mapping[str, Map
         policy = build("policies", section, "policy")
     except ConfigError as error:
         raise DecodeError(str(error)) from error
-    sampling = _sampling(request, config, policy)
+    sampling = _sampling(request, config)
     preset = {"mode": mode, "source": "model folder" if own else "table", **section, **_shown(sampling)}
     return Plan(policy, sampling, preset, str(section["type"]))
 
@@ -64,12 +64,12 @@ def _tau(request: Request, config: DecodeConfig, name: str) -> Any:
     return getattr(config, name) if own == "preset" else own
 
 
-def _sampling(request: Request, config: DecodeConfig, policy: BlockPolicy) -> Sampling:
+def _sampling(request: Request, config: DecodeConfig) -> Sampling:
     chosen = {
         name: getattr(config, name) if getattr(request, name) is None else getattr(request, name)
         for name in ("temperature", "top_k", "top_p", "cfg_scale")
     }
-    return Sampling(**chosen, repetition_penalty=policy.penalty, confidence=config.confidence)
+    return Sampling(**chosen, confidence=config.confidence)
 
 
 def _shown(sampling: Sampling) -> dict[str, Any]:

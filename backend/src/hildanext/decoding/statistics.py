@@ -18,15 +18,26 @@ CHUNK_ELEMENTS = 1 << 22
 @dataclass(frozen=True)
 class Sampling:
     """How a token is taken from a distribution. temperature 0: the argmax; top_k 0 and top_p 1: no cut; cfg_scale 0:
-    no guidance; repetition_penalty: logits taken off the token to the left; confidence of the 'sampled' (after
-    temperature and cuts) or the 'raw' distribution. Source: recipe 6 (conventions A raw, B sampled)."""
+    no guidance; confidence of the 'sampled' (after temperature and cuts) or the 'raw' distribution. Source: recipe 6
+    (conventions A raw, B sampled)."""
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     cfg_scale: float = 0.0
-    repetition_penalty: float = 0.0
     confidence: str = "sampled"
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Amounts [n, k] to add to the logits of tokens [n, k] int64."""
+
+    tokens: Tensor
+    amounts: Tensor
+
+    def at(self, rows: Tensor | slice) -> Bias:
+        """The bias of some rows."""
+        return Bias(self.tokens[rows], self.amounts[rows])
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
@@ -35,16 +46,16 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
 
 
 def statistics(
-    logits: Tensor, mask_id: int, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None, left: Tensor | None
+    logits: Tensor, mask_id: int, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None, bias: Bias | None
 ) -> Stats:
     """Statistics [n] of logits [n, V], with [MASK] excluded. needs: of {'entropy', 'second'}; uniform [n] in [0, 1)
-    decides the samples (temperature > 0); left [n]: the token to the left, -1 for none (repetition penalty).
+    decides the samples (temperature > 0); bias is added first. float32 logits are overwritten.
     Ties go to the lowest token id."""
     size = max(1, CHUNK_ELEMENTS // logits.shape[1])
     parts = []
     for start in range(0, len(logits), size):
         rows = slice(start, start + size)
-        scores = _penalised(logits[rows].float(), mask_id, sampling, None if left is None else left[rows])
+        scores = _prepared(logits[rows], mask_id, None if bias is None else bias.at(rows))
         parts.append(_chunk(scores, sampling, needs, None if uniform is None else uniform[rows]))
     return Stats(*(_joined([part[index] for part in parts]) for index in range(4)))  # type: ignore[arg-type]
 
@@ -54,12 +65,10 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat(present) if present else None
 
 
-def _penalised(scores: Tensor, mask_id: int, sampling: Sampling, left: Tensor | None) -> Tensor:
-    scores = scores.clone() if sampling.repetition_penalty else scores
-    if sampling.repetition_penalty and left is not None:
-        index = left.clamp(min=0).unsqueeze(1)
-        amount = torch.where(left >= 0, sampling.repetition_penalty, 0.0).to(scores.dtype).unsqueeze(1)
-        scores.scatter_add_(1, index, -amount)
+def _prepared(logits: Tensor, mask_id: int, bias: Bias | None) -> Tensor:
+    scores = logits.float()
+    if bias is not None:
+        scores.scatter_add_(1, bias.tokens.to(scores.device), bias.amounts.to(scores))
     scores[:, mask_id] = -torch.inf
     return scores
 

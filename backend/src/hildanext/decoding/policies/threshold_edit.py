@@ -1,15 +1,17 @@
 # LLaDA2.1's joint threshold: fill confident masks, rewrite visible tokens the model now confidently disagrees with.
 # Entry points: ThresholdEdit.
-# Edits touch visible, non-given positions only: read literally the paper's edit set holds masks and would void tau_mask.
+# Edits touch visible, non-given positions only: read literally the paper's edit set would void tau_mask.
 """Policy `threshold_edit`."""
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from hildanext.core.types import Canvas, Stats, Update
 from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
+from hildanext.decoding.statistics import Bias
 
 
 class ThresholdEdit(BlockPolicy):
@@ -34,10 +36,13 @@ class ThresholdEdit(BlockPolicy):
         """max_post_steps with editing, 0 without."""
         return self.max_post_steps if self.revises else 0
 
-    @property
-    def penalty(self) -> float:
-        """repetition_penalty."""
-        return self.repetition_penalty
+    def bias(self, canvas: Canvas) -> Bias | None:
+        """-repetition_penalty on the token to the left, where one is visible within the block. Source: recipe 4.4."""
+        if not self.repetition_penalty:
+            return None
+        left = torch.cat((canvas.tokens.new_tensor([canvas.mask_id]), canvas.tokens[:-1]))
+        amount = torch.where(left == canvas.mask_id, 0.0, -self.repetition_penalty)
+        return Bias(left.unsqueeze(1), amount.unsqueeze(1))
 
     def step(self, stats: Stats, canvas: Canvas) -> Update:
         """Both sets of one forward, applied together."""

@@ -1,0 +1,22 @@
+# LLaDA's low-confidence remasking as a quota: a fixed count of masks per forward, the most confident first.
+# Entry points: StaticQuota.
+# The quota counts the block's masks at its start, remainder first; recipe 6.2 lists how others round.
+"""Policy `static_quota`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from hildanext.core.types import Canvas, Stats, Update
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quota
+
+
+class StaticQuota(BlockPolicy):
+    """The n_j masked positions of highest probability at step j. Source: LLaDA low_confidence, recipe 6.3."""
+
+    steps: int = Field(0, ge=0, description="forwards a block's masks are spread over, a count; 0: one per mask")
+
+    def step(self, stats: Stats, canvas: Canvas) -> Update:
+        """The quota of this step, best first."""
+        count = quota(canvas.masks, self.steps or max(1, canvas.masks), canvas.step)
+        return fill(stats, canvas, best_first(stats.probability, masked(canvas), max(1, count)))
