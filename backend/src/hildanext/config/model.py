@@ -18,8 +18,15 @@ class NewModelConfig(Section):
     layers: int = Field(4, ge=1, description="decoder layers")
     heads: int = Field(4, ge=1, description="query heads; must divide hidden")
     kv_heads: int = Field(2, ge=1, description="key and value heads; must divide heads")
+    head_dim: int = Field(0, ge=0, description="width of one head, even; 0: hidden / heads")
+    head_dim: int = Field(0, ge=0, description="width of a head; 0: hidden / heads")
     ffn: int = Field(384, ge=8, description="width of the feed-forward layer")
+    initializer_range: float = Field(0.02, gt=0, description="standard deviation of the initial weights")
+    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary position embedding")
+    init_std: float = Field(0.0, ge=0, description="standard deviation of fresh weights; 0: 0.7 / sqrt(hidden)")
+    rope_theta: float = Field(10000.0, gt=0, description="base of the rotary positions")
     window: int = Field(512, ge=8, description="longest sequence, tokens")
+    seed: int = Field(0, ge=0, description="seed of the initial weights")
     tied: bool = Field(True, description="share the output matrix with the embedding")
 
 
