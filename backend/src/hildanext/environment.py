@@ -1,5 +1,5 @@
 # What this process runs on: versions, commit, platform, threads. Enough, with config.json, to repeat a run.
-# Entry points: environment, git_state, versions, file_hash.
+# Entry points: environment, git_state, versions, file_hash, usable_cores, extras.
 # Reads package metadata only; imports none of the packages.
 """Environment record of a run."""
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,15 @@ def environment() -> dict[str, Any]:
         "git": git_state(Path(__file__).parent),
         "command": sys.argv,
     }
+
+
+def extras() -> dict[str, list[str]]:
+    """Optional extras of this package and, for each, the packages of it that are not installed."""
+    found: dict[str, list[str]] = {}
+    for requirement in requires("hildanext") or []:
+        name = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if name and extra:
+            missing = [] if _version(name.group()) else [name.group()]
+            found[extra.group(1)] = found.get(extra.group(1), []) + missing
+    return found
