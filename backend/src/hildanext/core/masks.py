@@ -1,11 +1,12 @@
 # Which position may see which: document, causal, block-causal and block-diffusion visibility, one rule for all of them.
-# Entry points: block_ids, causal_mask, document_mask, block_causal_mask, block_diffusion_mask, BlockDiffusionRule.
+# Entry points: block_ids, causal_mask, document_mask, block_causal_mask, block_diffusion_mask, mask_mod.
 # Letters: B rows, L positions of a row, Q queries, K keys. The doubled layout [noisy | clean] is 2 L long.
 # Padding is a document of its own: nothing else sees it, and it sees itself, so no row is ever empty.
 """Attention visibility of block diffusion; True means visible."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +67,7 @@ def block_diffusion_mask(length: int, block: int, docs: Tensor | None = None, gr
 
 @dataclass(frozen=True)
 class BlockDiffusionRule:
-    """The block-diffusion rule as a FlexAttention mask_mod (`visible_mod`) and on broadcast indices (`visible`).
+    """The block-diffusion rule on indices, from which both the dense mask and the FlexAttention mask_mod are made.
     docs, blocks [B or 1, 2L] int64: document and block id of each place of [noisy | clean]; length is L."""
 
     docs: Tensor
@@ -88,6 +89,12 @@ class BlockDiffusionRule:
         earlier = key_clean & (self.blocks[row, query] > self.blocks[row, key])
         return same_document & (own | earlier)
 
-    def visible_mod(self, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """`visible` with the arguments of a FlexAttention mask_mod; rows of a one-row rule are shared."""
-        return self.visible(row % self.docs.shape[0], query, key)
+
+def mask_mod(rule: BlockDiffusionRule) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The rule as FlexAttention's mask_mod(row, head, query, key) -> bool; a rule of one row serves every row."""
+    rows = rule.docs.shape[0]
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return rule.visible(row % rows, query, key)
+
+    return visible

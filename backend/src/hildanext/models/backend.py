@@ -16,10 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hildanext.core.masks import block_diffusion_mask, causal_mask, document_mask
 from hildanext.errors import ModelError
 from hildanext.models.attention import causal_slices, diffusion_slices, document_slices
+from hildanext.models.flex import flex_layout
 
 BACKENDS = ("dense", "sliced", "flex")
 SLICED_FROM_LENGTH = 512
 SLICED_FROM_BLOCK = 16
+FLEX_FROM_LENGTH = 2048
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,16 @@ def choose_backend(wanted: str, device: torch.device, length: int, block: int) -
         )
     if wanted != "auto":
         return Backend(wanted, "asked for")
+    return _gpu_backend(length, block) if compiles else _plain_backend(device, length, block)
+
+
+def _gpu_backend(length: int, block: int) -> Backend:
+    if length > FLEX_FROM_LENGTH and block < length:
+        return Backend("flex", f"length {length}: a dense mask would have (2L)^2 entries, flex skips empty tiles")
+    return Backend("dense", f"length {length}, block {block}: the dense mask is small enough for fused kernels")
+
+
+def _plain_backend(device: torch.device, length: int, block: int) -> Backend:
     if block >= length or length < SLICED_FROM_LENGTH or block < SLICED_FROM_BLOCK:
         gain = f"slices gain from {SLICED_FROM_LENGTH} tokens and blocks of {SLICED_FROM_BLOCK} to below the length"
         return Backend("dense", f"length {length}, block {block}: {gain}")
@@ -74,6 +86,8 @@ def plan_causal(backend: Backend, docs: Tensor) -> tuple[Tensor, Any]:
 def plan_diffusion(backend: Backend, docs: Tensor, block: int, grid: str) -> tuple[Tensor, Any]:
     """(mask, layout) over [noisy | clean], over the noisy half alone when block equals the length."""
     whole = block == docs.shape[1]
+    if backend.name == "flex" and not whole:
+        return _no_mask(docs), flex_layout(docs, block, grid)
     if backend.name == "sliced":
         return _no_mask(docs), document_slices(docs) if whole else diffusion_slices(docs, block, grid)
     if whole:

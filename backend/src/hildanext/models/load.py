@@ -15,6 +15,7 @@ import torch
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
 from hildanext.models.adapter import HFDenoiser
+from hildanext.models.adapters import quantisation
 from hildanext.models.backend import capability
 from hildanext.models.mask_token import choose_mask_token
 from hildanext.models.meta import HildaMeta
@@ -85,7 +86,7 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
         return getattr(torch, name), "asked for"
     level = capability(device)
     if level is None:
-        return torch.float32, f"{device.type}: float32, the exact reference"
+        return torch.float32, f"{device.type}: the same result on every processor; bfloat16 on request"
     if level >= (8, 0):
         return torch.bfloat16, f"compute capability {level[0]}.{level[1]} multiplies bfloat16"
     return torch.float32, f"compute capability {level[0]}.{level[1]} has no bfloat16 units"
@@ -118,12 +119,12 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
     folder = None if model.path == NEW else resolve(model.path)
     tokenizer = load_tokenizer(model.new.tokenizer if folder is None else model.path)
     meta = HildaMeta() if folder is None else HildaMeta.read(folder)
-    network = _fresh(model, tokenizer) if folder is None else _read(folder, model, dtype)
+    network = _fresh(model, tokenizer) if folder is None else _read(folder, model, dtype, device)
     mask_id = _mask_id(model, meta, network, tokenizer)
     shift = meta.shift if model.shift == "auto" else model.shift
-    denoiser = HFDenoiser(
-        network, mask_id, attention=model.attention, shift=shift, block_grid=model.block_grid
-    ).to(device, dtype)  # fmt: skip
+    denoiser = HFDenoiser(network, mask_id, attention=model.attention, shift=shift, block_grid=model.block_grid)
+    if not getattr(network, "is_quantized", False):
+        denoiser = denoiser.to(device, dtype)
     if console is not None:
         console.say(f"model {model.path}: {network.config.model_type}, {device}, {dtype} ({reason}), mask id {mask_id}")
     meta = meta.model_copy(update={"mask_id": mask_id, "shift": shift})
@@ -132,7 +133,7 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
 
 def _fresh(model: ModelConfig, tokenizer: Any) -> Any:
     eos = tokenizer.eos_token_id
-    return new_model(model.new, max(tokenizer.get_vocab().values()) + 1, eos_token_id=eos)
+    return new_model(model.new, max(tokenizer.get_vocab().values()) + 1, model.new.seed, eos_token_id=eos)
 
 
 def _mask_id(model: ModelConfig, meta: HildaMeta, network: Any, tokenizer: Any) -> int:
@@ -145,15 +146,19 @@ def _mask_id(model: ModelConfig, meta: HildaMeta, network: Any, tokenizer: Any) 
     return wanted
 
 
-def _read(folder: Path, model: ModelConfig, dtype: torch.dtype) -> Any:
+def _read(folder: Path, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
     _check_files(folder, model.trust_remote_code)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=model.trust_remote_code)
     check_supported(config, str(folder))
+    logging.disable_progress_bar()
+    stored = quantisation(model.adapter, device)
+    extra = {} if stored is None else {"quantization_config": stored, "device_map": {"": device}}
     return AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
-        trust_remote_code=model.trust_remote_code, attn_implementation="sdpa",
+        trust_remote_code=model.trust_remote_code, attn_implementation="sdpa", **extra,
     )  # fmt: skip
 
 

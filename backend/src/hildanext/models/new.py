@@ -25,10 +25,11 @@ def new_model(shape: NewModelConfig, vocab_size: int, seed: int = 0, **config: A
         )
     settings = Qwen3Config(
         vocab_size=vocab_size, hidden_size=shape.hidden, intermediate_size=shape.ffn, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim or shape.hidden // shape.heads,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim or shape.hidden // shape.heads,
         initializer_range=shape.init_std or 0.7 / shape.hidden**0.5, rope_theta=shape.rope_theta,
         max_position_embeddings=shape.window, tie_word_embeddings=shape.tied, attention_dropout=0.0,
-        **{"bos_token_id": None, "eos_token_id": None, **config},
+        **({"bos_token_id": None, "eos_token_id": None} | config),
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from hildanext.models.adapters import has_adapter
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.run_dir import write_atomic
 
@@ -18,6 +19,8 @@ from hildanext.run_dir import write_atomic
 def save_model(denoiser: Any, tokenizer: Any, folder: Path | str, meta: HildaMeta | None = None) -> Path:
     """Write model, tokenizer and metadata to `folder`, replacing it by rename; returns it. mask_id and shift are the
     denoiser's. rope_theta and tie_word_embeddings stand explicitly in config.json."""
+    if has_adapter(denoiser.model):
+        raise ValueError("save_model: the model carries adapters; merge_adapter first")
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

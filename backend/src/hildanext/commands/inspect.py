@@ -1,0 +1,65 @@
+# hildanext inspect: what a model folder holds, how it differs from another, whether the adapter is exact for it.
+# Entry points: add_arguments, run.
+# The report is saved as report.json in a run directory.
+"""Subcommand `inspect`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from hildanext.commands import Context
+from hildanext.run_dir import RunDir
+
+HELP = "architecture, parameters, mask token and logit parity of a model folder; against another, what changed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`folder`, `--against`, `--no-parity`."""
+    parser.add_argument("folder", nargs="?", help="Hugging Face folder, tiny or tiny-parent (default: model.path)")
+    parser.add_argument("--against", metavar="FOLDER", help="compare its tensors with those of this folder")
+    parser.add_argument("--no-parity", action="store_true", help="do not load the model to compare logits")
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The report; exit code 1 where logit parity fails."""
+    from hildanext.models.load import load_model
+    from hildanext.models.report import inspect, parity
+
+    folder = context.args.folder or context.config.model.path
+    report = inspect(folder, context.args.against)
+    if report["architecture"]["supported"] and not context.args.no_parity:
+        section = context.config.model.model_copy(update={"path": folder, "attention": "dense"})
+        report["parity"] = parity(load_model(section))
+    run_dir = RunDir.create(context.config, "inspect", context.args.run_dir)
+    with run_dir.running():
+        run_dir.write_json("report.json", report)
+    _show(context, report, str(run_dir.path / "report.json"))
+    failed = not report.get("parity", {"ok": True})["ok"]
+    return report | {"exit_code": int(failed)}
+
+
+def _show(context: Context, report: dict[str, Any], saved: str) -> None:
+    say, shape, words = context.console.say, report["architecture"], report["vocabulary"]
+    say(
+        f"{report['folder']}: {shape['model_type']}, {report['parameters']:,} parameters, {', '.join(report['dtypes'])}"
+    )
+    say(f"  {shape['num_hidden_layers']} layers, hidden {shape['hidden_size']}, heads {shape['num_attention_heads']}"
+        f"/{shape['num_key_value_heads']}, window {shape['max_position_embeddings']}")  # fmt: skip
+    say(f"  block diffusion: {'yes' if shape['supported'] else 'no'}, {shape['reason']}")
+    say(f"  embedding {words['rows']} rows, tokenizer uses {words['tokenizer']}, {words['free_rows']} free;"
+        f" [MASK] is {words['mask_id']} ({words['mask_from']}); tied: {report['ties']['config']}")  # fmt: skip
+    if "parity" in report:
+        found = report["parity"]
+        state = "ok" if found["ok"] else "FAILED"
+        say(
+            f"  parity with the AR model: {state}, {found['worst']:.1e} of the largest value ({found['tolerance']:.0e})"
+        )
+    if "against" in report:
+        found = report["against"]
+        counts = ", ".join(f"{len(found[name])} {name}" for name in ("changed", "reshaped", "missing", "added"))
+        say(f"  against {found['folder']}: {found['equal']} tensors equal, {counts}")
+        rows = [(row["name"], f"{row['norm']:.4g}", f"{row['relative']:.2%}") for row in found["changed"]]
+        if rows:
+            context.console.table(rows, ("tensor", "norm of difference", "relative"))
+    say(f"  saved to {saved}")

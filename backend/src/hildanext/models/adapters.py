@@ -1,0 +1,126 @@
+# Low-rank adapters through peft: on full weights (LoRA) or on 4-bit or 8-bit ones (QLoRA), and merging them back.
+# Entry points: quantisation, add_adapter, merge_adapter, adapter_state.
+# The denoiser keeps its model object: adapted layers replace linear layers in place, so masks and caches are unchanged.
+"""Parameter-efficient tuning."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hildanext.config.model import AdapterConfig
+from hildanext.errors import ModelError
+from hildanext.models.backend import capability
+
+QUANTISED = ("quantization_config", "_pre_quantization_dtype")
+
+
+def _need(package: str, wanted: str) -> None:
+    if find_spec(package) is None:
+        raise ModelError(
+            f"model.adapter.kind {wanted}: package {package} is not installed; pip install hildanext[quant]"
+        )
+
+
+def quantisation(adapter: AdapterConfig, device: torch.device) -> Any:
+    """The transformers quantisation of the frozen weights, None for none and lora. NF4 computes in bfloat16 where the
+    hardware has it, else float32. ModelError where bitsandbytes is missing or 8-bit products have no kernel."""
+    if adapter.kind not in ("qlora", "lora8bit"):
+        return None
+    _need("bitsandbytes", adapter.kind)
+    from transformers import BitsAndBytesConfig
+
+    level = capability(device)
+    if adapter.kind == "lora8bit":
+        if level is not None and level < (7, 5):
+            raise ModelError(
+                f"model.adapter.kind lora8bit: compute capability {level[0]}.{level[1]} has no int8 kernels, 7.5 is the"
+                " least; use qlora"
+            )
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.bfloat16 if level is not None and level >= (8, 0) else torch.float32
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def add_adapter(denoiser: Any, adapter: AdapterConfig) -> list[nn.Parameter]:
+    """Freeze the model, put adapters into its linear layers and return the trainable parameters (float32)."""
+    _need("peft", adapter.kind)
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = list(adapter.targets) or _linear_names(denoiser.model)
+    settings = LoraConfig(
+        r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=targets, bias="none"
+    )
+    denoiser.model.requires_grad_(False)
+    try:
+        inject_adapter_in_model(settings, denoiser.model)
+    except ValueError as error:
+        raise ModelError(f"model.adapter.targets {targets}: {error}; name linear layers of this model") from error
+    found = [parameter for parameter in denoiser.model.parameters() if parameter.requires_grad]
+    for parameter in found:
+        parameter.data = parameter.data.float()
+    return found
+
+
+def _linear_names(model: Any) -> list[str]:
+    output = model.get_output_embeddings()
+    linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output]
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})
+
+
+def adapter_state(denoiser: Any) -> dict[str, Tensor]:
+    """The adapters' tensors by name, for a checkpoint; load them with load_state_dict(strict=False)."""
+    return {name: tensor for name, tensor in denoiser.model.state_dict().items() if "lora_" in name}
+
+
+def merge_adapter(denoiser: Any) -> None:
+    """Add every adapter into its layer and remove it: the model is plain again, W + alpha / rank * B A. A quantised
+    layer is expanded to the model's dtype first. Nothing to do where there are no adapters."""
+    if not has_adapter(denoiser.model):
+        return
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(denoiser.model.named_modules()):
+        if isinstance(module, LoraLayer):
+            parent = denoiser.model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], _merged(module, denoiser.dtype))
+    _forget(denoiser.model)
+    denoiser.model.requires_grad_(True)
+
+
+def _forget(model: Any) -> None:
+    for owner, names in ((model, ("peft_config", "hf_quantizer", "is_quantized")), (model.config, QUANTISED)):
+        for name in names:
+            if name in vars(owner):
+                delattr(owner, name)
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether any layer carries an adapter."""
+    return any("lora_" in name for name, _ in model.named_parameters())
+
+
+@torch.no_grad()
+def _merged(module: Any, dtype: torch.dtype) -> nn.Linear:
+    base = module.get_base_layer()
+    weight = _dense_weight(base)
+    for name in module.active_adapters:
+        weight = weight + module.get_delta_weight(name).to(weight.device, torch.float32)
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=base.bias is not None, device=weight.device, dtype=dtype)
+    plain.weight.copy_(weight)
+    if base.bias is not None:
+        plain.bias.copy_(base.bias)
+    return plain.train(module.training)
+
+
+def _dense_weight(base: Any) -> Tensor:
+    if type(base) is nn.Linear:
+        return base.weight.detach().float()
+    identity = torch.eye(base.in_features, device=base.weight.device).requires_grad_()
+    output: Tensor = base(identity).float()
+    return (output if base.bias is None else output - base.bias.float()).T
