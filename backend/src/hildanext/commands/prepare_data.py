@@ -1,0 +1,24 @@
+# hildanext prepare-data: sources -> cleaned, split JSON lines.
+# Entry points: add_arguments, run.
+# Without a configuration it makes the story world, which needs no files and no network.
+"""Subcommand `prepare-data`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from hildanext.commands import Context
+
+HELP = "read, clean, deduplicate, mix and split documents"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No flags of its own."""
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The manifest of the prepared set."""
+    from hildanext.data.prepare import prepare
+
+    return prepare(context.config, context.console)

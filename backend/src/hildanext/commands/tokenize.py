@@ -1,0 +1,24 @@
+# hildanext tokenize: a prepared set -> packed, memory-mapped rows.
+# Entry points: add_arguments, run.
+# Chats and plain documents go to rows of their own.
+"""Subcommand `tokenize`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from hildanext.commands import Context
+
+HELP = "turn a prepared set into packed rows of token ids"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No flags of its own."""
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The manifest of the rows."""
+    from hildanext.data.tokenize import tokenize
+
+    return tokenize(context.config, context.console)

@@ -1,0 +1,140 @@
+# Batches from shards: an endless stream whose order depends on (seed, epoch) alone.
+# Entry points: Loader (iterate, state_dict, load_state_dict).
+# Example p of the stream is row permutation(seed, p // R)[p % R]; step s of rank r takes `batch` examples from
+# (s * world + r) * batch on. So workers do not change it, and one integer resumes it.
+"""Deterministic, resumable loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from hildanext.core.types import Batch
+from hildanext.data.shards import Packed, ShardSet
+from hildanext.errors import DataError
+
+
+@lru_cache(maxsize=4)
+def _permutation(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def _shortened(row: Packed, length: int) -> Packed:
+    tokens, learn, docs = row.tokens.copy(), row.learn.copy(), row.docs.copy()
+    learn[length:] = False
+    docs[length:] = docs.max() + 1
+    return Packed(tokens, learn, docs)
+
+
+@dataclass(frozen=True)
+class _Steps(Dataset[Batch]):
+    folder: Path
+    batch: int
+    seed: int
+    rank: int
+    world: int
+    shorten: float
+    shards: ShardSet | None
+
+    def __getitem__(self, step: int) -> Batch:
+        shards = self.shards or _reopened(self.folder)
+        first = (step * self.world + self.rank) * self.batch
+        picked = [self._example(shards, position) for position in range(first, first + self.batch)]
+        rows = [row for _, row in picked]
+        return Batch(
+            torch.from_numpy(np.stack([row.tokens for row in rows])),
+            torch.from_numpy(np.stack([row.learn for row in rows])),
+            torch.from_numpy(np.stack([row.docs for row in rows])),
+            tuple(index for index, _ in picked),
+        )
+
+    def _example(self, shards: ShardSet, position: int) -> tuple[int, Packed]:
+        epoch, place = divmod(position, len(shards))
+        index = int(_permutation(len(shards), self.seed, epoch)[place])
+        row = shards[index]
+        if self.shorten:
+            rng = np.random.default_rng([self.seed, epoch, place, 1])
+            if rng.random() < self.shorten:
+                row = _shortened(row, int(rng.integers(1, shards.window + 1)))
+        return index, row
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "shards": None}
+
+
+@lru_cache(maxsize=4)
+def _reopened(folder: Path) -> ShardSet:
+    return ShardSet.open(folder)
+
+
+@dataclass
+class Loader:
+    """Batches of `batch` rows forever. rank, world: this process's share; workers: reading processes; shorten: share of
+    rows in [0, 1] cut to a uniform random length (LLaDA arXiv:2502.09992: 0.01). Batch.ids are the row numbers."""
+
+    shards: ShardSet
+    batch: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+    shorten: float = 0.0
+    _step: int = field(default=0, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.shards) == 0:
+            raise DataError(f"{self.shards.folder}: no rows; the split is empty, prepare more documents")
+        if self.batch < 1 or not 0 <= self.rank < self.world:
+            raise ValueError(f"batch {self.batch}, rank {self.rank} of {self.world}")
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the rows so far, all ranks together."""
+        return self._step * self.batch * self.world / len(self.shards)
+
+    def __iter__(self) -> Iterator[Batch]:
+        settings = (self.batch, self.seed, self.rank, self.world, self.shorten, self.shards)
+        steps = _Steps(self.shards.folder, *settings)
+        if self.workers == 0:
+            while True:
+                batch = steps[self._step]
+                self._step += 1
+                yield batch
+        for batch in DataLoader(steps, batch_size=None, sampler=count(self._step), num_workers=self.workers):
+            self._step += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream, plain JSON: examples taken by all ranks, and what the order depends on."""
+        return {
+            "position": self._step * self.batch * self.world,
+            "seed": self.seed,
+            "rows": len(self.shards),
+            "tokenizer_hash": self.shards.manifest.get("tokenizer_hash"),
+            "input_hash": self.shards.manifest.get("input_hash"),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at the very next example, also with another batch or world where the place is a whole step of it.
+        DataError where the shards or the seed are others."""
+        own = self.state_dict()
+        changed = [name for name in own if name != "position" and state.get(name) != own[name]]
+        if changed:
+            was, now = {name: state.get(name) for name in changed}, {name: own[name] for name in changed}
+            raise DataError(f"{self.shards.folder}: the saved place is of other data: it had {was}, here {now}")
+        step, rest = divmod(int(state["position"]), self.batch * self.world)
+        if rest:
+            raise DataError(
+                f"{self.shards.folder}: the saved place {state['position']} is no multiple of batch x ranks "
+                f"{self.batch * self.world}; resume with a batch that divides it"
+            )
+        self._step = step

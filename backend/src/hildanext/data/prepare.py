@@ -1,0 +1,194 @@
+# prepare-data: sources -> cleaned, deduplicated, mixed, split JSON lines and a manifest that reconciles.
+# Entry points: prepare(config, console).
+# Units are done by processes into a part folder that a later run with the same settings takes up again; the output
+# folder is swapped in at the end, so an interrupted run leaves the previous output as it was.
+"""Preparing a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+from hildanext.config import Config
+from hildanext.data.cleaning import Cleaner
+from hildanext.data.folders import replacing
+from hildanext.data.source import Source
+from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
+from hildanext.data.units import BAD_EXAMPLES, Report, UnitJob, run_unit
+from hildanext.environment import usable_cores
+from hildanext.errors import DataError
+from hildanext.progress import Console
+from hildanext.registry import build
+
+FILES = ("train", "eval", "sft_train", "sft_eval")
+HUMANEVAL = "humaneval_dummy"
+HUMANEVAL_SEED = 7919
+
+
+def prepare(config: Config, console: Console) -> dict[str, Any]:
+    """Build <paths.data>/processed/<data.name> and return its manifest. DataError where a source has no data or more
+    than data.max_bad_rows rows are unreadable; nothing of the output is touched then."""
+    Cleaner(config.data.cleaning)
+    sources: list[Source] = [build("sources", section, "data.sources") for section in config.data.sources]
+    output = Path(config.paths.data) / "processed" / config.data.name
+    jobs = _jobs(config, sources, output)
+    reports = _run_all(config, jobs, console)
+    with replacing(output) as folder:
+        manifest = _merge(config, sources, jobs, reports, folder)
+    for left in output.parent.glob(f".{output.name}.parts-*"):
+        shutil.rmtree(left)
+    console.say(f"{output}: {_summary(manifest)}")
+    return manifest
+
+
+def _jobs(config: Config, sources: Sequence[Source], output: Path) -> list[tuple[int, UnitJob]]:
+    units = [source.units() for source in sources]
+    settings = (config.data.cleaning, config.data.max_bad_rows)
+    key = hashlib.sha256(repr([settings, list(sources), units]).encode()).hexdigest()[:12]
+    parts = output.parent / f".{output.name}.parts-{key}"
+    parts.mkdir(parents=True, exist_ok=True)
+    return [
+        (number, UnitJob(source, unit, settings[0], parts / f"{number:02d}-{index:06d}", settings[1]))
+        for number, source in enumerate(sources)
+        for index, unit in enumerate(units[number])
+    ]
+
+
+def _run_all(config: Config, jobs: Sequence[tuple[int, UnitJob]], console: Console) -> list[Report]:
+    reports, workers = list[Report](), min(config.data.workers or usable_cores(), len(jobs))
+    with ExitStack() as stack:
+        bar = stack.enter_context(console.bar("prepare-data, parts", len(jobs)))
+        for report in _results([job for _, job in jobs], workers, stack):
+            reports.append(report)
+            _refuse_bad(config, reports)
+            bar.advance(1, documents=sum(found["kept"] for found in reports))
+    return reports
+
+
+def _results(jobs: Sequence[UnitJob], workers: int, stack: ExitStack) -> Iterator[Report]:
+    if workers <= 1:
+        return map(run_unit, jobs)
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+    return pool.map(run_unit, jobs)
+
+
+def _refuse_bad(config: Config, reports: Sequence[Report]) -> None:
+    bad = sum(report["bad"] for report in reports)
+    if bad > config.data.max_bad_rows:
+        examples = [row for report in reports for row in report["rows"]][:5]
+        shown = "; ".join(f"{file}:{line} {reason}" for file, line, reason in examples)
+        raise DataError(
+            f"data.sources: {bad} or more unreadable rows, at most {config.data.max_bad_rows} are skipped ({shown}); "
+            "repair them or raise data.max_bad_rows"
+        )
+
+
+@dataclass
+class _Split:
+    file: BufferedWriter
+    documents: int = 0
+    size: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def write(self, line: bytes) -> None:
+        self.file.write(line)
+        self.digest.update(line)
+        self.documents += 1
+        self.size += len(line)
+
+    def facts(self) -> dict[str, Any]:
+        return {"documents": self.documents, "bytes": self.size, "sha256": self.digest.hexdigest()}
+
+
+def _merge(
+    config: Config, sources: Sequence[Source], jobs: Sequence[tuple[int, UnitJob]], reports: Sequence[Report], to: Path
+) -> dict[str, Any]:
+    dropped, out = Counter[str](), [0] * len(sources)
+    for report in reports:
+        dropped.update(report["dropped"])
+    keep = _kept(config, sources, jobs, dropped)
+    with ExitStack() as stack:
+        splits = {name: _Split(stack.enter_context((to / f"{name}.jsonl").open("wb"))) for name in (*FILES, HUMANEVAL)}
+        for (number, job), wanted in zip(jobs, keep, strict=True):
+            out[number] += _copy(job.stem, wanted, config.data.eval_share, splits)
+        for line in _humaneval(config.data.humaneval_rows):
+            splits[HUMANEVAL].write(line)
+    manifest = {
+        "name": config.data.name,
+        "documents": {
+            "read": sum(r["read"] for r in reports),
+            "kept": sum(out),
+            "dropped": dict(sorted(dropped.items())),
+        },
+        "sources": [
+            {"type": type(source).__name__.lower(), "kept": count, **source.version()}
+            for source, count in zip(sources, out, strict=True)
+        ],
+        "files": {name: split.facts() for name, split in splits.items()},
+        "bad_rows": [row for report in reports for row in report["rows"]][:BAD_EXAMPLES],
+        "config": config.data.model_dump(mode="json", exclude={"workers"}),
+    }
+    (to / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _kept(
+    config: Config, sources: Sequence[Source], jobs: Sequence[tuple[int, UnitJob]], dropped: Counter[str]
+) -> list[Any]:
+    keep, chars = _without_duplicates(config, jobs, dropped), [0] * len(sources)
+    for (number, job), wanted in zip(jobs, keep, strict=True):
+        chars[number] += int(table(job.stem)["chars"][wanted].sum())
+    shares = mixture_thresholds(chars, [source.weight for source in sources])
+    mixed = []
+    for (number, job), wanted in zip(jobs, keep, strict=True):
+        chosen = wanted & below(table(job.stem)["mix"], shares[number])
+        dropped["mixture weight"] += int(wanted.sum() - chosen.sum())
+        mixed.append(chosen)
+    dropped += Counter()
+    return mixed
+
+
+def _without_duplicates(config: Config, jobs: Sequence[tuple[int, UnitJob]], dropped: Counter[str]) -> list[Any]:
+    stems = [job.stem for _, job in jobs]
+    repeated, start, keep = duplicates(stems, config.data.cleaning.deduplicate), 0, []
+    for stem in stems:
+        count = len(table(stem))
+        keep.append(~repeated[start : start + count])
+        start += count
+    dropped["duplicate"] += int(repeated.sum())
+    return keep
+
+
+def _copy(stem: Path, wanted: Any, eval_share: float, splits: dict[str, _Split]) -> int:
+    found = table(stem)
+    held_out = below(found["split"], eval_share)
+    with stem.with_suffix(".jsonl").open("rb") as lines:
+        for line, keep, chat, held in zip(lines, wanted, found["chat"], held_out, strict=True):
+            if keep:
+                splits[FILES[2 * int(chat) + int(held)]].write(line)
+    return int(wanted.sum())
+
+
+def _humaneval(count: int) -> Iterator[bytes]:
+    from hildanext.data.storyworld import corpus, humaneval_row
+
+    for record in corpus("coding", HUMANEVAL_SEED, count):
+        yield json.dumps(humaneval_row(record)).encode() + b"\n"
+
+
+def _summary(manifest: dict[str, Any]) -> str:
+    counts = ", ".join(f"{name} {facts['documents']:,}" for name, facts in manifest["files"].items())
+    documents = manifest["documents"]
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in documents["dropped"].items())
+    return f"{documents['kept']:,} of {documents['read']:,} documents ({counts}); dropped: {reasons or 'none'}"

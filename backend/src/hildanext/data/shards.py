@@ -1,0 +1,181 @@
+# Packed rows on disk: flat memory-mapped token files with document offsets.
+# Entry points: ShardWriter (write(row), close), ShardSet.open(folder) -> rows, check_tokenizer.
+# Files: tokens.bin (uint16 where the vocabulary fits, else uint32), learn.bin (uint8, absent where all is learned),
+# pieces.bin (int64 pairs: document, end offset), rows.bin (int64: end piece), manifest.json. Padding is not stored.
+# Flat files and not Arrow: 2-4 bytes a token, opened by mmap at once, resumed by one integer, no dependency.
+"""Shards of packed rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hildanext.data.packing import Row
+from hildanext.data.tokenizers import tokenizer_hash
+from hildanext.errors import DataError
+from hildanext.run_dir import write_atomic
+
+
+class Packed(NamedTuple):
+    """One row of length L. tokens int64; learn bool; docs int64: 0, 1, ... in the row, padding one more."""
+
+    tokens: NDArray[np.int64]
+    learn: NDArray[np.bool_]
+    docs: NDArray[np.int64]
+
+
+def token_type(vocab_size: int) -> np.dtype[Any]:
+    """uint16 for a vocabulary of at most 65,536 entries, else uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+@dataclass
+class ShardWriter:
+    """Writes rows to a folder in bounded memory; close() writes the manifest and makes the folder readable."""
+
+    folder: Path
+    window: int
+    vocab_size: int
+    pad_id: int
+    tokens: int = 0
+    pieces: int = 0
+    rows: int = 0
+    learned: int = 0
+    _files: dict[str, BinaryIO] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._files = {name: (self.folder / f"{name}.bin").open("wb") for name in ("tokens", "learn", "pieces", "rows")}
+
+    def write(self, row: Row) -> None:
+        """Append one row. ValueError where it is longer than the window."""
+        tokens = np.concatenate([piece.tokens for piece in row])
+        learn = np.concatenate([piece.learn for piece in row])
+        if len(tokens) > self.window:
+            raise ValueError(f"row of {len(tokens)} tokens in a window of {self.window}")
+        ends = self.tokens + np.cumsum([len(piece.tokens) for piece in row])
+        documents = np.array([piece.document for piece in row])
+        self.tokens += len(tokens)
+        self.pieces += len(row)
+        self.rows += 1
+        self.learned += int(learn.sum())
+        self._files["tokens"].write(tokens.astype(token_type(self.vocab_size)).tobytes())
+        self._files["learn"].write(learn.astype(np.uint8).tobytes())
+        self._files["pieces"].write(np.stack([documents, ends], axis=1).astype(np.int64).tobytes())
+        self._files["rows"].write(np.array([self.pieces], dtype=np.int64).tobytes())
+
+    def close(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Close the files and write manifest.json: counts, fill rate, and `known`. Returns the manifest."""
+        for file in self._files.values():
+            file.close()
+        if self.learned == self.tokens:
+            (self.folder / "learn.bin").unlink()
+        manifest = {
+            "format": 1,
+            "window": self.window,
+            "vocab_size": self.vocab_size,
+            "pad_id": self.pad_id,
+            "rows": self.rows,
+            "pieces": self.pieces,
+            "tokens": self.tokens,
+            "learned": self.learned,
+            "fill_rate": self.tokens / (self.rows * self.window) if self.rows else 0.0,
+            **known,
+        }
+        write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        return manifest
+
+
+def _map(path: Path, kind: Any) -> NDArray[Any]:
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype=kind)
+    return np.memmap(path, dtype=kind, mode="r")
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """Rows of one folder of shards, memory-mapped: len(), [i] -> Packed; documents come back with document(k)."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    _tokens: NDArray[Any]
+    _learn: NDArray[np.uint8] | None
+    _pieces: NDArray[np.int64]
+    _rows: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> ShardSet:
+        """The shards of a folder. DataError where there are none or a file is shorter than its manifest says."""
+        path = Path(folder)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+            tokens = _map(path / "tokens.bin", token_type(int(manifest["vocab_size"])))
+            learn = _map(path / "learn.bin", np.uint8) if (path / "learn.bin").exists() else None
+            pieces = _map(path / "pieces.bin", np.int64).reshape(-1, 2)
+            rows = _map(path / "rows.bin", np.int64)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no shards here ({error.filename} is missing); run `hildanext tokenize`") from None
+        except (json.JSONDecodeError, KeyError, ValueError) as error:
+            raise DataError(f"{path}: the shards cannot be read ({error}); run `hildanext tokenize` again") from error
+        found = (len(tokens), len(pieces), len(rows), len(tokens if learn is None else learn))
+        wanted = tuple(manifest[name] for name in ("tokens", "pieces", "rows", "tokens"))
+        if found != wanted:
+            raise DataError(f"{path}: files hold {found} tokens, pieces, rows, marks; the manifest says {wanted}")
+        return cls(path, manifest, tokens, learn, pieces, rows)
+
+    @property
+    def window(self) -> int:
+        """Row length L, tokens."""
+        return int(self.manifest["window"])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Packed:
+        if not 0 <= index < len(self._rows):
+            raise IndexError(index)
+        first, last = int(self._rows[index - 1]) if index else 0, int(self._rows[index])
+        start, ends = self._end(first - 1), self._pieces[first:last, 1] - self._end(first - 1)
+        length = int(ends[-1])
+        tokens = np.full(self.window, self.manifest["pad_id"], dtype=np.int64)
+        learn = np.zeros(self.window, dtype=np.bool_)
+        tokens[:length] = self._tokens[start : start + length]
+        learn[:length] = True if self._learn is None else self._learn[start : start + length] != 0
+        docs = np.searchsorted(ends, np.arange(self.window), side="right").astype(np.int64)
+        return Packed(tokens, learn, docs)
+
+    def _end(self, piece: int) -> int:
+        return int(self._pieces[piece, 1]) if piece >= 0 else 0
+
+    def documents(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """(index in the input file, all its tokens) of every document, in order; its pieces joined."""
+        order = np.argsort(self._pieces[:, 0], kind="stable")
+        bounds = np.flatnonzero(np.diff(self._pieces[order, 0])) + 1
+        for group in np.split(order, bounds) if len(order) else []:
+            cuts = [self._tokens[self._end(int(piece) - 1) : self._end(int(piece))] for piece in group]
+            yield int(self._pieces[group[0], 0]), np.concatenate(cuts).astype(np.int64)
+
+    def texts(self, tokenizer: Any) -> Iterator[tuple[int, str]]:
+        """(index in the input file, text) of every document, without the end tokens that tokenize added."""
+        for index, tokens in self.documents():
+            kept = len(tokens)
+            while kept and tokens[kept - 1] == self.manifest["pad_id"]:
+                kept -= 1
+            text = tokenizer.decode(tokens[:kept].tolist(), clean_up_tokenization_spaces=False)
+            yield index, text
+
+
+def check_tokenizer(shards: ShardSet, tokenizer: Any) -> None:
+    """DataError unless the shards were made with this tokenizer (a folder or a loaded tokenizer)."""
+    own, found = shards.manifest["tokenizer_hash"], tokenizer_hash(tokenizer)
+    if own != found:
+        raise DataError(
+            f"{shards.folder}: made with tokenizer {own[:12]}, the model's is {found[:12]}; "
+            "tokenize again with --set tokenize.tokenizer=<the model's folder>"
+        )

@@ -1,0 +1,93 @@
+# What every source plugin is: a list of units, each read on its own, so cores share the work and a run can resume.
+# Entry points: Source, Unit, local_path.
+# A unit is a file or a range of generated records; the list of units does not depend on the number of workers.
+"""Base of the source plugins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from hildanext.data.document import BadRow, Document
+from hildanext.data.records import Unusable, detect, to_document
+from hildanext.errors import DataError
+from hildanext.registry import Plugin
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One independent part of a source: a file with its size and time, or records start .. start + count - 1."""
+
+    name: str
+    start: int = 0
+    count: int = 0
+    size: int = 0
+    modified_ns: int = 0
+
+    @classmethod
+    def of_file(cls, path: Path) -> Unit:
+        """The unit of a whole file."""
+        stat = path.stat()
+        return cls(str(path), 0, 0, stat.st_size, stat.st_mtime_ns)
+
+
+class Source(Plugin):
+    """Base of the sources: units() finds the parts or fails with what would serve, read(unit) yields their rows."""
+
+    weight: float | None = Field(
+        None, gt=0, description="share of this source among the weighted ones, by characters; null: keep everything"
+    )
+
+    def units(self) -> list[Unit]:
+        """Every part, in a fixed order. DataError names the path or environment variable that would serve."""
+        raise TypeError(f"{type(self).__name__} does not define units()")
+
+    def read(self, unit: Unit) -> Iterator[Document | BadRow]:
+        """The rows of one part, good and bad."""
+        raise TypeError(f"{type(self).__name__} does not define read()")
+
+    def version(self) -> dict[str, Any]:
+        """What identifies the data: files with sizes, or generator settings."""
+        units = self.units()
+        return {"units": len(units), "bytes": sum(unit.size for unit in units), "first": Path(units[0].name).name}
+
+    def documents(self) -> Iterator[Document]:
+        """Every good row of every part, in order."""
+        for unit in self.units():
+            yield from (row for row in self.read(unit) if isinstance(row, Document))
+
+
+def local_path(name: str, path: str, advice: str) -> Path:
+    """The path given, else environment variable HILDANEXT_<NAME>, else data/raw/<name>. DataError where none exists."""
+    variable = f"HILDANEXT_{name.upper()}"
+    given = path or os.environ.get(variable, "")
+    found = Path(given or f"data/raw/{name}").expanduser()
+    if not found.exists():
+        how = f"{found} does not exist" if given else "no local files"
+        raise DataError(
+            f"source {name}: {how}; put them under data/raw/{name}, set the source's `path` or {variable}{advice}"
+        )
+    return found
+
+
+def documents_of(
+    rows: Iterator[tuple[int, dict[str, Any] | BadRow]], source: str, file: str, form: str = ""
+) -> Iterator[Document | BadRow]:
+    """Documents of JSON rows, in the format of the first row that shows one (or `form`); the rest are BadRows."""
+    name = Path(file).name
+    for number, row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        form = form or detect(row) or ""
+        try:
+            if not form:
+                raise Unusable("no known text or chat field")
+            yield to_document(row, form, source, f"{name}:{number}")
+        except Unusable as error:
+            yield BadRow(str(error), file, number)
