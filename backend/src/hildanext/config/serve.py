@@ -1,6 +1,7 @@
 # Settings of serve: engines in order of preference, address, limits, jobs.
 # Entry points: ServeConfig, EngineSection.
-# Limits are in bytes, tokens, requests or seconds as each description says.
+# Limits are in bytes, tokens, requests or seconds as each description says. The API key is never a setting: it comes
+# from the environment variable HILDANEXT_API_KEY or from api_key_file, so it is in no saved configuration.
 """Serving section of the configuration."""
 
 from typing import ClassVar
@@ -21,7 +22,24 @@ class ServeConfig(Section):
 
     engines: tuple[EngineSection, ...] = Field(
         (EngineSection(type="dinfer"), EngineSection(type="transformers"), EngineSection(type="tiny")),
+        min_length=1,
         description="engines, tried in this order; the first that opens serves",
     )
     host: str = Field("127.0.0.1", description="address to listen on; anything but loopback needs an API key")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 picks a free one")
+    hosts: tuple[str, ...] = Field((), description="further Host names answered to, as a reverse proxy sends them")
+    api_key_file: str | None = Field(None, description="file whose first line is the API key; HILDANEXT_API_KEY wins")
+    insecure: bool = Field(False, description="listen beyond loopback without an API key")
+    name: str = Field("", description="model name in /v1/models; empty: the model folder's name")
+    body_bytes: int = Field(1 << 20, ge=1024, description="request body at most, bytes")
+    body_seconds: float = Field(10.0, gt=0.0, description="time a client has to send its body, seconds")
+    prompt_characters: int = Field(100_000, ge=1, description="prompt or messages at most, characters")
+    new_tokens: int = Field(4096, ge=1, description="max_new_tokens of one request at most, tokens")
+    samples: int = Field(8, ge=1, description="n of one request at most, a count")
+    queue: int = Field(64, ge=1, description="requests waiting or decoding at most, a count; more get 429")
+    request_seconds: float = Field(300.0, gt=0.0, description="time one request may take, seconds; then 504")
+    shutdown_seconds: int = Field(10, ge=0, description="time open requests have to finish at shutdown, seconds")
+    jobs: bool = Field(True, description="accept jobs over HTTP")
+    jobs_at_once: int = Field(1, ge=1, description="jobs running together, a count; the rest wait in order")
+    jobs_queued: int = Field(32, ge=1, description="jobs waiting at most, a count; more get 429")
+    cancel_seconds: float = Field(120.0, gt=0.0, description="time a cancelled job has to save a checkpoint, seconds")

@@ -1,0 +1,34 @@
+# Which engine serves: the first of the configured order that opens, with every reason on the way.
+# Entry points: choose.
+# A fallback is told three times: on the console, in every result and in /health.
+"""Choice of the engine."""
+
+from __future__ import annotations
+
+from hildanext.config import Config
+from hildanext.engines.protocol import EnginePlugin, Session
+from hildanext.errors import EngineError
+from hildanext.progress import Console
+from hildanext.registry import build
+
+
+def choose(config: Config, console: Console) -> tuple[Session, tuple[str, ...]]:
+    """The first engine of serve.engines that opens, and why earlier ones did not (`name: reason`).
+    EngineError with every reason when none opens."""
+    reasons: list[str] = []
+    for section in config.serve.engines:
+        plugin: EnginePlugin = build("engines", section, "serve.engines")
+        opening = plugin.open(config, console)
+        if opening.capability.ok:
+            session: Session = opening.session
+            _tell(session, reasons, console)
+            return session, tuple(reasons)
+        reasons += [f"{section.type}: {reason}" for reason in opening.capability.reasons]
+    raise EngineError(f"serve.engines: no engine opened; {'; '.join(reasons)}; change model.path or serve.engines")
+
+
+def _tell(session: Session, reasons: list[str], console: Console) -> None:
+    for reason in reasons:
+        console.say(f"engine not used: {reason}")
+    facts = session.facts
+    console.say(f"engine {session.name}: {facts.model} on {facts.device}, {facts.dtype}, block {facts.block}")

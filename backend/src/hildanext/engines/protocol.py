@@ -1,0 +1,115 @@
+# What every engine says about itself and how it is driven.
+# Entry points: Capability, Facts, Session, Opening, EnginePlugin, signed.
+# An engine plugin is settings plus open(); what it opens is a Session, which one thread drives step by step.
+"""Protocol of the engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from hildanext.config import Config
+from hildanext.decoding.events import Done, Event
+from hildanext.decoding.request import Request, Result
+from hildanext.progress import Console
+from hildanext.registry import Plugin
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What an engine can do here. ok: it opened; reasons: why not, or what a reader must know; cache: keys and values
+    of committed blocks are reused; batch: requests decoded together at most; edit: visible tokens may be rewritten;
+    stream: the smallest unit it reports; exact: equals uncached decoding token for token; devices: where it runs."""
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+    cache: bool = False
+    batch: int = 1
+    edit: bool = False
+    stream: Literal["step", "block", "end"] = "end"
+    exact: bool = False
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The model behind a session. window: prompt plus new tokens at most, 0 unknown; block: its block size, tokens."""
+
+    model: str
+    device: str
+    dtype: str
+    dtype_reason: str = ""
+    window: int = 0
+    block: int = 0
+
+
+class Session(Protocol):
+    """An open engine. Not thread-safe: one thread submits, steps and cancels."""
+
+    @property
+    def name(self) -> str:
+        """Registry name of the engine."""
+        ...
+
+    @property
+    def capability(self) -> Capability:
+        """What it can do."""
+        ...
+
+    @property
+    def facts(self) -> Facts:
+        """What it serves."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Requests submitted and not done."""
+        ...
+
+    def submit(self, request: Request, drafts: bool = False) -> int:
+        """Accept a request; returns its id. drafts: report the active block too. DecodeError: it cannot be served."""
+        ...
+
+    def step(self) -> list[Event]:
+        """Move every admitted request on; returns what happened, at once when nothing is pending."""
+        ...
+
+    def cancel(self, number: int) -> Result | None:
+        """End a request at once; its result so far, or None if it is not here."""
+        ...
+
+    def reset(self) -> None:
+        """Forget every request, as after a step that failed; the session stays usable."""
+        ...
+
+    def close(self) -> None:
+        """Free memory, threads and connections."""
+        ...
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The outcome of open(): a session when capability.ok, None otherwise."""
+
+    capability: Capability
+    session: Any = None
+
+
+class EnginePlugin(Plugin):
+    """Base of the engines. Fields are settings; open() never raises for what is missing on this machine."""
+
+    def open(self, config: Config, console: Console) -> Opening:
+        """Try to open; reasons say what is missing, which version was found and which is needed."""
+        raise ValueError(f"engine {type(self).__name__} defines no open")
+
+
+def refused(*reasons: str) -> Opening:
+    """An opening that failed, with its reasons."""
+    return Opening(Capability(False, reasons))
+
+
+def signed(event: Event, name: str, reasons: tuple[str, ...]) -> Event:
+    """The event; a finished result carries the engine that served it and why earlier ones did not."""
+    if not isinstance(event, Done):
+        return event
+    return replace(event, result=replace(event.result, engine=name, reasons=(*reasons, *event.result.reasons)))

@@ -1,0 +1,94 @@
+# Our own decoder over a Hugging Face folder: exact block cache, continuous batching, editing, every step streamed.
+# Entry points: Transformers (plugin), NativeSession.
+# It refuses the bundled model: that is what `tiny` is for, so a result never hides which weights answered.
+"""Engine `transformers`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hildanext.config import Config
+from hildanext.decoding.engine import BlockEngine
+from hildanext.decoding.events import Event
+from hildanext.decoding.quantise import int8
+from hildanext.decoding.request import Request, Result
+from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Opening, refused
+from hildanext.errors import HildaError
+from hildanext.models.load import load_model
+from hildanext.progress import Console
+
+BUNDLED = "tiny"
+
+
+@dataclass
+class NativeSession:
+    """BlockEngine over one loaded model."""
+
+    name: str
+    loaded: Any
+    config: Config
+    notes: tuple[str, ...] = ()
+    engine: BlockEngine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine = BlockEngine(self.loaded, self.config.decode)
+
+    @property
+    def capability(self) -> Capability:
+        """Exact, cached, batched, editing; streams every step."""
+        decode, device = self.config.decode, str(self.loaded.device)
+        return Capability(True, self.notes, decode.cache, decode.requests, True, "step", not decode.int8, (device,))
+
+    @property
+    def facts(self) -> Facts:
+        """The loaded folder, where it is and in which dtype."""
+        loaded, engine = self.loaded, self.engine
+        name = self.config.serve.name or (BUNDLED if self.name == BUNDLED else getattr(loaded.path, "name", "new"))
+        dtype = str(loaded.dtype).removeprefix("torch.")
+        return Facts(name, str(loaded.device), dtype, loaded.dtype_reason, engine.window, engine.block)
+
+    @property
+    def pending(self) -> int:
+        """Requests waiting or running."""
+        return self.engine.pending
+
+    def submit(self, request: Request, drafts: bool = False) -> int:
+        """Queue a request."""
+        return self.engine.submit(request, drafts)
+
+    def step(self) -> list[Event]:
+        """One forward over every window."""
+        return self.engine.step()
+
+    def cancel(self, number: int) -> Result | None:
+        """End a request at once."""
+        return self.engine.cancel(number)
+
+    def reset(self) -> None:
+        """Forget every request and their keys and values."""
+        self.engine = BlockEngine(self.loaded, self.config.decode)
+
+    def close(self) -> None:
+        """Forget every request; the weights go with the session."""
+        self.reset()
+
+
+class Transformers(EnginePlugin):
+    """Our decoder over the folder of model.path."""
+
+    def open(self, config: Config, console: Console) -> Opening:
+        """Load model.path; the reasons are the loader's."""
+        if config.model.path == BUNDLED:
+            return refused("no model folder is configured (model.path is 'tiny')")
+        return native("transformers", config, console)
+
+
+def native(name: str, config: Config, console: Console) -> Opening:
+    """A native session over config.model, or why it cannot be loaded."""
+    try:
+        loaded = load_model(config.model, console)
+    except HildaError as error:
+        return refused(str(error))
+    session = NativeSession(name, int8(loaded) if config.decode.int8 else loaded, config)
+    return Opening(session.capability, session)
