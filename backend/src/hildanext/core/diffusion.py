@@ -1,0 +1,145 @@
+# What the diffusion objectives share: weights of the M2T, T2T and KEEP sets, normalisers, the loss and its report.
+# Entry points: DiffusionObjective (base of the plugins), Supervision.
+# A plugin of core/objectives is this with its own defaults, or with its own `loss`. Only the masked term with ELBO
+# weights bounds a likelihood; the T2T and KEEP terms and their default weights are ours (the reports publish none).
+"""Base of the diffusion objectives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hildanext.config.noise import NoiseConfig
+from hildanext.core.linear_cross_entropy import HeadOptions, TokenScores, weighted_cross_entropy
+from hildanext.core.loss_report import autoregressive_report, joined, sums_of
+from hildanext.core.noise import Corruption, corrupt, slot_sizes, slots
+from hildanext.core.types import Batch, Denoiser, LossReport
+from hildanext.registry import Plugin
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """One forward to be scored: a view, the batch its clean half comes from, and the weight [B, L] of each position's
+    nll in the numerator. `select` [B, L] bool: the positions that are scored."""
+
+    view: Corruption
+    batch: Batch
+    weight: Tensor
+    select: Tensor
+
+
+class DiffusionObjective(Plugin):
+    """sum of weights * nll over M2T, T2T and KEEP positions / normaliser, in one forward over [x_t ; x_0].
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 5 (sign as in its text); T2T and KEEP: recipe 4.1."""
+
+    noise: NoiseConfig = Field(NoiseConfig(), description="mask rates, mask sets and replaced tokens")
+    weighting: Literal["elbo", "uniform"] = Field(
+        "elbo", description="weight of a masked position: that of the ELBO (1/p for linear time), or 1"
+    )
+    normaliser: Literal["token", "masked", "document", "sequence", "position"] = Field(
+        "token",
+        description="denominator: maskable tokens; masked tokens; all B x L positions; or the number of documents or rows, "
+        "each of whose sums is first divided by its own maskable tokens (answer length)",
+    )
+    masked_weight: float = Field(1.0, ge=0, description="factor of the M2T term")
+    edit_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")
+    keep_weight: float = Field(0.1, ge=0, description="factor of the KEEP term (lambda_k)")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, the share spread over the vocabulary")
+    confidence: float = Field(0.0, ge=0, description="factor of the entropy at correctly predicted masked positions")
+    confidence_over: Literal["correct", "normaliser"] = Field(
+        "correct",
+        description="the entropy term's denominator: correct positions of the micro-batch (LLaDA2.0 eq. 6), or that of "
+        "the loss, which makes it independent of how a batch is split",
+    )
+    autoregressive: float = Field(0.0, ge=0, description="factor of the next-token loss added as a side term")
+    exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
+
+    def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
+        """The report of one micro-batch; see core.types.Objective. Both views of a complementary pair go through one
+        forward."""
+        views = corrupt(self.noise, model, batch, block, rng)
+        view = views[0] if len(views) == 1 else joined(views)
+        whole = batch if len(views) == 1 else _repeated(batch)
+        normaliser = self.denominator(views, batch)
+        weight = self.weights(view, whole, share=1 / len(views))
+        made = self.scored(model, Supervision(view, whole, weight, weight > 0), block, normaliser)
+        return self.with_side_term(model, batch, made)
+
+    def weights(self, view: Corruption, batch: Batch, share: float = 1.0) -> Tensor:
+        """[B, L] float32: each position's weight in the numerator. share: one over the number of views, for the terms
+        that every view estimates by itself (all but uniformly weighted masks, which the views divide among them)."""
+        elbo = self.weighting == "elbo"
+        masked = view.elbo * share if elbo else torch.ones_like(view.elbo)
+        weight = torch.where(view.masked, masked * self.masked_weight, 0.0)
+        weight = torch.where(view.replaced, share * self.edit_weight, weight)
+        weight = torch.where(view.kept, share * self.keep_weight, weight)
+        return (weight * self._row_factor(view, batch)).float()
+
+    def _row_factor(self, view: Corruption, batch: Batch) -> Tensor | float:
+        if self.normaliser not in ("document", "sequence"):
+            return 1.0
+        slot = slots(self.normaliser, batch, 0)
+        return 1.0 / slot_sizes(slot, view.maskable).gather(1, slot).clamp(min=1)
+
+    def denominator(self, views: tuple[Corruption, ...], batch: Batch) -> Tensor:
+        """The normaliser of this micro-batch, scalar float32: a count, 0 where there is nothing to learn."""
+        first = views[0]
+        if self.normaliser == "masked":
+            return torch.stack([view.masked.sum() for view in views]).sum().float()
+        if self.normaliser == "position":
+            return torch.tensor(float(batch.tokens.numel()), device=batch.tokens.device)
+        if self.normaliser == "token":
+            return first.maskable.sum().float()
+        return (slot_sizes(slots(self.normaliser, batch, 0), first.maskable) > 0).sum().float()
+
+    def scored(self, model: Denoiser, given: Supervision, block: int, normaliser: Tensor) -> LossReport:
+        """Forward, loss and report of one supervision."""
+        return self.scored_with_tokens(model, given, block, normaliser)[0]
+
+    def scored_with_tokens(
+        self, model: Denoiser, given: Supervision, block: int, normaliser: Tensor
+    ) -> tuple[LossReport, TokenScores]:
+        """As `scored`, with the scores of the positions at given.select, in row-major order."""
+        select, view = given.select, given.view
+        features = model.noisy_features(view.tokens, given.batch, block, select)
+        head, targets, weight = model.head(), given.batch.tokens[select], given.weight[select]
+        options = HeadOptions(model.mask_id if self.exclude_mask else None, self.smoothing)
+        if self.confidence > 0:
+            entropy = self._entropy_weights((features, head, targets), options, view.masked[select], normaliser)
+            weight = torch.stack([weight, entropy])
+        total, scores = weighted_cross_entropy(features, head, targets, weight, options)
+        parts, counts = sums_of(view, select, scores, block)
+        return LossReport(total.float(), normaliser, parts, counts), scores
+
+    def _entropy_weights(
+        self, inputs: tuple[Tensor, Tensor, Tensor], options: HeadOptions, masked: Tensor, normaliser: Tensor
+    ) -> Tensor:
+        features, head, targets = inputs
+        with torch.no_grad():
+            _, scores = weighted_cross_entropy(features, head, targets, torch.zeros_like(targets).float(), options)
+        chosen = (scores.correct & masked).float()
+        if self.confidence_over == "normaliser":
+            return self.confidence * chosen
+        return self.confidence * chosen * normaliser / chosen.sum().clamp(min=1)
+
+    def with_side_term(self, model: Denoiser, batch: Batch, made: LossReport) -> LossReport:
+        """The report with the next-token loss added at the rate `autoregressive`, per token of its own."""
+        if self.autoregressive == 0:
+            return made
+        side = autoregressive_report(model, batch)
+        scale = self.autoregressive * made.normaliser / side.normaliser.clamp(min=1)
+        return LossReport(
+            made.total + scale * side.total,
+            made.normaliser,
+            {**made.parts, **side.parts},
+            {**made.counts, **side.counts},
+        )
+
+
+def _repeated(batch: Batch) -> Batch:
+    two = [torch.cat([part, part]) for part in (batch.tokens, batch.learn, batch.docs)]
+    return Batch(two[0], two[1], two[2], batch.ids + batch.ids)

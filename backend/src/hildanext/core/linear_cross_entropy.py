@@ -1,0 +1,217 @@
+# Cross-entropy of features @ head.T without ever holding all logits: chunks of rows, with a backward of its own.
+# Entry points: weighted_cross_entropy (one pass, for training), linear_cross_entropy (per-token, differentiable),
+# TokenScores, chunk_rows. Softmax and sums are float32 (float64 for float64 features).
+# Letters: n positions, D width, V vocabulary. Two chunk x V buffers are alive at a time.
+"""Chunked linear cross-entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 2**24
+EXCLUDED = -1e30
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Per position, [n] each. nll: -log p(target) in nats, smoothed where asked; entropy of p in nats; best int64:
+    most likely token (ties: lowest id); probability of best."""
+
+    nll: Tensor
+    entropy: Tensor
+    best: Tensor
+    probability: Tensor
+    correct: Tensor
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """exclude: an id whose logit counts as minus infinity, or None; smoothing: label smoothing in [0, 1) over the
+    other ids; chunk: rows at a time, 0 chooses."""
+
+    exclude: int | None = None
+    smoothing: float = 0.0
+    chunk: int = 0
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    logits: Tensor
+    exps: Tensor
+    sums: Tensor
+    nll: Tensor
+    entropy: Tensor
+    best: Tensor
+
+
+def chunk_rows(vocabulary: int, chunk: int = 0) -> int:
+    """Rows per chunk: `chunk`, or as many as keep a buffer at 2^24 elements (64 MiB in float32), at least 16."""
+    return chunk if chunk > 0 else max(16, CHUNK_ELEMENTS // vocabulary)
+
+
+def linear_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    exclude: int | None = None,
+    smoothing: float = 0.0,
+    chunk: int = 0,
+) -> TokenScores:
+    """features [n, D], weight [V, D], targets [n] int64 -> TokenScores; nll and entropy are differentiable, with any
+    gradient per token; the backward computes the logits again. Source: training_infra D.4."""
+    features, weight = _same_dtype(features, weight)
+    nll, entropy, best, probability = _PerToken.apply(  # type: ignore[no-untyped-call]
+        features, weight, targets, HeadOptions(exclude, smoothing, chunk)
+    )
+    return TokenScores(nll, entropy, best, probability, best == targets)
+
+
+def weighted_cross_entropy(
+    features: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions = HeadOptions()
+) -> tuple[Tensor, TokenScores]:
+    """(sum of weights * nll, scores without gradient). weights [n] float, or [2, n]: the second row weighs the entropy.
+    The gradient is made in the forward pass, so the logits are computed once; one backward per call.
+    Source: training_infra D.4."""
+    features, weight = _same_dtype(features, weight)
+    total, nll, entropy, best, probability = _Weighted.apply(  # type: ignore[no-untyped-call]
+        features, weight, targets, weights, options
+    )
+    return total, TokenScores(nll, entropy, best, probability, best == targets)
+
+
+def _same_dtype(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    kind = features.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+    return features.to(dtype), weight.to(dtype)
+
+
+def _forward(features: Tensor, weight: Tensor, targets: Tensor, options: HeadOptions) -> _Chunk:
+    logits = torch.mm(features, weight.T)
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    smooth = logits.new_zeros(())
+    if options.smoothing > 0:
+        if options.exclude is not None:
+            logits[:, options.exclude] = 0.0
+        smooth = logits.sum(dim=1) / (logits.shape[1] - int(options.exclude is not None))
+    if options.exclude is not None:
+        logits[:, options.exclude] = EXCLUDED
+    top, best = logits.max(dim=1)
+    logits -= top[:, None]
+    own = logits.gather(1, targets[:, None])[:, 0]
+    exps = logits.exp()
+    sums = exps.sum(dim=1)
+    log_sums = sums.log()
+    entropy = log_sums - torch.bmm(exps[:, None, :], logits[:, :, None])[:, 0, 0] / sums
+    nll = log_sums - own
+    if options.smoothing > 0:
+        nll = (1 - options.smoothing) * nll + options.smoothing * (log_sums + top - smooth)
+    return _Chunk(logits, exps, sums, nll, entropy, best)
+
+
+def _logit_gradient(
+    chunk: _Chunk, targets: Tensor, nll: Tensor, entropy: Tensor | None, options: HeadOptions
+) -> Tensor:
+    if entropy is None:
+        gradient = chunk.exps.mul_((nll / chunk.sums)[:, None])
+    else:
+        logs = chunk.logits.sub_((chunk.sums.log() - chunk.entropy)[:, None])
+        gradient = logs.mul_(-entropy[:, None]).add_(nll[:, None]).mul_(chunk.exps.div_(chunk.sums[:, None]))
+    if options.smoothing > 0:
+        others = gradient.shape[1] - int(options.exclude is not None)
+        gradient -= (options.smoothing / others * nll)[:, None]
+        if options.exclude is not None:
+            gradient[:, options.exclude] = 0.0
+    gradient.scatter_add_(1, targets[:, None], ((options.smoothing - 1) * nll)[:, None])
+    return gradient
+
+
+class _Sums:
+    def __init__(self, features: Tensor, weight: Tensor, wanted: tuple[bool, ...]) -> None:
+        self.features = torch.empty_like(features) if wanted[0] else None
+        self.weight = torch.zeros_like(weight) if wanted[1] else None
+
+    def add(self, gradient: Tensor, features: Tensor, weight: Tensor, rows: slice) -> None:
+        gradient = gradient.to(features.dtype)
+        if self.features is not None:
+            torch.mm(gradient, weight, out=self.features[rows])
+        if self.weight is not None:
+            self.weight.addmm_(gradient.T, features[rows])
+
+
+def _chunks(count: int, vocabulary: int, options: HeadOptions) -> list[slice]:
+    rows = chunk_rows(vocabulary, options.chunk)
+    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+
+def _joined(chunks: list[_Chunk], like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if not chunks:
+        empty = torch.zeros(0, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        return empty, empty.clone(), empty.long(), empty.clone()
+    nll = torch.cat([chunk.nll for chunk in chunks])
+    entropy = torch.cat([chunk.entropy for chunk in chunks])
+    best = torch.cat([chunk.best for chunk in chunks])
+    return nll, entropy, best, torch.cat([chunk.sums for chunk in chunks]).reciprocal()
+
+
+def _light(chunk: _Chunk) -> _Chunk:
+    none = chunk.sums
+    return _Chunk(none, none, chunk.sums, chunk.nll, chunk.entropy, chunk.best)
+
+
+class _PerToken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, options: HeadOptions) -> Any:
+        done = []
+        for rows in _chunks(len(targets), weight.shape[0], options):
+            done.append(_light(_forward(features[rows], weight, targets[rows], options)))
+        ctx.save_for_backward(features, weight, targets)
+        ctx.options = options
+        nll, entropy, best, probability = _joined(done, features)
+        ctx.mark_non_differentiable(best, probability)
+        return nll, entropy, best, probability
+
+    @staticmethod
+    def backward(ctx: Any, nll: Tensor, entropy: Tensor, *unused: Tensor) -> Any:
+        features, weight, targets = ctx.saved_tensors
+        sums = _Sums(features, weight, ctx.needs_input_grad)
+        for rows in _chunks(len(targets), weight.shape[0], ctx.options):
+            chunk = _forward(features[rows], weight, targets[rows], ctx.options)
+            gradient = _logit_gradient(chunk, targets[rows], nll[rows], entropy[rows], ctx.options)
+            sums.add(gradient, features, weight, rows)
+        return sums.features, sums.weight, None, None
+
+
+class _Weighted(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions
+    ) -> Any:
+        done, sums = [], _Sums(features, weight, ctx.needs_input_grad)
+        for_nll, for_entropy = (weights, None) if weights.dim() == 1 else (weights[0], weights[1])
+        for rows in _chunks(len(targets), weight.shape[0], options):
+            chunk = _forward(features[rows], weight, targets[rows], options)
+            done.append(_light(chunk))
+            if any(ctx.needs_input_grad[:2]):
+                entropy = None if for_entropy is None else for_entropy[rows].to(chunk.sums.dtype)
+                gradient = _logit_gradient(chunk, targets[rows], for_nll[rows].to(chunk.sums.dtype), entropy, options)
+                sums.add(gradient, features, weight, rows)
+        ctx.sums = sums
+        nll, entropy, best, probability = _joined(done, features)
+        total = (for_nll.to(nll.dtype) * nll).sum()
+        total = total if for_entropy is None else total + (for_entropy.to(nll.dtype) * entropy).sum()
+        ctx.mark_non_differentiable(nll, entropy, best, probability)
+        return total, nll, entropy, best, probability
+
+    @staticmethod
+    def backward(ctx: Any, total: Tensor, *unused: Tensor) -> Any:
+        sums, ctx.sums = ctx.sums, None
+        if sums is None:
+            raise ValueError("weighted_cross_entropy: its gradient was used already; one backward per call")
+        for gradient in (sums.features, sums.weight):
+            if gradient is not None:
+                gradient.mul_(total)
+        return sums.features, sums.weight, None, None, None

@@ -1,0 +1,87 @@
+# From scored positions to a LossReport: sums by set, by mask rate and by block size, each with its count.
+# Entry points: sums_of, autoregressive_report, scored_positions, merged, joined, RATE_BUCKETS.
+# parts[name] / counts[name], both summed over micro-batches and ranks, is the mean the name stands for.
+"""Reported sums of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hildanext.core.linear_cross_entropy import HeadOptions, TokenScores, weighted_cross_entropy
+from hildanext.core.noise import Corruption, maskable
+from hildanext.core.types import Batch, Denoiser, LossReport
+
+RATE_BUCKETS = 5
+SETS = ("masked", "replaced", "kept")
+
+
+def sums_of(
+    view: Corruption, select: Tensor, scores: TokenScores, block: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(parts, counts) of the positions at `select` [B, L] bool. masked | replaced | kept: nll, nats; *_accuracy: correct
+    predictions; elbo: ELBO-weighted nll over maskable tokens; confidence: entropy at correct masked positions;
+    block_N: masked nll at this block size; rate_a_b: masked nll where the mask rate is in [a, b)."""
+    nll = scores.nll.detach().double()
+    sets = torch.stack([view.masked[select], view.replaced[select], view.kept[select]]).double()
+    correct = scores.correct.double()
+    sure = sets[0] * correct
+    values = torch.stack([nll, correct, view.elbo[select].double() * nll, torch.ones_like(nll)])
+    table, entropy = sets @ values.T, sure @ scores.entropy.double()
+    parts, counts = {}, {}
+    for row, name in zip(table, SETS, strict=True):
+        parts[name], counts[name] = row[0], row[3]
+        parts[f"{name}_accuracy"], counts[f"{name}_accuracy"] = row[1], row[3]
+    parts |= {"elbo": table[0, 2], "confidence": entropy, f"block_{block}": table[0, 0]}
+    counts |= {"elbo": view.maskable.sum().double(), "confidence": sure.sum(), f"block_{block}": table[0, 3]}
+    return _with_buckets(parts, counts, view.rate[select], sets[0], nll)
+
+
+def _with_buckets(
+    parts: dict[str, Tensor], counts: dict[str, Tensor], rate: Tensor, masked: Tensor, nll: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    bucket = (rate * RATE_BUCKETS).long().clamp(0, RATE_BUCKETS - 1)
+    sums = torch.zeros(RATE_BUCKETS, 2, dtype=nll.dtype, device=nll.device)
+    sums.index_add_(0, bucket, torch.stack([masked * nll, masked], dim=1))
+    for index in range(RATE_BUCKETS):
+        name = f"rate_{index / RATE_BUCKETS:.1f}_{(index + 1) / RATE_BUCKETS:.1f}"
+        parts[name], counts[name] = sums[index, 0], sums[index, 1]
+    return parts, counts
+
+
+def scored_positions(batch: Batch, mask_id: int) -> Tensor:
+    """[B, L] bool: maskable and not the first of a document, which no causal model predicts; the positions on which
+    autoregressive and diffusion likelihood are compared. Source: recipe 7.5."""
+    return maskable(batch, mask_id) & (batch.positions() > 0)
+
+
+def autoregressive_report(model: Denoiser, batch: Batch, exclude_mask: bool = True) -> LossReport:
+    """Next-token cross-entropy over scored_positions; normaliser: their count."""
+    select = scored_positions(batch, model.mask_id)
+    features, targets = model.causal_features(batch, select), batch.tokens[select]
+    options = HeadOptions(model.mask_id if exclude_mask else None)
+    weights = torch.ones(len(targets), device=features.device)
+    total, scores = weighted_cross_entropy(features, model.head(), targets, weights, options)
+    count = select.sum().float()
+    parts = {"autoregressive": total.detach().double(), "autoregressive_accuracy": scores.correct.double().sum()}
+    return LossReport(total.float(), count, parts, dict.fromkeys(parts, count.double()))
+
+
+def merged(reports: Sequence[LossReport]) -> LossReport:
+    """The sum of reports, name by name."""
+    parts: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    for report in reports:
+        for name, value in report.parts.items():
+            parts[name] = parts[name] + value if name in parts else value
+            counts[name] = counts[name] + report.counts[name] if name in counts else report.counts[name]
+    total = torch.stack([report.total for report in reports]).sum()
+    return LossReport(total, torch.stack([report.normaliser for report in reports]).sum(), parts, counts)
+
+
+def joined(views: Sequence[Corruption]) -> Corruption:
+    """Views of one batch as one view of twice as many rows."""
+    names = ("tokens", "masked", "replaced", "maskable", "rate", "elbo")
+    return Corruption(*(torch.cat([getattr(view, name) for view in views]) for name in names))

@@ -1,0 +1,172 @@
+# The forward process: which maskable tokens become [MASK] (M2T set), which become random tokens (T2T set).
+# Entry points: corrupt, Corruption, slots, maskable, allowed_tokens.
+# A slot is what shares a mask rate: block, document or row. Rates are stratified within a row over its slots, in a
+# random order, from streams keyed by row id; so the masks do not depend on how rows are spread over ranks.
+# Letters: B rows, L positions.
+"""Mask rates, mask sets, replaced tokens, complementary views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from hildanext.config.noise import NoiseConfig
+from hildanext.core.masks import block_ids
+from hildanext.core.row_streams import row_uniforms
+from hildanext.core.schedules import SCHEDULES
+from hildanext.core.types import Batch, Denoiser
+
+STREAMS = 7
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One corrupted view. tokens [B, L] int64; masked, replaced, maskable [B, L] bool (M2T, T2T set, where noise may fall);
+    rate [B, L] float64: masking probability; elbo [B, L] float64: ELBO weight of a masked position, mean 1."""
+
+    tokens: Tensor
+    masked: Tensor
+    replaced: Tensor
+    maskable: Tensor
+    rate: Tensor
+    elbo: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        """[B, L] bool: maskable, neither masked nor replaced (KEEP set)."""
+        return self.maskable & ~self.masked & ~self.replaced
+
+
+def maskable(batch: Batch, mask_id: int) -> Tensor:
+    """[B, L] bool: where noise may fall: `learn`, and not [MASK] in the clean text."""
+    return batch.learn & (batch.tokens != mask_id)
+
+
+def slots(unit: str, batch: Batch, block: int, grid: str = "global") -> Tensor:
+    """[B, L] int64: ids, from 0 in each row, of the contiguous pieces that share a mask rate. unit: block (cut at
+    documents; block <= 0 or >= L: the document) | document | sequence."""
+    length = batch.tokens.shape[1]
+    if unit == "sequence":
+        return torch.zeros_like(batch.docs)
+    whole = unit == "document" or not 0 < block < length
+    blocks = torch.zeros_like(batch.docs) if whole else block_ids(length, block, batch.docs, grid).expand_as(batch.docs)
+    begins = torch.zeros_like(batch.docs)
+    begins[:, 1:] = (batch.docs[:, 1:] != batch.docs[:, :-1]) | (blocks[:, 1:] != blocks[:, :-1])
+    return begins.cumsum(dim=1)
+
+
+def slot_sizes(slot: Tensor, chosen: Tensor) -> Tensor:
+    """[B, L] int64: how many chosen [B, L] bool positions the slot with that id has (0 for ids not in use)."""
+    return torch.zeros_like(slot).scatter_add_(1, slot, chosen.long())
+
+
+@lru_cache(maxsize=8)
+def allowed_tokens(vocabulary: int, forbidden: tuple[int, ...]) -> Tensor:
+    """The ids random tokens are drawn from, ascending int64: 0..vocabulary-1 without the forbidden ones."""
+    allowed = torch.ones(vocabulary, dtype=torch.bool)
+    allowed[[token for token in forbidden if 0 <= token < vocabulary]] = False
+    if not bool(allowed.any()):
+        raise ValueError(f"noise: no token is left to draw from {vocabulary} ids")
+    return allowed.nonzero()[:, 0]
+
+
+def corrupt(
+    config: NoiseConfig, model: Denoiser, batch: Batch, block: int, rng: torch.Generator
+) -> tuple[Corruption, ...]:
+    """One view of the batch, two when complementary: there the masked sets are disjoint and their union is all maskable
+    positions. Positions that are not maskable never change. Source: recipe 1.2, 2.8, 3.4, 3.5, 4.1."""
+    can, uniforms = maskable(batch, model.mask_id), row_uniforms(batch, rng, STREAMS)
+    slot = slots(config.unit, batch, block, getattr(model, "block_grid", "global"))
+    sizes = slot_sizes(slot, can)
+    rate, scale = _rates(config, slot, sizes, uniforms)
+    masked, elbo = _draw(config, slot, can, rate, uniforms)
+    elbo = scale / rate if elbo is None else elbo
+    first = Corruption(batch.tokens, masked, torch.zeros_like(masked), can, rate, _capped(elbo, config))
+    views = [_written(config, model, first, uniforms)]
+    if config.complementary:
+        other = _capped(scale / (1 - rate), config)
+        second = Corruption(batch.tokens, can & ~masked, torch.zeros_like(masked), can, 1 - rate, other)
+        views.append(_written(config, model, second, uniforms))
+    return tuple(views)
+
+
+def _capped(weight: Tensor, config: NoiseConfig) -> Tensor:
+    return weight if config.cap is None else weight.clamp(max=config.cap)
+
+
+def _rates(config: NoiseConfig, slot: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    used = sizes > 0
+    rank = uniforms[0].masked_fill(~used, 2.0).argsort(dim=1).argsort(dim=1)
+    time = (uniforms[1][:, :1] + rank / used.sum(dim=1, keepdim=True).clamp(min=1)) % 1.0
+    schedule, high = SCHEDULES[config.schedule], config.high
+    high = min(high, 1 - config.minimum) if config.complementary else high
+    band = torch.tensor([max(config.low, config.minimum), high], dtype=torch.float64)
+    first, last = schedule.time(band, config.shape).tolist()
+    time = first + (last - first) * time
+    rate = schedule.rate(time, config.shape).clamp(float(band[0]), high)
+    scale = torch.ones_like(rate)
+    if high > float(band[0]):
+        scale = schedule.slope(time, config.shape) * (last - first) / (high - float(band[0]))
+    return rate.gather(1, slot), scale.gather(1, slot)
+
+
+def _draw(
+    config: NoiseConfig, slot: Tensor, can: Tensor, rate: Tensor, uniforms: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    weight, masked = None, can & (uniforms[2] < rate)
+    if config.draw == "count":
+        size = slot_sizes(slot, can).gather(1, slot)
+        count = torch.maximum((rate * size).ceil(), torch.ones_like(rate)).minimum(size)
+        masked, weight = can & (rank_in_slot(slot, can, uniforms[2]) < count), size / count.clamp(min=1)
+    if config.span > 0:
+        masked = torch.where(_chosen_spans(config, slot, uniforms), _span(slot, can, masked, uniforms), masked)
+    return masked, weight
+
+
+def rank_in_slot(slot: Tensor, can: Tensor, uniform: Tensor) -> Tensor:
+    """[B, L] int64: place of each position in its slot's random order by `uniform` [B, L]; the positions not in `can`
+    come last. The first n of a slot are a uniform subset of size n."""
+    order = (slot + torch.where(can, uniform / 2, 0.75)).argsort(dim=1)
+    rank = torch.empty_like(slot).scatter_(1, order, torch.arange(slot.shape[1], device=slot.device).expand_as(slot))
+    return rank - _slot_starts(slot, torch.ones_like(can))
+
+
+def _slot_starts(slot: Tensor, chosen: Tensor) -> Tensor:
+    sizes = slot_sizes(slot, chosen)
+    return (sizes.cumsum(dim=1) - sizes).gather(1, slot)
+
+
+def _chosen_spans(config: NoiseConfig, slot: Tensor, uniforms: Tensor) -> Tensor:
+    return (uniforms[5] < config.span).gather(1, slot)
+
+
+def _span(slot: Tensor, can: Tensor, masked: Tensor, uniforms: Tensor) -> Tensor:
+    size, count = slot_sizes(slot, can).gather(1, slot), slot_sizes(slot, masked).gather(1, slot)
+    ordinal = can.long().cumsum(dim=1) - 1 - _slot_starts(slot, can)
+    start = (uniforms[6].gather(1, slot) * size).long()
+    return can & ((ordinal - start) % size.clamp(min=1) < count)
+
+
+def _written(config: NoiseConfig, model: Denoiser, view: Corruption, uniforms: Tensor) -> Corruption:
+    replaced = view.maskable & ~view.masked & (uniforms[3] < config.replace)
+    masked = view.masked
+    if config.type == "random_replace":
+        replaced, masked = masked, torch.zeros_like(masked)
+    vocabulary = config.vocabulary or model.head().shape[0]
+    allowed = allowed_tokens(vocabulary, (*config.forbidden, model.mask_id)).to(view.tokens.device)
+    drawn = _random_tokens(allowed, view.tokens, uniforms[4], config.may_draw_original)
+    tokens = torch.where(replaced, drawn, view.tokens).masked_fill(masked, model.mask_id)
+    return Corruption(tokens, masked, replaced, view.maskable, view.rate, view.elbo)
+
+
+def _random_tokens(allowed: Tensor, original: Tensor, uniform: Tensor, may_draw_original: bool) -> Tensor:
+    count = len(allowed)
+    if may_draw_original or count == 1:
+        return allowed[(uniform * count).long()]
+    place = torch.searchsorted(allowed, original).clamp(max=count - 1)
+    inside = allowed[place] == original
+    index = (uniform * (count - inside.long())).long()
+    return allowed[index + (inside & (index >= place)).long()]
