@@ -111,6 +111,8 @@ class BlockEngine:
                 logits = self._forward(turn)
             for live, window in turn.items():
                 events += self._advance(live, window, logits[live])
+            # only now may slots move: what the forward wrote is kept by every row's commit above
+            events += [self._finish(live) for live in turn if live.finish is not None]
         return events
 
     def _admit(self) -> None:
@@ -179,10 +181,11 @@ class BlockEngine:
         step, events = live.advance(logits)
         if step.committed_on_entry:
             self._commit(live, window.active.stop - window.active.start)
-        if live.finish is not None:
-            self._leave(live)
-            events.append(live.done())
         return events
+
+    def _finish(self, live: Live) -> Event:
+        self._leave(live)
+        return live.done()
 
     def _commit(self, live: Live, positions: int) -> None:
         if self.config.cache and positions:
