@@ -129,7 +129,7 @@ def _environment(hash_seed: str) -> dict[str, str]:
 
 def test_the_world_stays_what_the_bundled_model_was_trained_on() -> None:
     text = "\n".join(told.text for told in STORIES[:20])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "d2eb9b1cdef5fdde"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "13197eaefe533191"
 
 
 def test_stories_have_one_to_two_hundred_words_from_at_most_four_hundred() -> None:

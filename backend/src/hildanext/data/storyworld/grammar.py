@@ -29,33 +29,36 @@ _PLOT: tuple[tuple[_Told, ...], ...] = (
         ("One {weather} {time} a {girl} called {hero} went to the {place}.", {}),
         ("On a {weather} {time} the {girl} {hero} walked to the {place}.", {}),
     ),
-    (("{She} had brought little {pet_name} the {pet}.", {}), ("With {her} came little {pet_name} the {pet}.", {})),
+    (("{She} had brought the little {pet} {pet_name}.", {}), ("With {her} came the little {pet} {pet_name}.", {})),
     (
         ("At the {place} {hero} met a {friend_girl} called {friend}.", {}),
         ("At the {place} a {friend_girl} called {friend} met {hero}.", {}),
     ),
     (("{hero} had a {colour} {object} in {hers} bag.", {}), ("In {hers} bag {hero} had a {colour} {object}.", {})),
-    (("{friend} had some {food} in {friend_hers} box.", {}), ("In {friend_hers} box {friend} had some {food}.", {})),
-    (("They ate the {food} and played {manner} with the {colour} {object}.", {}),),
+    (
+        ("{friend} had some fresh {food} in {friend_hers} box.", {}),
+        ("In {friend_hers} box {friend} had some fresh {food}.", {}),
+    ),
+    (("They ate the fresh {food} and played {manner} with the {colour} {object}.", {}),),
     (("But a big {taker} took the {colour} {object} away.", {}),),
     (("Now {hero} had no {object} and felt so {sad}.", {}),),
     (("{friend} said that {hero} should not be so {sad}.", {}),),
-    (("They looked under the {search}, but the {colour} {object} was not there.", {}),),
+    (("They looked under the {search}, but it was not there.", {}),),
     (
-        ("Then {hero} went and looked behind the {spot}.", {"finder": "hero"}),
-        ("Then {friend} went and looked behind the {spot}.", {"finder": "friend"}),
-        ("Then little {pet_name} the {pet} looked behind the {spot}.", {"finder": "pet"}),
+        ("Then {hero} looked behind the old {spot}.", {"finder": "hero"}),
+        ("Then {friend} looked behind the old {spot}.", {"finder": "friend"}),
+        ("Then the little {pet} {pet_name} looked behind the old {spot}.", {"finder": "pet"}),
     ),
     (
-        ("Behind the {spot} at last {hero} found the {colour} {object}.", {"finder": "hero"}),
-        ("Behind the {spot} at last {friend} found the {colour} {object}.", {"finder": "friend"}),
-        ("Behind the {spot} little {pet_name} the {pet} found the {colour} {object}.", {"finder": "pet"}),
+        ("Behind the old {spot} {hero} found the {colour} {object}.", {"finder": "hero"}),
+        ("Behind the old {spot} {friend} found the {colour} {object}.", {"finder": "friend"}),
+        ("Behind the old {spot} the little {pet} {pet_name} found the {colour} {object}.", {"finder": "pet"}),
     ),
-    (("The big {taker} had left it behind the {spot}.", {}),),
+    (("The big {taker} had left it behind the old {spot}.", {}),),
     (
-        ("{friend} hugged {hero} and said that was well done.", {"finder": "hero"}),
-        ("{hero} hugged {friend} and said thank you very much.", {"finder": "friend"}),
-        ("{hero} hugged little {pet_name} the {pet} and said thank you.", {"finder": "pet"}),
+        ("{friend} hugged {hero} and said well done.", {"finder": "hero"}),
+        ("{hero} hugged {friend} and said thank you.", {"finder": "friend"}),
+        ("{hero} hugged the little {pet} {pet_name} and said thank you.", {"finder": "pet"}),
     ),
     (
         ("{hero} put the {colour} {object} back in {hers} bag.", {"ending": "keep"}),
@@ -68,9 +71,9 @@ _PLOT: tuple[tuple[_Told, ...], ...] = (
     (("{hero} was not so {sad} any more.", {}),),
     (
         ("They all walked home from the {place} together.", {}),
-        ("{hero}, {friend} and little {pet_name} left the {place}.", {}),
+        ("{hero}, {friend} and the little {pet} {pet_name} left the {place}.", {}),
     ),
-    (("At night {hero} and little {pet_name} the {pet} dreamed of the big {taker}.", {}),),
+    (("At night {hero} and the little {pet} {pet_name} dreamed of the big {taker}.", {}),),
 )
 
 
