@@ -47,21 +47,21 @@ def resolve(request: Request, config: DecodeConfig, calibrated: Mapping[str, Map
     except ConfigError as error:
         raise DecodeError(str(error)) from error
     sampling = _sampling(request, config)
-    preset = {"mode": mode, "source": "model folder" if own else "table", **section, **_shown(sampling)}
+    source = "policy section" if section["type"] != DEFAULT_POLICY else "model folder" if own else "table"
+    preset = {"mode": mode, "source": source, **section, **_shown(sampling)}
     return Plan(policy, sampling, preset, str(section["type"]))
 
 
 def _section(request: Request, config: DecodeConfig, mode: Mapping[str, Any]) -> dict[str, Any]:
     asked = request.policy or config.policy
     fields = asked.model_dump() if asked else {"type": DEFAULT_POLICY}
-    base = dict(mode) if fields["type"] == DEFAULT_POLICY else {}
-    taus = {name: value for name in ("tau_mask", "tau_edit") if (value := _tau(request, config, name)) != "preset"}
-    return {**base, **fields, **taus, **request.overrides}
+    default = fields["type"] == DEFAULT_POLICY
+    base = {**mode, **_taus(config)} if default else {}
+    return {**base, **fields, **_taus(request), **request.overrides}
 
 
-def _tau(request: Request, config: DecodeConfig, name: str) -> Any:
-    own = getattr(request, name)
-    return getattr(config, name) if own == "preset" else own
+def _taus(asked: Request | DecodeConfig) -> dict[str, Any]:
+    return {name: value for name in ("tau_mask", "tau_edit") if (value := getattr(asked, name)) != "preset"}
 
 
 def _sampling(request: Request, config: DecodeConfig) -> Sampling:

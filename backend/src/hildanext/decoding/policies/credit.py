@@ -1,4 +1,4 @@
-# dInfer's credit decoding: tokens that were predicted before get a bonus on their logits.
+# dInfer's credit rule; tokens that were predicted before get a bonus on their logits.
 # Entry points: Credit.
 # Credit is rebuilt from the block's history each step, so the rule stays pure.
 """Policy `credit`."""
