@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -43,7 +43,7 @@ class DiffusionObjective(Plugin):
     normaliser: Literal["token", "masked", "document", "sequence", "position"] = Field(
         "token",
         description="denominator: maskable tokens; masked tokens; all B x L positions; or the number of documents or rows, "
-        "each of whose sums is first divided by its own maskable tokens (answer length)",
+        "each sum divided by its own maskable tokens (answer length)",
     )
     masked_weight: float = Field(1.0, ge=0, description="factor of the M2T term")
     edit_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")
@@ -61,13 +61,23 @@ class DiffusionObjective(Plugin):
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch; see core.types.Objective. Both views of a complementary pair go through one
         forward."""
-        views = corrupt(self.noise, model, batch, block, rng)
+        views = self.views(model, batch, block, rng)
         view = views[0] if len(views) == 1 else joined(views)
         whole = batch if len(views) == 1 else _repeated(batch)
         normaliser = self.denominator(views, batch)
         weight = self.weights(view, whole, share=1 / len(views))
         made = self.scored(model, Supervision(view, whole, weight, weight > 0), block, normaliser)
         return self.with_side_term(model, batch, made)
+
+    def views(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> tuple[Corruption, ...]:
+        """The corrupted views of a batch; one, or the two of a complementary pair."""
+        return corrupt(self.noise, model, batch, block, rng)
+
+    def for_vocabulary(self, size: int, forbidden: tuple[int, ...] = ()) -> Self:
+        """The same objective drawing random tokens below `size` only and never a forbidden id."""
+        barred = tuple(sorted({*self.noise.forbidden, *forbidden}))
+        noise = self.noise.model_copy(update={"vocabulary": size, "forbidden": barred})
+        return self.model_copy(update={"noise": noise})
 
     def weights(self, view: Corruption, batch: Batch, share: float = 1.0) -> Tensor:
         """[B, L] float32: each position's weight in the numerator. share: one over the number of views, for the terms

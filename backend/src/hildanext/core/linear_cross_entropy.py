@@ -40,7 +40,6 @@ class HeadOptions:
 
 @dataclass(frozen=True)
 class _Chunk:
-    logits: Tensor
     exps: Tensor
     sums: Tensor
     nll: Tensor
@@ -86,6 +85,8 @@ def weighted_cross_entropy(
 def _same_dtype(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     kind = features.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+    if not torch.is_grad_enabled():
+        features, weight = features.detach(), weight.detach()
     return features.to(dtype), weight.to(dtype)
 
 
@@ -105,11 +106,11 @@ def _forward(features: Tensor, weight: Tensor, targets: Tensor, options: HeadOpt
     exps = logits.exp()
     sums = exps.sum(dim=1)
     log_sums = sums.log()
-    entropy = log_sums - torch.bmm(exps[:, None, :], logits[:, :, None])[:, 0, 0] / sums
+    entropy = log_sums - logits.mul_(exps).sum(dim=1) / sums
     nll = log_sums - own
     if options.smoothing > 0:
         nll = (1 - options.smoothing) * nll + options.smoothing * (log_sums + top - smooth)
-    return _Chunk(logits, exps, sums, nll, entropy, best)
+    return _Chunk(exps, sums, nll, entropy, best)
 
 
 def _logit_gradient(
@@ -118,8 +119,9 @@ def _logit_gradient(
     if entropy is None:
         gradient = chunk.exps.mul_((nll / chunk.sums)[:, None])
     else:
-        logs = chunk.logits.sub_((chunk.sums.log() - chunk.entropy)[:, None])
-        gradient = logs.mul_(-entropy[:, None]).add_(nll[:, None]).mul_(chunk.exps.div_(chunk.sums[:, None]))
+        shares = chunk.exps.div_(chunk.sums[:, None])
+        surplus = shares.clamp(min=torch.finfo(shares.dtype).tiny).log_().add_(chunk.entropy[:, None])
+        gradient = surplus.mul_(-entropy[:, None]).add_(nll[:, None]).mul_(shares)
     if options.smoothing > 0:
         others = gradient.shape[1] - int(options.exclude is not None)
         gradient -= (options.smoothing / others * nll)[:, None]
@@ -158,8 +160,7 @@ def _joined(chunks: list[_Chunk], like: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
 
 def _light(chunk: _Chunk) -> _Chunk:
-    none = chunk.sums
-    return _Chunk(none, none, chunk.sums, chunk.nll, chunk.entropy, chunk.best)
+    return _Chunk(chunk.sums, chunk.sums, chunk.nll, chunk.entropy, chunk.best)
 
 
 class _PerToken(torch.autograd.Function):

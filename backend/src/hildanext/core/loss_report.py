@@ -21,9 +21,9 @@ SETS = ("masked", "replaced", "kept")
 def sums_of(
     view: Corruption, select: Tensor, scores: TokenScores, block: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(parts, counts) of the positions at `select` [B, L] bool. masked | replaced | kept: nll, nats; *_accuracy: correct
+    """(parts, counts) of the positions at `select` [B, L] bool. masked | replaced | kept: nll; *_accuracy: correct
     predictions; elbo: ELBO-weighted nll over maskable tokens; confidence: entropy at correct masked positions;
-    block_N: masked nll at this block size; rate_a_b: masked nll where the mask rate is in [a, b)."""
+    block_N: masked nll at this block size; rate_a_b: masked nll of mask rates in [a, b)."""
     nll = scores.nll.detach().double()
     sets = torch.stack([view.masked[select], view.replaced[select], view.kept[select]]).double()
     correct = scores.correct.double()

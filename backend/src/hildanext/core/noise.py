@@ -1,5 +1,5 @@
 # The forward process: which maskable tokens become [MASK] (M2T set), which become random tokens (T2T set).
-# Entry points: corrupt, Corruption, slots, maskable, allowed_tokens.
+# Entry points: corrupt, plant, Corruption, slots, maskable, allowed_tokens.
 # A slot is what shares a mask rate: block, document or row. Rates are stratified within a row over its slots, in a
 # random order, from streams keyed by row id; so the masks do not depend on how rows are spread over ranks.
 # Letters: B rows, L positions.
@@ -24,7 +24,7 @@ STREAMS = 7
 
 @dataclass(frozen=True)
 class Corruption:
-    """One corrupted view. tokens [B, L] int64; masked, replaced, maskable [B, L] bool (M2T, T2T set, where noise may fall);
+    """One corrupted view. tokens [B, L] int64; masked, replaced, maskable [B, L] bool: M2T set, T2T set, both's domain;
     rate [B, L] float64: masking probability; elbo [B, L] float64: ELBO weight of a masked position, mean 1."""
 
     tokens: Tensor
@@ -155,8 +155,7 @@ def _written(config: NoiseConfig, model: Denoiser, view: Corruption, uniforms: T
     masked = view.masked
     if config.type == "random_replace":
         replaced, masked = masked, torch.zeros_like(masked)
-    vocabulary = config.vocabulary or model.head().shape[0]
-    allowed = allowed_tokens(vocabulary, (*config.forbidden, model.mask_id)).to(view.tokens.device)
+    allowed = _allowed(config, model).to(view.tokens.device)
     drawn = _random_tokens(allowed, view.tokens, uniforms[4], config.may_draw_original)
     tokens = torch.where(replaced, drawn, view.tokens).masked_fill(masked, model.mask_id)
     return Corruption(tokens, masked, replaced, view.maskable, view.rate, view.elbo)
@@ -170,3 +169,18 @@ def _random_tokens(allowed: Tensor, original: Tensor, uniform: Tensor, may_draw_
     inside = allowed[place] == original
     index = (uniform * (count - inside.long())).long()
     return allowed[index + (inside & (index >= place)).long()]
+
+
+def plant(config: NoiseConfig, model: Denoiser, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(tokens [B, L] int64, wrong [B, L] bool, maskable [B, L] bool): the text with a share config.replace of its
+    maskable tokens replaced by other allowed ones, and nothing masked."""
+    can, uniforms = maskable(batch, model.mask_id), row_uniforms(batch, rng, 2)
+    allowed = _allowed(config, model).to(batch.tokens.device)
+    drawn = _random_tokens(allowed, batch.tokens, uniforms[1], may_draw_original=False)
+    wrong = can & (uniforms[0] < config.replace) & (drawn != batch.tokens)
+    return torch.where(wrong, drawn, batch.tokens), wrong, can
+
+
+def _allowed(config: NoiseConfig, model: Denoiser) -> Tensor:
+    vocabulary = config.vocabulary or model.head().shape[0]
+    return allowed_tokens(vocabulary, (*config.forbidden, model.mask_id))
