@@ -28,3 +28,28 @@ $(STAMP): backend/pyproject.toml backend/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint backend/constraints.txt --editable "backend[dev]"
 	touch $(STAMP)
+
+docs: $(STAMP)
+	$(BIN)/python docs/drawings.py
+
+# Retrains the bundled pair from seed: about an hour and a half on one core. See backend/src/hildanext/tiny/README.md.
+tiny-model: $(STAMP)
+	$(BIN)/hildanext prepare-data --config runs/configs/tiny_data.json
+	$(BIN)/hildanext tokenize --config runs/configs/tiny_data.json
+	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_parent.json --run-dir runs/tiny-parent
+	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_child.json --run-dir runs/tiny-child
+	$(BIN)/hildanext sft --config runs/configs/tiny_sft.json --run-dir runs/tiny-sft
+
+OLDEST := .venv-oldest
+# The lowest transformers that backend/pyproject.toml allows, on the parts that touch it.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python test/run_tests.py test/core test/models test/decoding
+
+$(OLDEST)/.installed: backend/pyproject.toml backend/constraints.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	grep -v -E '^(transformers|huggingface-hub|huggingface_hub|tokenizers|peft|lm-eval|lm_eval|accelerate)==' backend/constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt "transformers==5.6.*" --editable backend pytest hypothesis scipy peft
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist backend/build

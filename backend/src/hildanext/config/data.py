@@ -19,7 +19,9 @@ class SourceSection(PluginSection):
 class CleaningConfig(Section):
     """What is normalised and what is dropped; every drop is counted by its reason."""
 
-    normalization: Literal["NFC", "NFKC", "none"] = Field("NFC", description="Unicode normal form of every text")
+    normalization: Literal["NFC", "NFKC", "none"] = Field(
+        "NFC", description="Unicode normal form of every text; Qwen tokenizers apply NFC"
+    )
     min_chars: int = Field(1, ge=1, description="shortest document kept, characters")
     max_chars: int = Field(0, ge=0, description="longest document kept, characters; 0: no bound")
     deduplicate: bool = Field(True, description="drop every document whose text was seen before in the set")
@@ -40,6 +42,9 @@ class DataConfig(Section):
         (SourceSection(type="storyworld"),), min_length=1, description="sources, mixed by weight"
     )
     cleaning: CleaningConfig = CleaningConfig()
+    chat_in_text: bool = Field(
+        False, description="chats also go to train.jsonl and eval.jsonl, for pre-training on both kinds"
+    )
     eval_share: float = Field(0.05, ge=0, lt=1, description="share of documents in the evaluation split, by hash")
     max_bad_rows: int = Field(100, ge=0, description="unreadable rows that are skipped before the command fails")
     humaneval_rows: int = Field(32, ge=0, description="rows of humaneval_dummy.jsonl, from the story world")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.config import Config
+from hildanext.config.data import DataConfig
 from hildanext.data.cleaning import Cleaner
 from hildanext.data.folders import replacing
 from hildanext.data.source import Source
@@ -121,7 +122,7 @@ def _merge(
     with ExitStack() as stack:
         splits = {name: _Split(stack.enter_context((to / f"{name}.jsonl").open("wb"))) for name in (*FILES, HUMANEVAL)}
         for (number, job), wanted in zip(jobs, keep, strict=True):
-            out[number] += _copy(job.stem, wanted, config.data.eval_share, splits)
+            out[number] += _copy(job.stem, wanted, config.data, splits)
         for line in _humaneval(config.data.humaneval_rows):
             splits[HUMANEVAL].write(line)
     manifest = {
@@ -170,13 +171,15 @@ def _without_duplicates(config: Config, jobs: Sequence[tuple[int, UnitJob]], dro
     return keep
 
 
-def _copy(stem: Path, wanted: Any, eval_share: float, splits: dict[str, _Split]) -> int:
+def _copy(stem: Path, wanted: Any, settings: DataConfig, splits: dict[str, _Split]) -> int:
     found = table(stem)
-    held_out = below(found["split"], eval_share)
+    held_out = below(found["split"], settings.eval_share)
     with stem.with_suffix(".jsonl").open("rb") as lines:
         for line, keep, chat, held in zip(lines, wanted, found["chat"], held_out, strict=True):
             if keep:
                 splits[FILES[2 * int(chat) + int(held)]].write(line)
+            if keep and chat and settings.chat_in_text:
+                splits[FILES[int(held)]].write(line)
     return int(wanted.sum())
 
 
