@@ -9,8 +9,9 @@ import copy
 from typing import Any
 
 import torch
-from hildanext.core.types import Batch
 from torch import Tensor
+
+from hildanext.core.types import Batch
 
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "qwen3_moe")
 MASK = 66

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from models.oracle import FAMILIES, MASK, batch, logits, noised, plain, portable, visibility
+
 from hildanext.core.types import Batch
 from hildanext.models.adapter import HFDenoiser
-from models.oracle import FAMILIES, MASK, batch, logits, noised, plain, portable, visibility
 
 BACKENDS = ("dense", "sliced")
 Make = Callable[..., Any]
@@ -81,6 +82,7 @@ def halves(model: HFDenoiser, noisy: torch.Tensor, data: Batch, block: int) -> t
     return found.chunk(2, dim=1)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_clean_half_at_block_one_equals_the_ar_model(family: str, random_model: Make) -> None:
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):

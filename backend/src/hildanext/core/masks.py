@@ -1,5 +1,5 @@
 # Which position may see which: document, causal, block-causal and block-diffusion visibility, one rule for all of them.
-# Entry points: block_ids, causal_mask, document_mask, block_causal_mask, block_diffusion_mask, mask_mod.
+# Entry points: block_ids, causal_mask, document_mask, block_causal_mask, block_diffusion_mask, mask_mod, additive.
 # Letters: B rows, L positions of a row, Q queries, K keys. The doubled layout [noisy | clean] is 2 L long.
 # Padding is a document of its own: nothing else sees it, and it sees itself, so no row is ever empty.
 """Attention visibility of block diffusion; True means visible."""
@@ -63,6 +63,11 @@ def block_diffusion_mask(length: int, block: int, docs: Tensor | None = None, gr
     index = torch.arange(2 * length, device=rule.blocks.device)
     rows = torch.arange(rule.blocks.shape[0], device=rule.blocks.device)
     return rule.visible(rows[:, None, None, None], index[:, None], index[None, :])
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask as the bias that attention adds: 0 where visible, minus infinity elsewhere; same shape, `dtype`."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 @dataclass(frozen=True)

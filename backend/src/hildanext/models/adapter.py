@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hildanext.core.masks import document_starts
+from hildanext.core.masks import additive, document_starts
 from hildanext.core.types import Batch
 from hildanext.models import attention
 from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan_causal, plan_diffusion
@@ -107,7 +107,7 @@ class HFDenoiser(nn.Module):
         if bool((select & (batch.positions() == 0)).any()):
             raise ValueError("causal_features: select holds a document's first position, which nothing predicts")
         mask, layout = plan_causal(self.backend(batch.tokens.shape[1], 1), batch.docs)
-        hidden = self.body(batch.tokens, batch.positions(), mask, layout=layout)
+        hidden = self.body(batch.tokens, batch.positions(), additive(mask, self.dtype), layout=layout)
         return hidden[:, :-1][select[:, 1:]]
 
     def _noisy(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
@@ -117,7 +117,8 @@ class HFDenoiser(nn.Module):
         tokens, positions = noisy, batch.positions()
         if block < length:
             tokens, positions = torch.cat([noisy, batch.tokens], 1), torch.cat([positions, positions], 1)
-        hidden = self.body(tokens, positions, mask, layout=layout)
+        # a bool mask would be turned into one such bias per layer, and kept for the backward pass
+        hidden = self.body(tokens, positions, additive(mask, self.dtype), layout=layout)
         if self.shift == "none":
             return hidden[:, :length][select]
         rows, columns = select.nonzero(as_tuple=True)

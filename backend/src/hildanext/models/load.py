@@ -106,6 +106,30 @@ def check_supported(config: Any, where: str) -> None:
             f"{where}: {config.model_type} has {', '.join(sorted(kinds)) or 'encoder-decoder'} layers, which are not a"
             " softmax over a mask, so no block size can be put into them; use a softmax-attention decoder"
         )
+    if not _takes_attention(config) or getattr(config, "attn_logit_softcapping", None):
+        raise ModelError(
+            f"{where}: {config.model_type} does not take its attention from transformers' AttentionInterface, so its"
+            " layers are not a softmax over a mask that can be given; use Qwen3, Qwen2, Llama, Mistral or a like model"
+        )
+
+
+def check_head(network: Any, where: str) -> None:
+    """ModelError where logits are not the features times the output matrix: a bias, a scale or a cap on them."""
+    names = ("logits_scaling", "logit_scale", "final_logit_softcapping", "lm_head_multiplier")
+    scales = [name for name in names if getattr(network.config, name, None) not in (None, 0, 1, 1.0)]
+    bias = getattr(network.get_output_embeddings(), "bias", None) is not None
+    if scales or bias:
+        raise ModelError(
+            f"{where}: {network.config.model_type} has {'an output bias' if bias else scales[0]}: its logits are not the"
+            " features times the output matrix, which training and likelihood rely on; use another model"
+        )
+
+
+def _takes_attention(config: Any) -> bool:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return not known or bool(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_attention_backend)
 
 
 def _uses_window(config: Any) -> bool:
@@ -156,10 +180,12 @@ def _read(folder: Path, model: ModelConfig, dtype: torch.dtype, device: torch.de
     logging.disable_progress_bar()
     stored = quantisation(model.adapter, device)
     extra = {} if stored is None else {"quantization_config": stored, "device_map": {"": device}}
-    return AutoModelForCausalLM.from_pretrained(
+    network = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
         trust_remote_code=model.trust_remote_code, attn_implementation="sdpa", **extra,
     )  # fmt: skip
+    check_head(network, str(folder))
+    return network
 
 
 def _check_files(folder: Path, trust: bool) -> None:

@@ -161,9 +161,9 @@ def _run(
 
 
 def _largest(record: list[Tensor], expected: list[Tensor], length: int) -> float:
-    scale = max(1.0, *(float(layer.float().abs().max()) for layer in expected))
+    scale = max([1.0, *(float(layer.float().abs().max()) for layer in expected)])
     pairs = zip(record, expected, strict=True)
-    return max(float((own[:, -length:] - other).abs().max()) for own, other in pairs) / scale
+    return max([0.0, *(float((own[:, -length:] - other).abs().max()) for own, other in pairs)]) / scale
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+# The memory estimate against what autograd really keeps, and the refusal with settings that fit.
+# Entry points: pytest.
+# Kept bytes are measured with saved_tensors_hooks, each storage once, parameters left out.
+"""Tests of models/preflight.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models.oracle import MASK, batch
+
+from hildanext.config import Config, load_config
+from hildanext.errors import ModelError
+from hildanext.models import preflight
+from hildanext.models.adapter import HFDenoiser
+from hildanext.models.preflight import estimate, layer_bytes, require_memory
+
+Make = Callable[..., Any]
+
+
+def kept_bytes(model: HFDenoiser, length: int, block: int) -> int:
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    seen: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    data = batch(length=length)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.noisy_features(data.tokens, data, block, data.learn)
+    return sum(size for size, _ in seen.values())
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize(("length", "block", "name"), [(64, 16, "dense"), (128, 16, "sliced"), (64, 64, "dense")])
+def test_layer_activations_are_what_autograd_keeps(
+    family: str, length: int, block: int, name: str, random_model: Make
+) -> None:
+    models = [HFDenoiser(random_model(family, num_hidden_layers=n), MASK, attention=name) for n in (1, 3)]
+    measured = (kept_bytes(models[1], length, block) - kept_bytes(models[0], length, block)) / 2
+    network = preflight._Network(models[0].config, 0, 0, 0, 0, True, family == "qwen3")
+    assert sum(layer_bytes(network, length, block, name, 4).values()) == pytest.approx(measured, rel=0.1)
+
+
+def config(path: Path, **values: Any) -> Config:
+    return load_config(None, [f"model.path={path}", *(f"{key}={value}" for key, value in values.items())])
+
+
+def test_qwen3_600m_needs_the_static_bytes_of_the_memory_table(assets: Path) -> None:
+    found = estimate(config(assets / "qwen3-0.6b-config", **{"model.dtype": "float32"}), 512, available=2**40)
+    assert found["parameters"] == found["gradients"] == 4 * 596_049_920
+    assert found["optimizer"] == 8 * 596_049_920 and found["fits"]
+    assert found["total"] == sum(
+        found[n] for n in ("parameters", "gradients", "optimizer", "activations", "logits", "kv")
+    )
+
+
+def test_frozen_embeddings_and_8_bit_moments_shrink_as_in_the_memory_table(assets: Path) -> None:
+    values = {"optimizer.freeze_embeddings": "true", "optimizer.name": "adamw8bit", "model.dtype": "float32"}
+    found = estimate(config(assets / "qwen3-0.6b-config", **values), 512, available=2**40)
+    trained = 596_049_920 - 151_936 * 1024
+    assert found["gradients"] == 4 * trained and found["optimizer"] == 2 * trained
+
+
+def test_lora_trains_ten_million_parameters_of_qwen3_600m(assets: Path) -> None:
+    values = {"model.adapter.kind": "lora", "model.dtype": "float32"}
+    found = estimate(config(assets / "qwen3-0.6b-config", **values), 512, available=2**40)
+    assert found["gradients"] / 4 == pytest.approx(10.1e6, rel=0.01)
+
+
+def test_beyond_the_limit_it_refuses_and_names_settings_that_fit(assets: Path) -> None:
+    path = assets / "qwen3-0.6b-config"
+    tight = config(path, **{"model.dtype": "float32", "train.batch": 8})
+    found = estimate(tight, 1024, available=8 * 2**30)
+    assert not found["fits"] and found["limit"] == round(0.85 * 8 * 2**30)
+    with pytest.raises(ModelError, match=r"model\.max_vram_pct.*would fit: --set ") as caught:
+        require_memory(found)
+    assert "\n" not in str(caught.value)
+    for remedy in found["remedies"]:
+        changes = re.findall(r"--set (\S+)", remedy)
+        fitting = load_config(None, [f"model.path={path}", "model.dtype=float32", "train.batch=8", *changes])
+        assert estimate(fitting, 1024, available=8 * 2**30)["fits"]
+
+
+def test_within_the_limit_it_says_nothing(assets: Path) -> None:
+    found = estimate(config(assets / "stories260k-hf"), 64)
+    assert found["fits"] and "remedies" not in found
+    require_memory(found)
+
+
+def test_the_limit_is_the_share_asked_for(assets: Path) -> None:
+    half = estimate(config(assets / "stories260k-hf", **{"model.max_vram_pct": 0.5}), 64, available=1000)
+    assert half["limit"] == 500 and not half["fits"]
+
+
+def test_sharding_over_ranks_divides_the_weights(assets: Path) -> None:
+    path = assets / "qwen3-0.6b-config"
+    one = estimate(config(path), 512, available=2**40)
+    four = estimate(config(path, **{"train.parallel": "fsdp2"}), 512, world=4, available=2**40)
+    assert four["optimizer"] * 4 == one["optimizer"] and four["activations"] == one["activations"]
+
+
+def test_decoding_counts_keys_and_values(assets: Path) -> None:
+    values = {"model.dtype": "float32", "decode.requests": 2}
+    found = estimate(config(assets / "qwen3-0.6b-config", **values), 1000, training=False, available=2**40)
+    assert found["kv"] == 2 * 1000 * 2 * 28 * 8 * 128 * 4 and found["optimizer"] == 0

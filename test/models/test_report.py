@@ -1,0 +1,126 @@
+# The conversion report: counts against the folder's bytes, planted differences, parity that can fail.
+# Entry points: pytest.
+# Folders are stories260k and copies of it with known edits.
+"""Tests of models/report.py and the command inspect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hildanext import cli
+from hildanext.config.model import ModelConfig
+from hildanext.errors import ModelError
+from hildanext.models import report
+from hildanext.models.adapter import HFDenoiser
+from hildanext.models.load import Loaded, load_model
+from hildanext.models.meta import HildaMeta
+from hildanext.models.report import compare, conversion_report, inspect, parity, require_parity
+from hildanext.models.save import save_model
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def parent(assets: Path) -> str:
+    return str(assets / "stories260k-hf")
+
+
+@pytest.fixture
+def child(parent: str, tmp_path: Path) -> Path:
+    loaded = load_model(ModelConfig(path=parent))
+    state = dict(loaded.denoiser.model.named_parameters())
+    with torch.no_grad():
+        state["model.norm.weight"][0] += 3.0
+        state["model.norm.weight"][1] -= 4.0
+    return save_model(loaded.denoiser, loaded.tokenizer, tmp_path / "child", HildaMeta(block=8))
+
+
+def test_inspect_counts_what_the_folder_holds(parent: str) -> None:
+    found = inspect(parent)
+    assert found["parameters"] == 260_032 and found["bytes"] == 4 * 260_032
+    assert found["architecture"]["model_type"] == "llama" and found["architecture"]["supported"]
+    assert found["architecture"]["rope_theta"] == 10000.0
+    assert found["ties"] == {"config": True, "output_matrix_stored": False}
+    words = found["vocabulary"]
+    assert (words["rows"], words["free_rows"], words["mask_id"]) == (512, 0, 512)
+    assert words["mask_from"] == "a new row (resize)" and words["mask_row_norm"] is None
+
+
+def test_inspect_of_a_converted_folder_reads_its_mask(child: Path) -> None:
+    words = inspect(str(child))["vocabulary"]
+    assert (words["rows"], words["mask_id"], words["mask_from"]) == (513, 512, "hildanext.json")
+    assert words["mask_row_norm"] > 0
+
+
+def test_compare_finds_the_planted_difference_and_its_norm(child: Path, parent: str) -> None:
+    found = compare(str(child), parent)
+    assert [row["name"] for row in found["changed"]] == ["model.norm.weight"]
+    assert found["changed"][0]["norm"] == pytest.approx(5.0, abs=1e-5)
+    assert [row["name"] for row in found["reshaped"]] == ["model.embed_tokens.weight"]
+    assert found["reshaped"][0]["norm"] == 0.0 and found["equal"] == 45
+    assert found["missing"] == found["added"] == []
+
+
+def test_compare_lists_tensors_of_one_side_only(parent: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(Path(parent) / "model.safetensors")
+    moved = {("extra" if name == "model.norm.weight" else name): tensor for name, tensor in state.items()}
+    save_file(moved, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((Path(parent) / "config.json").read_text())
+    found = compare(str(tmp_path), parent)
+    assert found["missing"] == ["model.norm.weight"] and found["added"] == ["extra"] and not found["changed"]
+
+
+def test_parity_holds_for_real_weights(parent: str) -> None:
+    found = conversion_report(load_model(ModelConfig(path=parent)))
+    assert found["parity"]["ok"] and found["parity"]["worst"] <= 1e-5
+    assert set(found["parity"]["logits"]) == {"clean half, dense", "causal, dense", "causal, sliced"}
+    require_parity(found["parity"], parent)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "mistral", "qwen3_moe"])
+def test_parity_holds_in_every_family(family: str, random_model: Make) -> None:
+    model = HFDenoiser(random_model(family), 66)
+    loaded = Loaded(model, None, HildaMeta(), None, torch.float32, "", torch.device("cpu"))
+    assert parity(loaded)["ok"]
+
+
+def test_parity_fails_when_the_mask_is_wrong(parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = report.block_diffusion_mask
+    monkeypatch.setattr(report, "block_diffusion_mask", lambda length, block, docs: right(length, 2, docs))
+    found = parity(load_model(ModelConfig(path=parent)))
+    assert not found["ok"] and found["logits"]["causal, dense"] <= 1e-5
+    with pytest.raises(ModelError, match="logit parity failed"):
+        require_parity(found, parent)
+
+
+def test_parity_fails_when_positions_are_ignored(random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HFDenoiser(random_model(), 66)
+    body = model.body
+    monkeypatch.setattr(
+        model, "body", lambda t, p, m, **k: body(t, torch.arange(t.shape[1])[None] // 2, m, **k), raising=False
+    )
+    loaded = Loaded(model, None, HildaMeta(), None, torch.float32, "", torch.device("cpu"))
+    assert not parity(loaded)["ok"]
+
+
+def test_inspect_command_saves_its_report(child: Path, parent: str, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    code = cli.main(["inspect", str(child), "--against", parent, "--run-dir", str(run), "--json"])
+    captured = capsys.readouterr()
+    saved = json.loads((run / "report.json").read_text())
+    assert code == 0 and saved["parity"]["ok"] and saved["against"]["equal"] == 45
+    assert json.loads(captured.out)["parameters"] == saved["parameters"] == 260_032 + 64
+    assert "model.norm.weight" in captured.err and "parity with the AR model: ok" in captured.err
+
+
+def test_inspect_command_on_no_model_is_the_users_mistake(tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["inspect", str(tmp_path)]) == 2
+    assert "no Hugging Face model folder" in capsys.readouterr().err
