@@ -3,7 +3,7 @@
 # Counts are optimiser steps unless a description says otherwise.
 """Training sections of the configuration."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,20 +22,55 @@ class LadderConfig(Section):
     warmup: tuple[int, ...] = Field((1, 4, 32, 64, 0), description="block sizes of the warm-up, tokens; 0 is L")
     stable: tuple[int, ...] = Field((0,), description="block sizes of the stable stage, tokens; 0 is L")
     decay_to: int = Field(32, ge=1, description="last block size of the halving decay, tokens")
-    shares: tuple[float, float, float] = Field((0.3, 0.4, 0.3), description="shares of steps: warm-up, stable, decay")
+    shares: tuple[float, float, float] = Field(
+        (0.3, 0.4, 0.3), description="shares of steps (and so of tokens): warm-up, stable, decay; split evenly in each"
+    )
+    fixed: int | None = Field(None, ge=0, description="one block size for the whole run, tokens; 0 is L; null: ladder")
 
 
 class OptimizerConfig(Section):
-    """Optimiser and learning-rate schedule."""
+    """Optimiser, learning-rate schedule, parameter groups."""
 
-    name: str = Field("adamw", description="adamw | adamw8bit | lion8bit")
+    name: Literal["adamw", "adamw8bit", "lion8bit"] = Field("adamw", description="the 8-bit ones need bitsandbytes")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="decay rates of the moment estimates, in [0, 1)")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; vectors have none")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field("cosine", description="after the warm-up")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises linearly from 0")
+    decay: float = Field(0.2, gt=0, le=1, description="share of the steps in which wsd falls at the end")
+    final: float = Field(0.1, ge=0, le=1, description="rate at the end as a share of the peak (not for constant)")
+    attention: float = Field(1.0, ge=0, description="factor on the learning rate of the attention layers")
+    mlp: float = Field(1.0, ge=0, description="factor on the learning rate of the feed-forward layers")
+    embedding: float = Field(1.0, ge=0, description="factor on the rate of the embedding and the output matrix")
+    freeze_embeddings: bool = Field(False, description="do not train the embedding and the output matrix")
 
 
 class TrainConfig(Section):
     """One training run: data, length, batches, checkpoints, evaluation."""
 
     data: str = Field("", description="folder of tokenised shards; empty: <paths.data>/tokenized/<data.name>")
+    split: str = Field("train", description="shards to train on: train | sft_train")
+    eval_split: str = Field("eval", description="shards to evaluate on: eval | sft_eval")
     steps: int = Field(1000, ge=1, description="optimiser steps")
+    tokens: int = Field(0, ge=0, description="tokens to train on, instead of steps; 0: steps decide")
     batch: int = Field(8, ge=1, description="sequences per micro-batch and rank")
-    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step")
+    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step and rank")
+    workers: int = Field(0, ge=0, description="processes that read rows ahead; 0: none")
+    shorten: float = Field(0.0, ge=0, le=1, description="share of rows cut to a random length (LLaDA: 0.01)")
+    parallel: Literal["none", "ddp", "fsdp2"] = Field("none", description="how ranks of torchrun share the work")
+    gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass to save memory")
+    autocast: Literal["none", "bfloat16"] = Field("none", description="dtype of matrix products under fp32 weights")
+    resume: str = Field("", description="'latest' (of --run-dir) or a checkpoint folder; empty: start anew")
+    checkpoint_every: int = Field(200, ge=0, description="steps between checkpoints; 0: only when stopped")
+    keep_last: int = Field(2, ge=1, description="newest checkpoints kept, a count")
+    keep_best: int = Field(1, ge=0, description="checkpoints of lowest evaluation NLL kept, a count")
+    skip_nonfinite: int = Field(0, ge=0, description="steps with NaN or infinite loss skipped before the run stops")
+    eval_every: int = Field(200, ge=0, description="steps between evaluations; 0: only at start and end")
+    eval_rows: int = Field(16, ge=1, description="rows of the evaluation shards used, a count")
+    eval_samples: int = Field(2, ge=1, description="noise draws per evaluated row and block size, a count")
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="metrics also go there; metrics.jsonl is always written"
+    )
+    parity: bool = Field(True, description="check the parent's logits through the adapter before a conversion")

@@ -1,0 +1,130 @@
+# Ranks of torchrun: process group, the model wrapped in DDP or FSDP2 as a Denoiser, sums over ranks.
+# Entry points: World, open_world, Replica.
+# Both wrappers are torch.distributed's own; the objective sees the same Denoiser in every case.
+"""Data parallelism."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hildanext.core.types import Batch
+from hildanext.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` others; kind: none | ddp | fsdp2."""
+
+    kind: str = "none"
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over ranks, in place; values float64 [n] on the CPU or the rank's device."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def tell(self, text: str) -> str:
+        """The first rank's text, on every rank."""
+        box = [text]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Return when every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sync(self, model: Any, last: bool) -> AbstractContextManager[Any]:
+        """Context of one micro-batch's backward: gradients cross ranks only in the last of a step."""
+        if self.kind == "ddp" and not last:
+            return cast(AbstractContextManager[Any], model.wrapped.no_sync())
+        if self.kind == "fsdp2":
+            model.wrapped.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def open_world(kind: str, device: str = "auto") -> World:
+    """Join the process group that torchrun announces in the environment. ConfigError where kind and ranks disagree."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if kind == "none":
+        if size > 1:
+            raise ConfigError(f"train.parallel: none, but torchrun started {size} processes; set ddp or fsdp2")
+        return World()
+    if "RANK" not in os.environ:
+        raise ConfigError(f"train.parallel: {kind} needs torchrun (no RANK set); see docs/training.md")
+    cuda = torch.cuda.is_available() and device != "cpu"
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda:
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    return World(kind, dist.get_rank(), dist.get_world_size(), local)
+
+
+class Replica:
+    """A Denoiser whose forwards pass through DDP or FSDP2, and whose gradients are averaged over ranks."""
+
+    def __init__(self, denoiser: Any, world: World) -> None:
+        self.denoiser, self.mask_id = denoiser, denoiser.mask_id
+        self.wrapped = _wrap(denoiser, world)
+        self.sharded = world.kind == "fsdp2"
+
+    def __call__(self, *args: Any, **keywords: Any) -> Tensor:
+        """Logits."""
+        return cast(Tensor, self.wrapped("logits", *args, **keywords))
+
+    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        """As Denoiser.noisy_features."""
+        return cast(Tensor, self.wrapped("noisy_features", noisy, batch, block, select))
+
+    def causal_features(self, batch: Batch, select: Tensor) -> Tensor:
+        """As Denoiser.causal_features."""
+        return cast(Tensor, self.wrapped("causal_features", batch, select))
+
+    def head(self) -> Tensor:
+        """As Denoiser.head; whole, also where its rows are sharded."""
+        weight = self.denoiser.head()
+        return cast(Tensor, weight.full_tensor() if hasattr(weight, "full_tensor") else weight)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["denoiser"], name)
+
+
+def _wrap(denoiser: Any, world: World) -> nn.Module:
+    if world.kind == "ddp":
+        return nn.parallel.DistributedDataParallel(denoiser, broadcast_buffers=False)
+    if world.kind == "fsdp2":
+        return _shard(denoiser)
+    return cast(nn.Module, denoiser)
+
+
+def _shard(denoiser: Any) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(denoiser.device.type, (dist.get_world_size(),))
+    for layer in denoiser.model.base_model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(denoiser, mesh=mesh)
+    return cast(nn.Module, denoiser)

@@ -1,0 +1,77 @@
+# What a run will do, before it does it: stages, steps, tokens, and estimates of time and memory.
+# Entry points: Plan, make_plan, show_plan.
+# Time comes from one measured step where the model is there; a plan needs neither model nor data.
+"""The plan of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hildanext.config import Config
+from hildanext.core.block_ladder import Ladder, Stage
+from hildanext.progress import Console
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A ladder with its cost. tokens_per_step counts every rank; seconds_per_token: of the plain L x L step, None where
+    nothing was measured; memory: bytes by part, empty where the model is not there."""
+
+    ladder: Ladder
+    tokens_per_step: int
+    seconds_per_token: float | None
+    memory: dict[str, Any]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One object per stage: phase, block, first, steps, tokens, seconds."""
+        return [
+            {**vars(stage), "tokens": stage.steps * self.tokens_per_step, "seconds": self._seconds(stage)}
+            for stage in self.ladder.stages
+        ]
+
+    def _seconds(self, stage: Stage) -> float | None:
+        halves = 1 if stage.phase == "autoregressive" or stage.block >= self.ladder.window else 2
+        known = self.seconds_per_token
+        return None if known is None else stage.steps * self.tokens_per_step * known * halves
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole plan."""
+        rows = self.rows()
+        seconds = None if self.seconds_per_token is None else sum(row["seconds"] for row in rows)
+        return {
+            "window": self.ladder.window, "steps": self.ladder.steps, "tokens_per_step": self.tokens_per_step,
+            "tokens": self.ladder.steps * self.tokens_per_step, "stages": rows, "seconds": seconds,
+            "memory": self.memory,
+        }  # fmt: skip
+
+
+def total_steps(config: Config, window: int, world: int) -> int:
+    """Optimiser steps: train.steps, or what train.tokens make."""
+    per_step = config.train.batch * config.train.accumulate * world * window
+    return max(1, round(config.train.tokens / per_step)) if config.train.tokens else config.train.steps
+
+
+def make_ladder(config: Config, window: int, world: int, causal: bool) -> Ladder:
+    """The ladder of a run; one stage for autoregressive training."""
+    steps = total_steps(config, window, world)
+    return Ladder.causal(window, steps) if causal else Ladder.of(config.ladder, window, steps)
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """The plan as a table on stderr."""
+    rows = [
+        (row["phase"], str(row["block"]), f"{row['first']}", f"{row['steps']}", f"{row['tokens']:,}", _minutes(row))
+        for row in plan.rows()
+    ]
+    console.table(rows, ("stage", "block", "from step", "steps", "tokens", "minutes"))
+    console.say(f"{plan.ladder.steps * plan.tokens_per_step:,} tokens in all")
+    console.say(
+        "time: not estimated (no model here)" if plan.seconds_per_token is None else "time: from one timed step"
+    )
+    parts = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in plan.memory.items() if isinstance(value, int))
+    console.say(f"memory, GiB: {parts}" if parts else "memory: not estimated (no model here)")
+
+
+def _minutes(row: dict[str, Any]) -> str:
+    return "?" if row["seconds"] is None else f"{row['seconds'] / 60:.1f}"

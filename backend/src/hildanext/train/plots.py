@@ -1,0 +1,59 @@
+# The loss of a run over its steps, phases shaded, as plots/loss.png.
+# Entry points: plot_losses, Plot.
+# Needs matplotlib; without it the result carries the reason and no file is made.
+"""Plots of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hildanext.core.block_ladder import Ladder
+
+SHADES = {"warmup": "#fff3d6", "stable": "#dcefe0", "decay": "#dde6f7"}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """path: the PNG, None where it could not be drawn; reason: why not, else empty."""
+
+    path: Path | None
+    reason: str
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl; a last line cut short by a kill is left out."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def plot_losses(run: Path, ladder: Ladder) -> Plot:
+    """Draw training loss and evaluation NLL over steps, the ladder's phases behind them."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        return Plot(None, f"no plot of the losses: matplotlib is not installed ({error}); install hildanext[plots]")
+    figure: Any = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    _draw(figure.add_subplot(), read_metrics(run), ladder)
+    path = run / "plots" / "loss.png"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return Plot(path, "")
+
+
+def _draw(axes: Any, records: list[dict[str, Any]], ladder: Ladder) -> None:
+    for stage in ladder.stages:
+        axes.axvspan(stage.first, stage.first + stage.steps, color=SHADES.get(stage.phase, "#eeeeee"), lw=0)
+        axes.text(stage.first, 1.0, f" {stage.block}", transform=axes.get_xaxis_transform(), va="top", fontsize=8)
+    losses = [(record["step"], record["loss"]) for record in records if record.get("loss") is not None]
+    axes.plot(*zip(*losses, strict=True), lw=0.8, label="training loss") if losses else None
+    scores = [(record["step"], record["eval"]["eval_nll"]) for record in records if "eval" in record]
+    axes.plot(*zip(*scores, strict=True), "o-", lw=1.5, label="evaluation NLL") if scores else None
+    axes.set_xlabel("optimiser step (block sizes along the top)")
+    axes.set_ylabel("nats per token")
+    axes.legend()
