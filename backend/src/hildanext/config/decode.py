@@ -16,6 +16,21 @@ class PolicySection(PluginSection):
     kind: ClassVar[str] = "policies"
 
 
+class BenchDecodeConfig(Section):
+    """bench decode: the workload and what is compared."""
+
+    prompt_tokens: int = Field(128, ge=1, description="prompt length, tokens")
+    new_tokens: int = Field(128, ge=1, description="tokens generated per request")
+    context_tokens: int = Field(512, ge=1, description="cached tokens in the timing of single forwards")
+    blocks: tuple[int, ...] = Field((8, 16, 32), description="block sizes, tokens")
+    requests: int = Field(8, ge=1, description="requests decoded together in the batched runs, a count")
+    precisions: tuple[Literal["float32", "bfloat16", "int8"], ...] = Field(
+        ("float32", "bfloat16", "int8"), description="weights and compute compared; int8: dynamic quantisation"
+    )
+    tokens_per_forward: float = Field(4.0, gt=0.0, description="TPF of the scripted policy for untrained weights")
+    repeats: int = Field(3, ge=1, description="interleaved repeats of each single forward; the fastest counts")
+
+
 class DecodeConfig(Section):
     """generate: defaults of a request, then the limits of the decoder."""
 
@@ -41,4 +56,5 @@ class DecodeConfig(Section):
     requests: int = Field(8, ge=1, description="requests decoded together at most, a count")
     step_tokens: int = Field(2048, ge=1, description="positions of one forward at most, a count")
     kv_bytes: int = Field(4 << 30, ge=1, description="bytes of keys and values at most")
+    bench: BenchDecodeConfig = BenchDecodeConfig()
     int8: bool = Field(False, description="int8 dynamic quantisation of the linear layers (CPU, approximate weights)")

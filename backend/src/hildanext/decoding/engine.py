@@ -82,7 +82,7 @@ class BlockEngine:
         seed = self.config.seed if request.seed is None else request.seed
         live = Live(
             next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.layout.given,
-            notes=prepared.notes,
+            getattr(self.denoiser, "exact", True), prepared.notes,
         )  # fmt: skip
         self._check_fits(live)
         self.waiting.append(live)
