@@ -1,9 +1,9 @@
-# Settings of eval, bench, export and demo.
+# Settings of eval and export.
 # Entry points: EvalConfig, ExportConfig, TaskSection, ExportSection.
 # Counts are items of a task unless a description says otherwise.
 """Evaluation and export sections of the configuration."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,9 +23,13 @@ class ExportSection(PluginSection):
 
 
 class EvalConfig(Section):
-    """eval: which tasks, over what."""
+    """eval: which tasks, over what, and how text is generated for them."""
 
     tasks: tuple[TaskSection, ...] = Field((TaskSection(type="storyworld"),), description="tasks to run, in order")
+    generator: Literal["auto", "diffusion", "autoregressive"] = Field(
+        "auto", description="decoder of generating tasks; auto: autoregressive for a folder that was never converted"
+    )
+    samples: int = Field(5, ge=0, description="items per task kept in the report")
 
 
 class ExportConfig(Section):
