@@ -1,5 +1,5 @@
 # Lines of .jsonl, .jsonl.gz, .json.gz, .zst and .txt files, one at a time, with every kind of damage as a BadRow.
-# Entry points: lines(path), rows(path), files_below(path, suffixes).
+# Entry points: lines(path), rows(path), bounded_lines(file), files_below(path, suffixes).
 # Own reader and not the JSON loader of `datasets`: that one fails on Dolma shards whose metadata differ between files.
 # A (file, line) pair names each row; memory is bounded by max_line_bytes. Only a .json array is read whole.
 """Reading files row by row."""
@@ -54,7 +54,7 @@ def lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[in
     number = 0
     try:
         with _opened(path) as file:
-            for number, line in _bounded(file, max_line_bytes):
+            for number, line in bounded_lines(file, max_line_bytes):
                 if line is None:
                     yield number, BadRow(f"line over {max_line_bytes >> 20} MiB", str(path), number)
                 elif line.strip():
@@ -65,7 +65,8 @@ def lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[in
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path and its rights") from error
 
 
-def _bounded(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None]]:
+def bounded_lines(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None]]:
+    """(number from 1, line without its end, or None for one over `limit` bytes) of every line."""
     number = 0
     while line := file.readline(limit + 1):
         number += 1

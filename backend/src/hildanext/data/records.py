@@ -113,10 +113,8 @@ def detect(row: Row) -> str | None:
     for name, form in FORMATS.items():
         if all(key in row for key in form.keys):
             return name
-    for field in TOKEN_FIELDS:
-        if isinstance(row.get(field), list):
-            return f"tokens:{field}"
-    return next((f"text:{field}" for field in TEXT_FIELDS if field in row), None)
+    text = next((f"text:{field}" for field in TEXT_FIELDS if field in row), None)
+    return text or next((f"tokens:{field}" for field in TOKEN_FIELDS if isinstance(row.get(field), list)), None)
 
 
 def to_document(row: Row, form: str, source: str, fallback_id: str) -> Document:
@@ -142,4 +140,5 @@ def _tokens(row: Row, field: str) -> tuple[int, ...]:
 
 def _metadata(row: Row) -> dict[str, Any]:
     found = dict(row["metadata"]) if isinstance(row.get("metadata"), Mapping) else {}
-    return {**found, "language": row["language"]} if isinstance(row.get("language"), str) else found
+    own = {name: row[name] for name in ("language", "tokenizer_hash") if isinstance(row.get(name), str)}
+    return found | own

@@ -101,7 +101,6 @@ def _tokenizer(config: Config, folder: Path, console: Console) -> tuple[Any, str
     else:
         console.say(f"tokenizer: {wanted}")
         tokenizer = load_tokenizer(wanted)
-        tokenizer.save_pretrained(str(folder / "tokenizer"))
     return tokenizer, tokenizer_hash(tokenizer)
 
 
@@ -125,6 +124,7 @@ class _Job:
                 writer.write(row)
         for row in packer.finish():
             writer.write(row)
+        self._refuse_outside(path)
         known = {name: self.counts[name] for name in ("documents_in", "documents", "tokens_in")}
         return writer.close({
             "tokenizer_hash": self.hash,
@@ -202,14 +202,12 @@ class _Job:
 
     def _in_range(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         outside = (tokens < 0) | (tokens >= self.vocabulary)
-        count = int(outside.sum())
-        if not count:
-            return tokens
-        if self.settings.out_of_range == "refuse":
-            raise DataError(
-                f"tokenize: {count} ids of a pre-tokenised document are outside the vocabulary of {self.vocabulary} "
-                f"(largest {int(tokens.max())}); give the tokenizer they were made with, or "
-                "--set tokenize.out_of_range=replace"
-            )
-        self.counts["replaced_ids"] += count
+        self.counts["replaced_ids"] += int(outside.sum())
         return np.where(outside, self.end, tokens)
+
+    def _refuse_outside(self, path: Path) -> None:
+        if self.counts["replaced_ids"] and self.settings.out_of_range == "refuse":
+            raise DataError(
+                f"{path}: {self.counts['replaced_ids']} ids of pre-tokenised documents are outside the vocabulary of "
+                f"{self.vocabulary}; give the tokenizer they were made with, or --set tokenize.out_of_range=replace"
+            )

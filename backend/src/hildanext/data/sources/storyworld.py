@@ -14,6 +14,7 @@ from hildanext.data.document import BadRow, Document
 from hildanext.data.source import Source, Unit
 
 UNIT_RECORDS = 2000
+KEPT = ("register", "log_probability", "check")
 
 
 class Storyworld(Source):

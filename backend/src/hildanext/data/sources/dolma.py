@@ -1,0 +1,33 @@
+# Source `dolma`: shards in Dolma's schema (id, text, source, added, created, metadata), plain, .gz or .zst.
+# Entry points: Dolma.
+# Every shard is read on its own by (file, line), so shards whose metadata differ go together. Nothing is downloaded.
+"""Source plugin dolma."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from hildanext.data.document import BadRow, Document
+from hildanext.data.reading import MAX_LINE_BYTES, files_below, rows
+from hildanext.data.source import Source, Unit, documents_of, local_path
+
+SUFFIXES = (".json.gz", ".jsonl", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".jsonl.zstd")
+
+
+class Dolma(Source):
+    """Documents of Dolma shards: the field `text`, or token ids (`input_ids`) of shards tokenised beforehand."""
+
+    path: str = Field("", description="shard or folder of shards; empty: HILDANEXT_DOLMA, else data/raw/dolma")
+    max_line_bytes: int = Field(MAX_LINE_BYTES, ge=1, description="longer lines are counted as bad, bytes")
+
+    def units(self) -> list[Unit]:
+        """One per shard."""
+        advice = "; the dataset allenai/dolma lists the shards"
+        return [Unit.of_file(file) for file in files_below(local_path("dolma", self.path, advice), SUFFIXES)]
+
+    def read(self, unit: Unit) -> Iterator[Document | BadRow]:
+        """The rows of one shard."""
+        yield from documents_of(rows(Path(unit.name), self.max_line_bytes), "dolma", unit.name)
