@@ -22,4 +22,6 @@ class Tiny(EnginePlugin):
         """Load the bundled model; refuses where another model was asked for."""
         if config.model.path != BUNDLED and not self.instead:
             return refused(f"model.path asks for {config.model.path!r}, and the bundled model would be another one")
-        return native("tiny", config.model_copy(update={"model": config.model.model_copy(update={"path": BUNDLED})}), console)
+        return native(
+            "tiny", config.model_copy(update={"model": config.model.model_copy(update={"path": BUNDLED})}), console
+        )

@@ -1,0 +1,98 @@
+# The application: routes, error replies, the gate; and what starts and stops with it.
+# Entry points: create_app(config, console), Application.
+# Tests give `opened` to serve a session of their own.
+"""Application factory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from hildanext import __version__
+from hildanext.api import job_routes, openai, routes
+from hildanext.api.gate import LOOPBACK, Gate, GateRules
+from hildanext.api.jobs import Jobs
+from hildanext.api.metrics import Metrics
+from hildanext.api.replies import add_handlers
+from hildanext.api.state import Server
+from hildanext.api.worker import Opened, Worker
+from hildanext.config import Config
+from hildanext.engines.choose import choose
+from hildanext.errors import ConfigError
+from hildanext.progress import Console
+
+KEY_VARIABLE = "HILDANEXT_API_KEY"
+SHORTEST_KEY = 16
+
+
+def api_key(config: Config) -> str | None:
+    """The key that clients must send, taken out of the environment so that no child or config sees it; None for none.
+    ConfigError for a short key, an unreadable file, or an address beyond loopback without any key."""
+    serve = config.serve
+    key = os.environ.pop(KEY_VARIABLE, "").strip()
+    if not key and serve.api_key_file:
+        try:
+            key = (Path(serve.api_key_file).read_text(encoding="utf-8").splitlines() or [""])[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"serve.api_key_file: {serve.api_key_file} cannot be read ({error})") from error
+    if key and (len(key) < SHORTEST_KEY or not key.isascii()):
+        raise ConfigError(
+            f"API key: {len(key)} characters, expected at least {SHORTEST_KEY} ASCII ones; make a longer one"
+        )
+    if not key and serve.host not in LOOPBACK and not serve.insecure:
+        raise ConfigError(
+            f"serve.host: {serve.host} is beyond loopback, so clients need an API key; set {KEY_VARIABLE} or"
+            " serve.api_key_file, or say --insecure"
+        )
+    return key or None
+
+
+def rules(config: Config, key: str | None) -> GateRules:
+    """Limits of the gate. On loopback only loopback names are answered to, so that no web page can reach the server by
+    a name of its own."""
+    serve = config.serve
+    local = serve.host in LOOPBACK
+    hosts = frozenset(name.lower() for name in serve.hosts) | (LOOPBACK if local or serve.hosts else frozenset())
+    return GateRules(serve.body_bytes, serve.body_seconds, key, hosts)
+
+
+def create_app(
+    config: Config, console: Console, key: str | None = None, opened: Callable[[], Opened] | None = None
+) -> FastAPI:
+    """The application over the engine the configuration chooses, or over `opened`'s session."""
+    metrics = Metrics()
+    worker = Worker(opened or _Choice(config, console), config.serve.queue, metrics)
+    app = FastAPI(
+        title="hildanext", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None,
+        description="A block-diffusion language model. Drafts may still change, commits are final.",
+    )  # fmt: skip
+    app.state.server = Server(config, worker, metrics, Jobs(config))
+    for router in (routes.router, openai.router, job_routes.router):
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=routes.STATIC), name="static")
+    add_handlers(app)
+    app.add_middleware(Gate, rules=rules(config, key), note=metrics.request)
+    return app
+
+
+class _Choice:
+    def __init__(self, config: Config, console: Console) -> None:
+        self.config, self.console = config, console
+
+    def __call__(self) -> Opened:
+        return choose(self.config, self.console)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    server: Server = app.state.server
+    server.worker.start()
+    server.jobs.start()
+    yield
+    server.jobs.stop()
+    server.worker.stop()

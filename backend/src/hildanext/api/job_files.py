@@ -1,0 +1,183 @@
+# One job on disk: a run directory with job.json (what was asked), process.json (who runs it), exit.json (how it ended).
+# Entry points: JobFiles (state, reply, tail), JobRecord.
+# The state is derived from these files and from the process table each time, so any server process reads the same one.
+"""Files of a job."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hildanext.api.launch import start_ticks
+from hildanext.api.schemas import JobReply
+from hildanext.errors import HildaError
+from hildanext.run_dir import read_status
+
+TAIL_BYTES = 256 * 1024
+INTERRUPTED = 130
+FINAL = frozenset({"done", "failed", "cancelled", "lost"})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where the file is missing or no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def alive(process: dict[str, Any]) -> bool:
+    """Whether the very process of a process.json still runs: same id, same start time, not a zombie."""
+    pid = int(process.get("pid", 0))
+    if pid <= 0 or start_ticks(pid) != process.get("started", ""):
+        return False
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """The run directory of one job, or of a run started otherwise."""
+
+    path: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """job.json; {} for a run that was not started as a job."""
+        return read_json(self.path / "job.json")
+
+    @property
+    def process(self) -> dict[str, Any]:
+        """process.json of the launcher; {} before it started."""
+        return read_json(self.path / "process.json")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """status.json as the run directory reads it; {} where it cannot be read."""
+        try:
+            return read_status(self.path)
+        except HildaError:
+            return {}
+
+    def cancelling(self) -> bool:
+        """Whether cancel was asked for."""
+        return (self.path / "cancel.json").exists()
+
+    def state(self) -> str:
+        """queued, running, cancelling, done, failed, cancelled or lost."""
+        status = self.status
+        if not self.record:
+            return str(status.get("state", "lost"))
+        ended = read_json(self.path / "exit.json")
+        if ended:
+            return self._ended(int(ended["code"]), str(status.get("state")))
+        process = self.process
+        if not process:
+            return self._not_started()
+        if alive(process):
+            return "cancelling" if self.cancelling() else "running"
+        state = str(status.get("state"))
+        if state in ("done", "failed", "cancelled"):
+            return state
+        if state == "running":
+            return "cancelling" if self.cancelling() else "running"
+        return "cancelled" if self.cancelling() else "lost"
+
+    def _not_started(self) -> str:
+        return "cancelled" if self.cancelling() else "queued"
+
+    def _ended(self, code: int, state: str) -> str:
+        if state in ("done", "failed", "cancelled"):
+            return state
+        if code == 0:
+            return "done"
+        return "cancelled" if self.cancelling() or code == INTERRUPTED else "failed"
+
+    def reply(self, full: bool = False) -> JobReply:
+        """What the API says about it; `full` adds the report."""
+        status, state, record = self.status, self.state(), self.record
+        ended = read_json(self.path / "exit.json")
+        report = read_json(self.path / "report.json") if full else {}
+        return JobReply(
+            id=self.path.name,
+            command=str(record.get("command") or status.get("command") or "unknown"),
+            state=state,  # type: ignore[arg-type]
+            job=bool(record),
+            step=_whole(status.get("step")),
+            total=_whole(status.get("total")),
+            loss=_finite(status.get("loss")),
+            eta_seconds=_eta(status, state),
+            started=_text(status.get("started")),
+            ended=_text(status.get("ended")),
+            exit_code=ended.get("code"),
+            error=_text(status.get("error")) or self._last_words(state),
+            report=finite(report) or None,
+        )
+
+    def _last_words(self, state: str) -> str | None:
+        lines = self.tail("output.txt", 1) if state == "failed" else []
+        return lines[0][:500] if lines else None
+
+    def tail(self, name: str, count: int) -> list[str]:
+        """The last `count` lines of a file of the run, [] where it is missing."""
+        try:
+            with (self.path / name).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - TAIL_BYTES))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return []
+        return text.splitlines()[-count:]
+
+    def metrics(self, count: int) -> list[dict[str, Any]]:
+        """The last `count` entries of metrics.jsonl."""
+        return [entry for line in self.tail("metrics.jsonl", count) if (entry := parsed(line))]
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """One JSON line as a finite object, {} where it is not one (a line still being written)."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return finite(value) if isinstance(value, dict) else {}
+
+
+def finite(value: Any) -> Any:
+    """The value with every NaN and infinity replaced by None, as JSON has neither."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return _finite(value) if isinstance(value, float) else value
+
+
+def _finite(value: Any) -> float | None:
+    if not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < float("inf") else None
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and abs(value) < float("inf") else None
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None
+
+
+def _eta(status: dict[str, Any], state: str) -> float | None:
+    step, total, begun = status.get("step"), status.get("total"), status.get("started")
+    if state != "running" or not step or not total or not begun:
+        return None
+    seconds = time.time() - datetime.fromisoformat(str(begun)).timestamp()
+    return max(0.0, seconds * (float(total) / float(step) - 1.0))

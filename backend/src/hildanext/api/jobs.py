@@ -1,0 +1,205 @@
+# Jobs: run directories whose command runs in a child process of its own session, a few at a time, in order.
+# Entry points: Jobs (start, stop, create, find, every, cancel, delete).
+# Nothing about a job lives only in this process: a new server finds queued, running and ended jobs on disk.
+"""The job queue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hildanext.api.confine import Confinement, job_id
+from hildanext.api.job_files import FINAL, JobFiles, alive, read_json
+from hildanext.api.replies import ApiError
+from hildanext.api.schemas import JobBody
+from hildanext.config import Config
+from hildanext.run_dir import RunDir, write_atomic
+
+POLL_SECONDS = 0.3
+
+
+class Jobs:
+    """Queue of jobs under paths.runs. Every public method may be called from any thread."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.root = config, Path(config.paths.runs)
+        self._confinement = Confinement(config)
+        self._open: dict[str, JobFiles] = {}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        """Take up what is on disk and begin starting queued jobs."""
+        for files in self._all():
+            record = files.record
+            if record.get("key"):
+                self._keys[record["key"]] = (record["digest"], files.path.name)
+            if record and not self._settled(files):
+                self._open[files.path.name] = files
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop starting jobs; those that run go on."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+
+    def _all(self) -> list[JobFiles]:
+        found = self.root.glob("*/status.json")
+        return [JobFiles(path.parent) for path in found if not path.parent.is_symlink()]
+
+    def every(self, limit: int) -> list[JobFiles]:
+        """The newest runs, jobs or not."""
+        return sorted(self._all(), key=_age)[:limit]
+
+    def counts(self) -> dict[str, int]:
+        """Open jobs by state."""
+        with self._lock:
+            states = Counter(files.state() for files in self._open.values())
+        return {"queued": states["queued"], "running": states["running"] + states["cancelling"]}
+
+    def find(self, text: str) -> JobFiles:
+        """A run by id. ApiError 404."""
+        path = self.root / job_id(text)
+        if path.is_symlink() or not (path / "status.json").is_file():
+            raise ApiError(404, "jobs: no job of that id")
+        return JobFiles(path)
+
+    def create(self, body: JobBody, key: str | None) -> tuple[JobFiles, bool]:
+        """Queue a job, or find the one this idempotency key made; the flag says whether it is new.
+        ApiError 409 where the key was used for another body, 429 when the queue is full."""
+        if not self.config.serve.jobs:
+            raise ApiError(403, "jobs: switched off on this server (serve.jobs)")
+        digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+        config = self._confinement.resolved(body.config, body.set)
+        with self._lock:
+            known = self._known(key, digest)
+            if known is not None:
+                return known, False
+            if self.counts()["queued"] >= self.config.serve.jobs_queued:
+                raise ApiError(429, f"jobs: {self.config.serve.jobs_queued} are waiting already", Retry_After="60")
+            run = RunDir.create(config, body.command)
+            record = {**body.model_dump(), "key": key, "digest": digest, "order": time.time_ns()}
+            write_atomic(run.path / "job.json", json.dumps(record, indent=2) + "\n")
+            files = self._open[run.path.name] = JobFiles(run.path)
+            if key:
+                self._keys[key] = (digest, run.path.name)
+        return files, True
+
+    def _known(self, key: str | None, digest: str) -> JobFiles | None:
+        if key is None or key not in self._keys:
+            return None
+        before, name = self._keys[key]
+        if not (self.root / name / "job.json").exists():
+            return None
+        if before != digest:
+            raise ApiError(409, "Idempotency-Key: used before for another job; take a new key")
+        return JobFiles(self.root / name)
+
+    def cancel(self, files: JobFiles) -> None:
+        """Ask a job to end: at once while it waits, after a checkpoint while it runs. ApiError 409 when it cannot."""
+        with self._lock:
+            state = files.state()
+            if not files.record:
+                raise ApiError(409, "jobs: this run was not started here; stop it where it was started")
+            if state in FINAL:
+                raise ApiError(409, f"jobs: already {state}")
+            if not files.cancelling():
+                write_atomic(files.path / "cancel.json", json.dumps({"time": time.time()}))
+            if state == "running":
+                _signal(files, signal.SIGTERM)
+            self._settled(files)
+
+    def delete(self, files: JobFiles) -> None:
+        """Remove an ended job's directory. ApiError 409 while it is not ended, or where it is no job."""
+        with self._lock:
+            if not files.record:
+                raise ApiError(409, "jobs: this run was not started here; remove its folder by hand")
+            if files.state() not in FINAL:
+                raise ApiError(409, f"jobs: {files.state()}; cancel it first")
+            self._open.pop(files.path.name, None)
+            shutil.rmtree(files.path, ignore_errors=True)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(POLL_SECONDS):
+            with self._lock:
+                self._tick()
+
+    def _tick(self) -> None:
+        for name, child in list(self._children.items()):
+            if child.poll() is not None:
+                del self._children[name]
+                self._check_started(name, child.returncode)
+        states = {name: files.state() for name, files in self._open.items()}
+        for name, state in states.items():
+            if state == "cancelling":
+                self._press(self._open[name])
+            if state in FINAL:
+                self._settled(self._open.pop(name))
+        busy = sum(state in ("running", "cancelling") or name in self._children for name, state in states.items())
+        queued = [name for name, state in states.items() if state == "queued" and name not in self._children]
+        waiting = sorted((self._open[name] for name in queued), key=_order)
+        for files in waiting[: max(0, self.config.serve.jobs_at_once - busy)]:
+            self._launch(files)
+
+    def _launch(self, files: JobFiles) -> None:
+        command = [sys.executable, "-m", "hildanext.api.launch", str(files.path)]
+        with (files.path / "output.txt").open("ab") as output:
+            self._children[files.path.name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def _check_started(self, name: str, code: int) -> None:
+        path = self.root / name
+        if code and path.exists() and not (path / "process.json").exists():
+            write_atomic(path / "process.json", json.dumps({"pid": 0}))
+            write_atomic(path / "exit.json", json.dumps({"code": code, "time": time.time()}))
+
+    def _press(self, files: JobFiles) -> None:
+        asked = float(read_json(files.path / "cancel.json").get("time", 0.0))
+        if time.time() - asked > self.config.serve.cancel_seconds:
+            _signal(files, signal.SIGKILL)
+
+    def _settled(self, files: JobFiles) -> bool:
+        state = files.state()
+        if state not in FINAL:
+            return False
+        if files.status.get("state") != state and state != "lost":
+            RunDir.open(files.path).status(state=state)
+        return True
+
+
+def _order(files: JobFiles) -> int:
+    return int(files.record.get("order", 0))
+
+
+def _age(files: JobFiles) -> float:
+    return -float(files.record.get("order", 0)) / 1e9 if files.record else -_changed(files.path / "config.json")
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _signal(files: JobFiles, number: int) -> None:
+    process: dict[str, Any] = files.process
+    with suppress(ProcessLookupError, PermissionError):
+        if alive(process):
+            group = int(process["pid"])
+            os.killpg(group, number) if number == signal.SIGKILL else os.kill(group, number)
+        elif files.status.get("state") == "running":
+            os.kill(int(files.status["pid"]), number)

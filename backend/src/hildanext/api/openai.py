@@ -1,0 +1,196 @@
+# The OpenAI-compatible routes: models, completions, chat completions; streams are made of committed blocks.
+# Entry points: router.
+# Several prompts or samples become several requests of one batch; their chunks are told apart by `index`.
+"""OpenAI-compatible routes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse
+from fastapi.sse import format_sse_event
+
+from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_unsupported
+from hildanext.api.replies import ApiError, error_body, served
+from hildanext.api.state import Generation, Server, log_result, results, server_of
+from hildanext.api.streams import EVENTS, PING, event_stream
+from hildanext.decoding.events import Commit, Done, Event
+from hildanext.decoding.request import Request, Result
+from hildanext.errors import HildaError
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+REASONS = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
+ERRORS = served(400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 504)
+DONE = format_sse_event(data_str="[DONE]")
+Piece = tuple[int, Event | HildaError | ApiError | None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How one of the two routes writes its objects."""
+
+    chat: bool
+    model: str
+    number: str
+    created: int
+
+    def head(self, chunk: bool) -> dict[str, Any]:
+        """Fields of every object of this reply."""
+        kind = ("chat.completion.chunk" if chunk else "chat.completion") if self.chat else "text_completion"
+        return {"id": self.number, "object": kind, "created": self.created, "model": self.model}
+
+    def choice(self, index: int, result: Result) -> dict[str, Any]:
+        """One finished choice."""
+        body = {"message": {"role": "assistant", "content": result.text}} if self.chat else {"text": result.text}
+        return {"index": index, **body, "logprobs": None, "finish_reason": REASONS[result.finish_reason]}
+
+    def delta(self, index: int, text: str | None, reason: str | None = None) -> dict[str, Any]:
+        """One chunk; text None opens a chat message."""
+        content: dict[str, Any] = {} if reason else {"content": text or ""}
+        opening = {"role": "assistant"} if text is None and not reason else {}
+        body = {"delta": opening | content} if self.chat else {"text": text or ""}
+        return self.head(True) | {"choices": [{"index": index, **body, "logprobs": None, "finish_reason": reason}]}
+
+
+@router.get("/models", responses=served(401, 503))
+async def models(http: HttpRequest) -> dict[str, Any]:
+    """The one model that is served."""
+    server = server_of(http)
+    card = {"id": server.model_name, "object": "model", "created": int(time.time()), "owned_by": "hildanext"}
+    return {"object": "list", "data": [card]}
+
+
+@router.get("/models/{name:path}", responses=served(401, 404, 503))
+async def model(name: str, http: HttpRequest) -> dict[str, Any]:
+    """The card of one model."""
+    _check_model(name, server_of(http))
+    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "hildanext"}
+
+
+@router.post("/completions", responses={**ERRORS, **EVENTS})
+async def completions(body: CompletionBody, http: HttpRequest) -> Any:
+    """Continue one or several prompts."""
+    return await _serve(body, body.prompts(), http, chat=False)
+
+
+@router.post("/chat/completions", responses={**ERRORS, **EVENTS})
+async def chat_completions(body: ChatBody, http: HttpRequest) -> Any:
+    """Answer a conversation."""
+    return await _serve(body, [{"messages": tuple(turn.turn() for turn in body.messages)}], http, chat=True)
+
+
+def _check_model(name: str, server: Server) -> None:
+    if name != server.model_name:
+        raise ApiError(404, f"model: no model {name[:200]!r} here, this server has {server.model_name!r}", "model")
+
+
+async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequest, chat: bool) -> Any:
+    server = server_of(http)
+    _check_model(body.model, server)
+    refuse_unsupported(body)
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options: only with stream", "stream_options")
+    count = body.n or 1
+    if len(prompts) * count > server.config.serve.samples:
+        raise ApiError(
+            400, f"n: {len(prompts) * count} samples, at most {server.config.serve.samples} per request", "n"
+        )
+    requests = [Request.of(**body.values(), **prompt) for prompt in prompts]
+    generations = _admit_all(server, requests, count)
+    shape = Shape(chat, body.model, f"{'chatcmpl' if chat else 'cmpl'}-{uuid4().hex[:24]}", int(time.time()))
+    if body.stream:
+        for generation in generations:
+            await generation.admitted()
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return event_stream(_chunks(shape, generations, http, count if usage else 0))
+    found = await results(generations, http)
+    log_result(http, *found)
+    choices = [shape.choice(index, result) for index, result in enumerate(found)]
+    return JSONResponse(shape.head(False) | {"choices": choices, "usage": _usage(found, count)} | _ours(found))
+
+
+def _admit_all(server: Server, requests: list[Request], count: int) -> list[Generation]:
+    generations: list[Generation] = []
+    try:
+        for request in requests:
+            generations += server.admit(request, count=count)
+    except (ApiError, HildaError):
+        for generation in generations:
+            generation.worker.cancel(generation.ticket)
+        raise
+    return generations
+
+
+def _usage(found: list[Result], count: int) -> dict[str, int]:
+    prompt = sum(result.metrics.prompt_tokens for result in found[::count])
+    new = sum(result.metrics.tokens for result in found)
+    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+
+
+def _ours(found: list[Result]) -> dict[str, Any]:
+    forwards = sum(result.metrics.forwards for result in found)
+    first = found[0]
+    return {"hildanext": {"engine": first.engine, "reasons": list(first.reasons), "exact": first.exact,
+                          "forwards": forwards, "preset": first.preset}}  # fmt: skip
+
+
+async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:
+    done: dict[int, Result] = {}
+    try:
+        for index in range(len(generations)):
+            if shape.chat:
+                yield _data(shape.delta(index, None))
+        async for index, item in _merged(generations):
+            if item is None:
+                yield PING
+            elif isinstance(item, HildaError | ApiError):
+                yield _data(error_body(getattr(item, "status", 500), str(item)))
+                return
+            elif isinstance(item, Commit) and item.text:
+                yield _data(shape.delta(index, item.text))
+            elif isinstance(item, Done):
+                done[index] = item.result
+                yield _data(shape.delta(index, None, REASONS[item.result.finish_reason]))
+        if usage:
+            found = [done[index] for index in sorted(done)]
+            yield _data(shape.head(True) | {"choices": [], "usage": _usage(found, usage)})
+        yield DONE
+    finally:
+        log_result(http, *done.values())
+        for generation in generations:
+            generation.worker.cancel(generation.ticket)
+
+
+def _data(value: dict[str, Any]) -> bytes:
+    return format_sse_event(data_str=json.dumps(value))
+
+
+async def _merged(generations: list[Generation]) -> AsyncIterator[Piece]:
+    queue: asyncio.Queue[Piece] = asyncio.Queue()
+    pumps = [asyncio.ensure_future(_pump(index, one, queue)) for index, one in enumerate(generations)]
+    left = len(pumps)
+    try:
+        while left:
+            index, item = await queue.get()
+            left -= isinstance(item, Done | HildaError | ApiError)
+            yield index, item
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def _pump(index: int, generation: Generation, queue: asyncio.Queue[Piece]) -> None:
+    try:
+        async for item in generation.events():
+            queue.put_nowait((index, item))
+    except (HildaError, ApiError) as error:
+        queue.put_nowait((index, error))

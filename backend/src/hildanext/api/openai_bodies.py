@@ -1,0 +1,147 @@
+# Bodies of the OpenAI-compatible routes: what is served, and what is named as not served.
+# Entry points: CompletionBody, ChatBody, unsupported.
+# A field OpenAI has and we have not is accepted only with the value that changes nothing.
+"""OpenAI-compatible bodies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from hildanext.api.replies import ApiError
+from hildanext.api.schemas import MOST_SEED, MOST_TOKENS, Mode, Share, Stop, StrictBody
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "logprobs": (None, False), "top_logprobs": (None, 0), "echo": (None, False), "suffix": (None, ""),
+    "best_of": (None, 1), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "logit_bias": (None, {}),
+    "tools": (None, []), "tool_choice": (None, "none"), "functions": (None, []), "function_call": (None, "none"),
+    "response_format": (None, {"type": "text"}), "modalities": (None, ["text"]), "audio": (None,),
+    "prediction": (None,), "reasoning_effort": (None, "none"), "verbosity": (None, "medium"),
+    "parallel_tool_calls": (None, True, False), "store": (None, False), "service_tier": (None, "auto", "default"),
+    "web_search_options": (None,),
+}  # fmt: skip
+
+
+class StreamOptions(StrictBody):
+    """What a stream carries besides text."""
+
+    include_usage: bool = Field(False, description="send a last chunk with the token counts")
+    include_obfuscation: bool | None = Field(None, description="accepted, not used")
+
+
+class Part(StrictBody):
+    """A part of a message; only text is read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(StrictBody):
+    """One chat turn; content may be a list of text parts."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[Part], Field(min_length=1, max_length=100)]
+    name: str | None = Field(None, max_length=64)
+    refusal: None = None
+
+    def turn(self) -> dict[str, str]:
+        """The turn as chat templates know it."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class OpenAIBody(StrictBody):
+    """What both routes share. mode, tau_mask, tau_edit, block, top_k: ours, for extra_body."""
+
+    model: str = Field(max_length=400, description="a name from /v1/models")
+    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="tokens to generate at most")
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = Field(None, description="0: greedy; default: greedy")
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(None, description="probability mass kept")
+    n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="samples")
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = Field(
+        None, description="strings that end the text"
+    )
+    seed: int | None = Field(None, ge=0, le=MOST_SEED, description="seed of sampling")
+    stream: bool | None = Field(None, description="server-sent events, ended by [DONE]")
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, max_length=1000, description="accepted, not used")
+    metadata: dict[str, str] | None = Field(None, max_length=16, description="accepted, not used")
+    mode: Mode | None = Field(None, description="preset")
+    tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
+    tau_edit: Share | Literal["preset"] | None = Field("preset", description="probability a rewrite must exceed")
+    block: int | None = Field(None, ge=1, le=MOST_TOKENS, description="block size, tokens")
+    top_k: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = Field(None, description="tokens kept; 0: all")
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+
+    def limit(self) -> int | None:
+        """Tokens to generate at most, None for the server's default."""
+        return self.max_tokens
+
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def values(self) -> dict[str, Any]:
+        """Fields of the decoder's request but for the prompt."""
+        names = ("temperature", "top_p", "seed", "mode", "tau_mask", "block", "top_k")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        limit = {} if self.limit() is None else {"max_new_tokens": self.limit()}
+        return {**given, **limit, "tau_edit": self.tau_edit, "stop": self.stops()}
+
+
+class CompletionBody(OpenAIBody):
+    """POST /v1/completions."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=64)]
+        | Annotated[list[Annotated[int, Field(ge=0, le=MOST_TOKENS)]], Field(min_length=1, max_length=MOST_TOKENS)]
+    ) = Field(description="text, several texts, or token ids")
+    logprobs: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+    def prompts(self) -> list[dict[str, Any]]:
+        """One request's prompt field per prompt."""
+        if isinstance(self.prompt, str):
+            return [{"prompt": self.prompt}]
+        texts = [{"prompt": text} for text in self.prompt if isinstance(text, str)]
+        return texts or [{"prompt_ids": tuple(self.prompt)}]
+
+
+class ChatBody(OpenAIBody):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="tokens to generate at most")
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    web_search_options: dict[str, Any] | None = None
+
+    def limit(self) -> int | None:
+        """max_completion_tokens, or its older name."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+def refuse_unsupported(body: OpenAIBody) -> None:
+    """ApiError 400 naming the first field that is set to something this server does not do."""
+    for name, neutral in NEUTRAL.items():
+        if name in type(body).model_fields and getattr(body, name) not in neutral:
+            raise ApiError(400, f"{name}: not supported by this server; leave it out", name)

@@ -1,0 +1,66 @@
+# A server process: one socket, one event loop, one engine thread.
+# Entry points: serve(config, console).
+# The socket is bound before the engine loads, so that a taken port is known at once and port 0 can be told.
+"""The server process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from hildanext.api.app import api_key, create_app
+from hildanext.config import Config
+from hildanext.errors import ConfigError
+from hildanext.progress import Console
+
+
+def serve(config: Config, console: Console) -> dict[str, Any]:
+    """Serve until a signal; returns the address served. ConfigError for an address that cannot be had, EngineError
+    when no engine opens."""
+    key = api_key(config)
+    app = create_app(config, console, key)
+    bound = _bind(config)
+    address = _address(config.serve.host, bound.getsockname()[1])
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
+        timeout_graceful_shutdown=config.serve.shutdown_seconds, ws="none", lifespan="on",
+    )  # fmt: skip
+    server = uvicorn.Server(settings)
+    console.say(f"serving on {address} ({'API key needed' if key else 'no API key'}); Ctrl-C stops")
+    threading.Thread(target=_stop_without_engine, args=(app, server), daemon=True).start()
+    server.run(sockets=[bound])
+    error = app.state.server.worker.error
+    if error is not None:
+        raise error
+    return {"address": address}
+
+
+def _bind(config: Config) -> socket.socket:
+    host, port = config.serve.host, config.serve.port
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(place)
+    except OSError as error:
+        raise ConfigError(
+            f"serve.host, serve.port: {host}:{port} cannot be had ({error.strerror or error}); take another port, or 0"
+        ) from error
+    return bound
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _stop_without_engine(app: FastAPI, server: uvicorn.Server) -> None:
+    worker = app.state.server.worker
+    while worker.state == "loading":
+        time.sleep(0.1)
+    if worker.state == "failed":
+        server.should_exit = True

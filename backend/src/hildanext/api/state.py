@@ -1,0 +1,159 @@
+# What the routes share: configuration, worker, metrics, jobs; and how one generation is run for a client.
+# Entry points: Server, server_of, Generation (events, finish).
+# A generation ends when its result is there, its time is up or its client goes away, whichever comes first.
+"""Shared state of the routes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from fastapi import Request as HttpRequest
+
+from hildanext.api.jobs import Jobs
+from hildanext.api.metrics import Metrics
+from hildanext.api.replies import ApiError
+from hildanext.api.worker import Admitted, Ticket, Worker
+from hildanext.config import Config
+from hildanext.decoding.events import Done, Event
+from hildanext.decoding.request import Request, Result
+from hildanext.engines.protocol import Session
+from hildanext.errors import HildaError
+
+PING_SECONDS = 10.0
+
+
+@dataclass
+class Server:
+    """One server process."""
+
+    config: Config
+    worker: Worker
+    metrics: Metrics
+    jobs: Jobs
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def session(self) -> Session:
+        """The open engine; ApiError 503 while there is none."""
+        if self.worker.session is None or self.worker.state not in ("ready", "degraded"):
+            raise ApiError(503, f"the engine is {self.worker.state} {self.worker.problem}".strip(), Retry_After="5")
+        return self.worker.session
+
+    @property
+    def model_name(self) -> str:
+        """What /v1/models lists."""
+        return self.session.facts.model
+
+    def admit(self, request: Request, drafts: bool = False, count: int = 1) -> list[Generation]:
+        """Queue `count` samples of a request. ApiError 503 without an engine, 429 when the queue cannot take them."""
+        self._check_lengths(request, count)
+        if self.worker.queued + count > self.config.serve.queue:
+            wait = str(self.worker.wait_seconds())
+            raise ApiError(
+                429, f"queue: {self.worker.queued} requests wait or run; retry in {wait} s", Retry_After=wait
+            )
+        loop = asyncio.get_running_loop()
+        copies = [request.model_copy(update={"sample": number}) for number in range(count)]
+        seconds = self.config.serve.request_seconds
+        return [Generation(self.worker, self.worker.submit(copy, drafts, loop), seconds) for copy in copies]
+
+    def _check_lengths(self, request: Request, count: int) -> None:
+        limits, window = self.config.serve, self.session.facts.window
+        new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        most = min(limits.new_tokens, window) if window else limits.new_tokens
+        if new > most:
+            raise ApiError(400, f"max_new_tokens: {new} asked for, at most {most} are served here", "max_new_tokens")
+        characters = len(request.prompt or "") + sum(len(str(turn["content"])) for turn in request.messages or ())
+        if max(characters, len(request.prompt_ids or ())) > limits.prompt_characters:
+            text = f"prompt: {characters} characters, at most {limits.prompt_characters} are read"
+            raise ApiError(413, text, "prompt")
+        if count > limits.samples:
+            raise ApiError(400, f"n: {count} samples asked for, at most {limits.samples} are served here", "n")
+
+
+@dataclass
+class Generation:
+    """One ticket and its deadline."""
+
+    worker: Worker
+    ticket: Ticket
+    seconds: float
+
+    async def admitted(self) -> None:
+        """Wait until the engine accepts; raises what refuses it, so that a stream can still answer with a status."""
+        await self._next(self._left())
+
+    def _left(self) -> float:
+        return self.ticket.created + self.seconds - time.monotonic()
+
+    async def _next(self, seconds: float) -> Event | Admitted:
+        try:
+            item = await asyncio.wait_for(self.ticket.events.get(), max(0.0, seconds))
+        except TimeoutError:
+            if self._left() > 0:
+                raise
+            raise ApiError(504, f"time: not finished after {self.seconds:g} seconds; ask for fewer tokens") from None
+        if isinstance(item, HildaError):
+            raise item
+        return item
+
+    async def events(self) -> AsyncIterator[Event | None]:
+        """Events up to Done; None every ten quiet seconds. However it ends, the engine stops working on it."""
+        try:
+            while True:
+                try:
+                    event = await self._next(min(PING_SECONDS, self._left()))
+                except TimeoutError:
+                    yield None
+                    continue
+                if not isinstance(event, Admitted):
+                    yield event
+                if isinstance(event, Done):
+                    return
+        finally:
+            self.worker.cancel(self.ticket)
+
+    async def result(self) -> Result:
+        """The finished result."""
+        async for event in self.events():
+            if isinstance(event, Done):
+                return event.result
+        raise ApiError(500, "the generation ended without a result")
+
+
+async def results(generations: list[Generation], http: HttpRequest) -> list[Result]:
+    """Every result, or CancelledError inside the engine when the client goes away first."""
+    work = [asyncio.ensure_future(generation.result()) for generation in generations]
+    watch = asyncio.ensure_future(_gone(http))
+    try:
+        everything = asyncio.gather(*work)
+        await asyncio.wait([everything, watch], return_when=asyncio.FIRST_COMPLETED)
+        if not everything.done():
+            raise ApiError(499, "the client went away")
+        return list(everything.result())
+    finally:
+        for task in (*work, watch):
+            task.cancel()
+        await asyncio.gather(*work, watch, return_exceptions=True)
+
+
+async def _gone(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        continue
+
+
+def server_of(http: HttpRequest) -> Server:
+    """The server of a request."""
+    return cast(Server, http.app.state.server)
+
+
+def log_result(http: HttpRequest, *found: Result) -> None:
+    """Put tokens, forwards and engine of the results into the request's log line."""
+    fields: dict[str, Any] = http.scope.get("log", {})
+    fields["tokens"] = fields.get("tokens", 0) + sum(result.metrics.tokens for result in found)
+    fields["forwards"] = fields.get("forwards", 0) + sum(result.metrics.forwards for result in found)
+    fields["engine"] = found[0].engine if found else None

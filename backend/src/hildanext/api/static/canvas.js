@@ -1,0 +1,123 @@
+// The record of one generation and its drawing at any step. A block is a run of cells until it is committed, then text.
+export class Recording {
+  constructor(prompt, length) {
+    this.prompt = prompt; this.length = length;
+    this.blocks = []; this.frames = []; this.tokens = 0; this.edits = 0; this.result = null;
+    this.started = performance.now();
+  }
+
+  draft(data) {
+    const tokens = data.tokens.filter(token => token.state !== "given");
+    if (!tokens.length) return;
+    const last = tokens[tokens.length - 1].pos;
+    let block = this.blocks[this.blocks.length - 1];
+    if (!block || block.last !== last) {
+      block = { last, size: tokens.length, history: [], committed: Infinity, text: "" };
+      this.blocks.push(block);
+    }
+    const before = block.history.length ? block.history[block.history.length - 1].tokens : [];
+    const old = new Map(before.map(token => [token.pos, token.text]));
+    for (const token of tokens) if (token.state === "edited") token.old = old.get(token.pos);
+    const masks = tokens.filter(token => token.state === "mask").length;
+    const edits = tokens.filter(token => token.state === "edited").length;
+    this.edits += edits;
+    this.frames.push({ block: this.blocks.length - 1, masks: masks / tokens.length, edits });
+    block.history.push({ frame: this.frames.length, tokens });
+  }
+
+  commit(data) {
+    this.tokens += data.token_ids.length;
+    const open = this.blocks.find(block => block.committed === Infinity);
+    const block = open || this.blocks[this.blocks.length - 1];
+    if (!block) { this.blocks.push({ last: -1, size: 0, history: [], committed: this.frames.length, text: data.text }); return; }
+    block.committed = Math.min(block.committed, this.frames.length);
+    block.text += data.text;
+  }
+}
+
+// Draws a recording into an element; only blocks whose look has changed are touched.
+export class View {
+  constructor(element) { this.element = element; this.clear(); }
+
+  clear() { this.element.replaceChildren(); this.parts = []; this.tail = null; this.recording = null; }
+
+  show(recording) {
+    this.clear();
+    this.recording = recording;
+    const echo = document.createElement("span");
+    echo.className = "prompt-echo";
+    echo.textContent = recording.prompt;
+    this.tail = document.createElement("span");
+    this.element.append(echo, this.tail);
+  }
+
+  draw(frame, live) {
+    const recording = this.recording;
+    if (!recording) return;
+    this.element.classList.toggle("live", live);
+    let left = recording.length;
+    recording.blocks.forEach((block, index) => {
+      left -= block.size;
+      const part = this.parts[index] || this.add();
+      this.drawBlock(part, block, frame, live);
+    });
+    const finished = recording.result && frame >= recording.frames.length;
+    const later = finished ? 0 : Math.max(0, Math.min(left, 2000));
+    this.drawTail(later);
+    if (live) this.element.scrollTop = this.lastTop();
+  }
+
+  lastTop() {
+    const part = this.parts[this.parts.length - 1];
+    return part ? part.element.offsetTop - this.element.offsetTop - this.element.clientHeight * 0.6 : 0;
+  }
+
+  add() {
+    const part = { element: document.createElement("span"), look: "" };
+    this.tail.before(part.element);
+    this.parts.push(part);
+    return part;
+  }
+
+  drawBlock(part, block, frame, live) {
+    let at = -1;
+    for (let i = block.history.length - 1; i >= 0 && at < 0; i--) if (block.history[i].frame <= frame) at = i;
+    const committed = frame >= block.committed && (at === block.history.length - 1);
+    const look = committed ? `text ${block.text.length}` : `step ${at}`;
+    if (look === part.look) return;
+    part.look = look;
+    if (committed) part.element.replaceChildren(block.text);
+    else if (at < 0) part.element.replaceChildren(...masks(block.size, "later"));
+    else part.element.replaceChildren(...block.history[at].tokens.map(cell));
+  }
+
+  drawTail(count) {
+    const have = this.tail.childElementCount;
+    if (count > have) this.tail.append(...masks(count - have, "later"));
+    for (let i = have; i > count; i--) this.tail.lastChild.remove();
+  }
+}
+
+function masks(count, kind) {
+  return Array.from({ length: count }, () => {
+    const span = document.createElement("span");
+    span.className = `cell ${kind}`;
+    return span;
+  });
+}
+
+function cell(token) {
+  const span = document.createElement("span");
+  span.className = `cell ${token.state}`;
+  if (token.state === "mask") return span;
+  if (token.state === "new") span.style.setProperty("--sure", token.confidence.toFixed(2));
+  if (token.old !== undefined && token.old.trim() !== token.text.trim()) {
+    const old = document.createElement("s");
+    old.textContent = token.old.trim();
+    span.append(old);
+  }
+  const text = token.text.replace(/\n/g, "↵\n");
+  if (!text) { span.classList.add("end"); span.textContent = " ∎"; } else span.append(text);
+  span.title = `${token.state}, position ${token.pos}${token.confidence ? `, confidence ${token.confidence.toFixed(3)}` : ""}`;
+  return span;
+}

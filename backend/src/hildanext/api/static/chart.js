@@ -1,0 +1,48 @@
+// Two small charts: masks per step with edits, and a loss curve.
+const SVG = "http://www.w3.org/2000/svg";
+
+function shape(name, attributes) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+// frames: [{masks: share in [0, 1], edits: count}]; at: the step shown.
+export function drawMasks(svg, frames, at) {
+  const width = 1000, height = 100, base = 84;
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const step = width / Math.max(1, frames.length);
+  const most = Math.max(1, ...frames.map(frame => frame.edits));
+  const points = frames.map((frame, i) => `${((i + 0.5) * step).toFixed(1)},${(base - frame.masks * (base - 4)).toFixed(1)}`);
+  const parts = [0, 0.5, 1].map(share => shape("line", { class: "grid", x1: 0, x2: width, y1: base - share * (base - 4), y2: base - share * (base - 4) }));
+  if (points.length) {
+    const first = points[0].split(",")[0], last = points[points.length - 1].split(",")[0];
+    parts.push(shape("path", { class: "area", d: `M${first},${base} L${points.join(" L")} L${last},${base} Z` }));
+    parts.push(shape("polyline", { class: "line", points: points.join(" ") }));
+    frames.forEach((frame, i) => {
+      const tall = 14 * frame.edits / most;
+      if (tall) parts.push(shape("rect", { class: "bar", x: i * step + step * 0.15, width: step * 0.7, y: height - tall, height: tall }));
+    });
+    const x = Math.max(0.5, Math.min(frames.length, at) - 0.5) * step;
+    parts.push(shape("line", { class: "cursor", x1: x, x2: x, y1: 0, y2: height }));
+  }
+  svg.replaceChildren(...parts);
+}
+
+// points: [[step, loss]]; returns {low, high, first, last} or null.
+export function drawLoss(svg, points) {
+  const width = 1000, height = 100;
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  if (points.length < 2) { svg.replaceChildren(); return null; }
+  const losses = points.map(point => point[1]);
+  const low = Math.min(...losses), high = Math.max(...losses);
+  const first = points[0][0], last = points[points.length - 1][0];
+  const place = ([x, y]) => `${((x - first) / Math.max(1, last - first) * width).toFixed(1)},${(4 + (high - y) / Math.max(1e-9, high - low) * (height - 8)).toFixed(1)}`;
+  svg.replaceChildren(
+    shape("line", { class: "grid", x1: 0, x2: width, y1: 4, y2: 4 }),
+    shape("line", { class: "grid", x1: 0, x2: width, y1: height - 4, y2: height - 4 }),
+    shape("polyline", { class: "line", points: points.map(place).join(" ") }),
+  );
+  return { low, high, first, last };
+}

@@ -1,0 +1,134 @@
+// The jobs view: what runs, its loss, its log; start, cancel, delete.
+import { get, send } from "./api.js";
+import { drawLoss } from "./chart.js";
+
+const POLL = 1500;
+const cards = new Map();
+const $ = id => document.getElementById(id);
+let timer = 0;
+
+export function openJobs() { clearTimeout(timer); refresh(); }
+export function closeJobs() { clearTimeout(timer); }
+
+async function refresh() {
+  try {
+    const { jobs } = await get("/jobs?limit=50");
+    show(jobs);
+    problem("");
+    await Promise.all(jobs.filter(job => worthLooking(job)).map(details));
+  } catch (error) { problem(error.message); }
+  timer = setTimeout(refresh, POLL);
+}
+
+function worthLooking(job) {
+  const card = cards.get(job.id);
+  const moved = card.seen !== `${job.state} ${job.step}`;
+  card.seen = `${job.state} ${job.step}`;
+  return moved || job.state === "running" || card.details.open;
+}
+
+function show(jobs) {
+  $("no-jobs").hidden = jobs.length > 0;
+  const list = $("job-list");
+  for (const id of [...cards.keys()]) if (!jobs.some(job => job.id === id)) { cards.get(id).root.remove(); cards.delete(id); }
+  jobs.forEach((job, index) => {
+    const card = cards.get(job.id) || build(job);
+    if (list.children[index] !== card.root) list.insertBefore(card.root, list.children[index] || null);
+    fill(card, job);
+  });
+}
+
+function make(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function build(job) {
+  const card = { root: make("article", "panel job"), badge: make("span", "badge"), figures: make("div", "job-figures"), id: job.id };
+  card.root.setAttribute("aria-label", `${job.command} ${job.id}`);
+  const head = make("div", "job-head");
+  card.buttons = make("div", "buttons");
+  card.cancel = make("button", "", "Cancel");
+  card.remove = make("button", "", "Delete");
+  card.cancel.onclick = () => act(() => send("POST", `/jobs/${job.id}/cancel`));
+  card.remove.onclick = () => act(() => send("DELETE", `/jobs/${job.id}`));
+  card.buttons.append(card.cancel, card.remove);
+  head.append(make("h3", "", job.command), card.badge, make("code", "", job.id), card.buttons);
+  card.progress = make("progress");
+  card.progress.setAttribute("aria-label", "Steps done");
+  card.loss = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  card.loss.setAttribute("class", "loss");
+  card.loss.setAttribute("role", "img");
+  card.axis = make("div", "loss-axis");
+  card.details = make("details");
+  card.log = make("pre");
+  card.log.tabIndex = 0;
+  card.details.append(make("summary", "", "Log"), card.log);
+  card.details.ontoggle = () => { card.seen = ""; };
+  card.problem = make("div", "problem");
+  card.root.append(head, card.progress, card.figures, card.loss, card.axis, card.problem, card.details);
+  cards.set(job.id, card);
+  return card;
+}
+
+function fill(card, job) {
+  card.badge.textContent = job.state;
+  card.badge.className = `badge ${job.state}`;
+  card.cancel.hidden = !job.job || !["queued", "running"].includes(job.state);
+  card.remove.hidden = !job.job || ["queued", "running", "cancelling"].includes(job.state);
+  card.progress.hidden = !job.total || job.state !== "running";
+  if (job.total) { card.progress.max = job.total; card.progress.value = job.step || 0; }
+  const figures = [];
+  if (job.step !== null && job.step > 0) figures.push(["step", job.total ? `${job.step} of ${job.total}` : job.step]);
+  if (job.loss !== null) figures.push(["loss", job.loss.toFixed(4)]);
+  if (job.eta_seconds !== null) figures.push(["left", duration(job.eta_seconds)]);
+  if (job.started) figures.push(["started", new Date(job.started).toLocaleString()]);
+  card.figures.replaceChildren(...figures.map(([name, value]) => {
+    const item = make("span", "", `${name} `);
+    item.append(make("b", "", String(value)));
+    return item;
+  }));
+  card.problem.hidden = !job.error;
+  card.problem.textContent = job.error || "";
+}
+
+async function details(job) {
+  const card = cards.get(job.id);
+  const { metrics } = await get(`/jobs/${job.id}/metrics?tail=2000`);
+  const points = metrics.filter(entry => Number.isFinite(entry.step) && Number.isFinite(entry.loss)).map(entry => [entry.step, entry.loss]);
+  const range = drawLoss(card.loss, points);
+  card.loss.style.display = card.axis.style.display = range ? "" : "none";
+  if (range) {
+    card.loss.setAttribute("aria-label", `loss from ${range.high.toFixed(3)} to ${range.low.toFixed(3)}`);
+    card.axis.replaceChildren(make("span", "", `step ${range.first}`), make("span", "", `loss ${range.low.toFixed(3)} to ${range.high.toFixed(3)}`), make("span", "", `step ${range.last}`));
+  }
+  if (card.details.open) {
+    const { log, output } = await get(`/jobs/${job.id}/logs?tail=200`);
+    const text = [...output, ...log].join("\n") || "nothing yet";
+    if (card.log.textContent !== text) { card.log.textContent = text; card.log.scrollTop = card.log.scrollHeight; }
+  }
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+async function act(work) {
+  try { await work(); problem(""); } catch (error) { problem(error.message); }
+  openJobs();
+}
+
+function problem(text) {
+  $("job-problem").hidden = !text;
+  $("job-problem").textContent = text;
+}
+
+$("job-form").onsubmit = event => {
+  event.preventDefault();
+  const body = { command: $("job-command").value, set: $("job-set").value.split("\n").map(line => line.trim()).filter(Boolean) };
+  if ($("job-config").value.trim()) body.config = $("job-config").value.trim();
+  act(() => send("POST", "/jobs", body));
+};

@@ -1,0 +1,245 @@
+# One thread drives the engine; requests reach it through tickets, events come back to the event loop they came from.
+# Entry points: Worker (start, submit, cancel, stop, health), Ticket.
+# The engine is touched by this thread only. Drafts may be dropped for a slow reader, commits never.
+"""The thread around the engine's step loop."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hildanext.api.metrics import Metrics
+from hildanext.decoding.events import Done, Draft, Event
+from hildanext.decoding.request import Request
+from hildanext.engines.protocol import Session, signed
+from hildanext.errors import HildaError, RunError
+
+State = Literal["loading", "ready", "degraded", "failed", "stopped"]
+IDLE_SECONDS = 0.2
+DRAFTS_HELD = 256
+DEGRADED_SECONDS = 60.0
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    OSError,
+    MemoryError,
+    HildaError,
+)
+Opened = tuple[Session, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The engine has accepted the request."""
+
+
+Item = Event | Admitted | HildaError
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One request's way through the worker. `events` carries Admitted, then the engine's events up to Done, or the
+    HildaError that refused or ended it."""
+
+    request: Request
+    drafts: bool
+    loop: asyncio.AbstractEventLoop
+    events: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
+    number: int | None = None
+    over: bool = False
+    created: float = field(default_factory=time.monotonic)
+
+    def deliver(self, item: Item) -> None:
+        """Hand an event to the reader's loop; called by the worker thread."""
+        try:
+            self.loop.call_soon_threadsafe(self._put, item)
+        except RuntimeError:
+            self.over = True  # the loop is closed: the reader is gone
+
+    def _put(self, item: Item) -> None:
+        if not (isinstance(item, Draft) and self.events.qsize() > DRAFTS_HELD):
+            self.events.put_nowait(item)
+
+
+class Worker:
+    """Opens the engine, then alternates between new tickets and engine steps until it is stopped."""
+
+    def __init__(self, open_session: Callable[[], Opened], limit: int, metrics: Metrics) -> None:
+        self.state: State = "loading"
+        self.problem = ""
+        self.reasons: tuple[str, ...] = ()
+        self.session: Session | None = None
+        self.error: HildaError | None = None
+        self._open, self._limit, self._metrics = open_session, limit, metrics
+        self._inbox: queue.SimpleQueue[tuple[str, Ticket] | None] = queue.SimpleQueue()
+        self._tickets: dict[int, Ticket] = {}
+        self._count = 0
+        self._lock = threading.Lock()
+        self._failed_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin opening the engine; returns at once."""
+        self._thread.start()
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """End every request and the thread."""
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    @property
+    def queued(self) -> int:
+        """Requests that are waiting or decoding."""
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """Whether another request would exceed the limit."""
+        return self._count >= self._limit
+
+    def submit(self, request: Request, drafts: bool, loop: asyncio.AbstractEventLoop) -> Ticket:
+        """Queue a request; its events arrive on `loop`."""
+        ticket = Ticket(request, drafts, loop)
+        with self._lock:
+            self._count += 1
+        self._inbox.put(("submit", ticket))
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a request whose reader is gone; safe to call twice and after the end."""
+        if not ticket.over:
+            self._inbox.put(("cancel", ticket))
+
+    def wait_seconds(self) -> int:
+        """A guess of when a place is free, for Retry-After."""
+        batch = self.session.capability.batch if self.session else 1
+        return max(1, round(self._metrics.mean_seconds() * self._count / max(1, batch)))
+
+    def _run(self) -> None:
+        if not self._open_session():
+            return
+        while self._messages():
+            self._step()
+        self._end_all(RunError("server: shutting down; send the request again"))
+        if self.session is not None:
+            self.session.close()
+        self.state = "stopped"
+
+    def _open_session(self) -> bool:
+        try:
+            self.session, self.reasons = self._open()
+        except HildaError as error:
+            self.error = error
+        except FAILURES as error:
+            self.error = RunError(f"engine: {type(error).__name__}: {error}")
+            traceback.print_exc()
+        self.state = "failed" if self.error else "ready"
+        self.problem = str(self.error or "")
+        return self.error is None
+
+    def _messages(self) -> bool:
+        wait = not (self.session and self.session.pending)
+        while True:
+            try:
+                message = self._inbox.get(timeout=IDLE_SECONDS) if wait else self._inbox.get_nowait()
+            except queue.Empty:
+                return True
+            wait = False
+            if message is None:
+                return False
+            self._handle(*message)
+
+    def _handle(self, verb: str, ticket: Ticket) -> None:
+        if verb == "submit":
+            self._admit(ticket)
+        elif not ticket.over:
+            if ticket.number is not None and self.session is not None:
+                self.session.cancel(ticket.number)
+            self._metrics.cancelled()
+            self._finish(ticket)
+
+    def _admit(self, ticket: Ticket) -> None:
+        if self.session is None:
+            raise ValueError("worker: a ticket before the session")
+        try:
+            ticket.number = self.session.submit(ticket.request, ticket.drafts)
+        except HildaError as error:
+            self._refuse(ticket, error)
+            return
+        except FAILURES as error:
+            traceback.print_exc()
+            self._refuse(ticket, RunError(f"engine: {type(error).__name__} while accepting the request"))
+            return
+        self._tickets[ticket.number] = ticket
+        ticket.deliver(Admitted())
+
+    def _refuse(self, ticket: Ticket, error: HildaError) -> None:
+        ticket.deliver(error)
+        self._finish(ticket)
+
+    def _step(self) -> None:
+        if self.session is None or not self.session.pending:
+            return
+        try:
+            events = self.session.step()
+        except FAILURES as error:
+            self._broken(error)
+            return
+        for event in events:
+            self._deliver(event)
+        if self.state == "degraded" and time.monotonic() - self._failed_at > DEGRADED_SECONDS:
+            self.state, self.problem = "ready", ""
+
+    def _deliver(self, event: Event) -> None:
+        ticket = self._tickets.get(event.request)
+        if ticket is None or self.session is None:
+            return
+        ticket.deliver(signed(event, self.session.name, self.reasons))
+        if isinstance(event, Done):
+            self._metrics.finished(event.result, time.monotonic() - ticket.created)
+            self._finish(ticket)
+
+    def _broken(self, error: Exception) -> None:
+        traceback.print_exc()
+        self.state, self._failed_at = "degraded", time.monotonic()
+        self.problem = f"{type(error).__name__}: {error}"
+        self._metrics.broken()
+        self._end_all(RunError(f"engine: a step failed ({type(error).__name__}); send the request again"))
+
+    def _end_all(self, error: HildaError) -> None:
+        for ticket in list(self._tickets.values()):
+            self._refuse(ticket, error)
+        if self.session is not None:
+            self.session.reset()
+
+    def _finish(self, ticket: Ticket) -> None:
+        ticket.over = True
+        if ticket.number is not None:
+            self._tickets.pop(ticket.number, None)
+        with self._lock:
+            self._count -= 1
+
+
+def opened(session: Session, reasons: tuple[str, ...] = ()) -> Callable[[], Opened]:
+    """An opener that returns an existing session."""
+    return _Ready((session, reasons))
+
+
+@dataclass(frozen=True)
+class _Ready:
+    value: Any
+
+    def __call__(self) -> Opened:
+        result: Opened = self.value
+        return result
