@@ -42,8 +42,8 @@ class DiffusionObjective(Plugin):
     )
     normaliser: Literal["token", "masked", "document", "sequence", "position"] = Field(
         "token",
-        description="denominator: maskable tokens; masked tokens; all B x L positions; or the number of documents or rows, "
-        "each sum divided by its own maskable tokens (answer length)",
+        description="denominator: maskable tokens; masked tokens; all B x L positions; or the documents or rows, "
+        "each sum then over its own maskable tokens (answer length)",
     )
     masked_weight: float = Field(1.0, ge=0, description="factor of the M2T term")
     edit_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")

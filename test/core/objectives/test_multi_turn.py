@@ -1,0 +1,131 @@
+# Multi-turn forward: what the second turn sees, what it is asked for, and that no gradient goes through a draft.
+# Entry points: pytest.
+# The recorder keeps every input, so each turn can be recomputed as a turn of its own.
+"""Tests of core/objectives/multi_turn.py."""
+
+from __future__ import annotations
+
+import torch
+from core.stand_ins import LayerModel, batch_of
+from torch import Tensor
+
+from hildanext import registry
+from hildanext.core.diffusion import Supervision
+from hildanext.core.types import Batch
+
+TOKENS = torch.randint(0, 11, (6, 16), generator=torch.Generator().manual_seed(1))
+LEARN = (torch.arange(16) >= 3).expand(6, 16).clone()
+BATCH = batch_of(TOKENS, LEARN, ids=tuple(range(6)))
+
+
+class Recorder(LayerModel):
+    """A LayerModel that keeps its noisy inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Tensor] = []
+
+    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        self.asked.append(noisy)
+        return super().noisy_features(noisy, batch, block, select)
+
+    def best(self, noisy: Tensor) -> Tensor:
+        every = torch.ones_like(noisy, dtype=torch.bool)
+        logits = LayerModel.noisy_features(self, noisy, BATCH, 4, every) @ self.head()[: self.mask_id].T
+        return logits.argmax(-1).view(noisy.shape)
+
+
+def build(name: str = "multi_turn", **fields):
+    return registry.build("objectives", {"type": name, **fields})
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_one_turn_is_mask_and_edit():
+    one, other = build(turns=1), build("mask_and_edit")
+    model = LayerModel()
+    assert float(one.loss(model, BATCH, 4, rng()).total.detach()) == float(
+        other.loss(model, BATCH, 4, rng()).total.detach()
+    )
+
+
+def test_the_next_turn_holds_the_models_best_tokens_where_masks_were_filled():
+    model = Recorder()
+    build(turns=3, fill=0.5).loss(model, BATCH, 4, rng())
+    assert len(model.asked) == 3
+    for before, after in zip(model.asked, model.asked[1:], strict=False):
+        changed = before != after
+        assert bool((before[changed] == model.mask_id).all())
+        assert torch.equal(after[changed], model.best(before)[changed])
+        filled = int(changed.sum()) / int((before == model.mask_id).sum())
+        assert 0.2 < filled < 0.8
+
+
+def test_filling_all_leaves_no_mask_and_filling_none_repeats_the_turn():
+    model = Recorder()
+    build(turns=2, fill=1.0).loss(model, BATCH, 4, rng())
+    assert not bool((model.asked[1] == model.mask_id).any())
+    model = Recorder()
+    twice = build(turns=2, fill=0.0).loss(model, BATCH, 4, rng())
+    once = build("mask_and_edit").loss(model, BATCH, 4, rng())
+    assert torch.equal(model.asked[0], model.asked[1])
+    assert abs(float((twice.total - once.total).detach())) < 1e-5
+
+
+def test_edits_above_zero_rewrite_visible_tokens_but_never_the_prompt():
+    model = Recorder()
+    build(turns=2, fill=0.0, edit_above=0.0).loss(model, BATCH, 4, rng())
+    before, after = model.asked
+    visible = (before != model.mask_id) & LEARN
+    assert torch.equal(after[visible], model.best(before)[visible])
+    assert torch.equal(after[~LEARN], TOKENS[~LEARN])
+
+
+def test_the_loss_is_the_mean_of_its_turns_each_supervised_by_the_original():
+    model = Recorder()
+    exact = build(
+        turns=2, fill=0.5, weighting="uniform", edit_weight=1.5, keep_weight=0.2, noise={"may_draw_original": False}
+    )
+    report = exact.loss(model, BATCH, 4, rng())
+    total = sum(_turn_loss(model, noisy) for noisy in model.asked) / 2
+    assert abs(float(report.total.detach()) - total) < 1e-4
+
+
+def _turn_loss(model: Recorder, noisy: Tensor) -> float:
+    every = torch.ones_like(noisy, dtype=torch.bool)
+    logits = LayerModel.noisy_features(model, noisy, BATCH, 4, every) @ model.head()[: model.mask_id].T
+    nll = -logits.log_softmax(-1).gather(1, TOKENS.flatten()[:, None]).view(noisy.shape)
+    weight = torch.where(noisy == model.mask_id, 1.0, torch.where(noisy != TOKENS, 1.5, 0.2)) * LEARN
+    return float((weight * nll).sum().detach())
+
+
+def test_the_gradient_is_that_of_the_turns_with_their_inputs_held_fixed():
+    model = Recorder()
+    objective = build(turns=2, fill=0.5, weighting="uniform", keep_weight=1.0, noise={"may_draw_original": False})
+    found = torch.autograd.grad(objective.loss(model, BATCH, 4, rng()).total, list(model.parameters()))
+    inputs = list(model.asked)
+    every = torch.ones_like(LEARN)
+    nll = torch.zeros((), dtype=torch.float64)
+    for noisy in inputs:
+        logits = LayerModel.noisy_features(model, noisy, BATCH, 4, every) @ model.head()[: model.mask_id].T
+        nll = nll - (logits.log_softmax(-1).gather(1, TOKENS.flatten()[:, None])[:, 0] * LEARN.flatten()).sum() / 2
+    for one, other in zip(found, torch.autograd.grad(nll, list(model.parameters())), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_later_turns_keep_the_mean_elbo_weight_of_a_masked_token_at_one():
+    rows = torch.randint(0, 11, (1500, 8), generator=rng())
+    batch, model, objective = batch_of(rows), LayerModel(), build(fill=0.6, noise={"replace": 0.0, "low": 0.2})
+    (view,) = objective.views(model, batch, 4, rng())
+    with torch.no_grad():
+        _, scores = objective.scored_with_tokens(model, _supervision(view, batch), 4, torch.tensor(1.0))
+    later = objective.next_view(view, batch, scores, torch.rand(1500, 8, generator=rng()).double())
+    means = (later.masked * later.elbo).mean(1)
+    assert abs(float(means.mean()) - 1) <= 4 * float(means.std()) / 1500**0.5
+    assert int(later.masked.sum()) < 0.6 * int(view.masked.sum())
+
+
+def _supervision(view, batch):
+    return Supervision(view, batch, torch.ones_like(batch.tokens).float(), view.maskable)

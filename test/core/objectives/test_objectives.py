@@ -1,0 +1,349 @@
+# Every objective against literal loops over positions, and against splits, weights and bounds it must respect.
+# Entry points: pytest.
+# The loops recompute the masks' role from the noisy tokens the model was given, not from the objective's own weights.
+"""Tests of core/objectives and core/diffusion.py."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from core.stand_ins import LayerModel, UniformModel, batch_of
+from torch import Tensor
+
+from hildanext import registry
+from hildanext.core.loss_report import autoregressive_report, merged
+from hildanext.core.types import Batch, LossReport
+
+DIFFUSION = ["mask_and_edit", "multi_turn", "confidence", "soft", "guidelines", "dllm", "soft_ce"]
+
+
+def build(name: str, **fields):
+    return registry.build("objectives", {"type": name, **fields})
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def example(rows: int = 4, length: int = 16, seed: int = 1) -> Batch:
+    generator = rng(seed)
+    tokens = torch.randint(0, 11, (rows, length), generator=generator)
+    learn = torch.ones(rows, length, dtype=torch.bool)
+    learn[:, -3:] = False
+    learn[0, :9] = False
+    docs = (torch.arange(length) >= 6).long() + (torch.arange(length) >= length - 3).long()
+    return batch_of(tokens, learn, docs.expand(rows, length).clone(), tuple(range(10, 10 + rows)))
+
+
+def mean(report: LossReport) -> Tensor:
+    return report.total / report.normaliser
+
+
+class Recorder(LayerModel):
+    """A LayerModel that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[Tensor, Batch, Tensor]] = []
+
+    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        self.asked.append((noisy, batch, select))
+        return super().noisy_features(noisy, batch, block, select)
+
+    def logits(self, turn: int, block: int, exclude: bool = True) -> Tensor:
+        noisy, batch, _ = self.asked[turn]
+        every = torch.ones_like(noisy, dtype=torch.bool)
+        logits = LayerModel.noisy_features(self, noisy, batch, block, every) @ self.head().T
+        logits = logits.view(*noisy.shape, -1).detach()
+        return logits[..., : self.mask_id] if exclude else logits
+
+
+def by_loop(recorder: Recorder, weigh, block: int = 4, turn: int = 0, **options) -> float:
+    """sum over positions of weigh(row, place, noisy token, clean token, learn) * smoothed nll."""
+    noisy, batch, _ = recorder.asked[turn]
+    logs = recorder.logits(turn, block, options.get("exclude", True)).log_softmax(-1)
+    smoothing, total = options.get("smoothing", 0.0), 0.0
+    for row in range(noisy.shape[0]):
+        for place in range(noisy.shape[1]):
+            target = int(batch.tokens[row, place])
+            nll = -(1 - smoothing) * float(logs[row, place, target]) - smoothing * float(logs[row, place].mean())
+            total += weigh(row, place, int(noisy[row, place]), target, bool(batch.learn[row, place])) * nll
+    return total
+
+
+def test_mask_and_edit_is_the_weighted_sum_over_masked_replaced_and_kept_tokens():
+    model, batch = Recorder(), example()
+    fields = {"edit_weight": 2.0, "keep_weight": 0.3, "weighting": "uniform"}
+    report = build("mask_and_edit", noise={"replace": 0.4, "may_draw_original": False}, **fields).loss(
+        model, batch, 4, rng()
+    )
+
+    def weigh(row, place, noisy, clean, learn):
+        return learn * (1.0 if noisy == model.mask_id else 2.0 if noisy != clean else 0.3)
+
+    assert abs(float(report.total.detach()) - by_loop(model, weigh)) < 1e-5
+    assert abs(float(report.total.detach()) - by_loop(model, lambda *a: weigh(*a) * (a[1] != 7))) > 1e-3
+    assert float(report.normaliser) == int(batch.learn.sum())
+    names = [float(report.counts[name]) for name in ("masked", "replaced", "kept")]
+    assert sum(names) == int(batch.learn.sum()) and min(names) > 0
+
+
+def test_elbo_weights_are_one_over_the_rate_of_the_block():
+    model, batch = Recorder(), example()
+    objective = build("mask_and_edit", noise={"replace": 0.0}, keep_weight=0.0)
+    (view,) = objective.views(model, batch, 4, rng())
+    report = objective.loss(model, batch, 4, rng())
+    rate = view.rate
+
+    def weigh(row, place, noisy, clean, learn):
+        return learn * (noisy == model.mask_id) / float(rate[row, place])
+
+    assert abs(float(report.total.detach()) - by_loop(model, weigh)) < 1e-4
+    assert abs(float(report.parts["elbo"]) - by_loop(model, weigh)) < 1e-9
+
+
+@pytest.mark.parametrize(("name", "smoothing"), [("guidelines", 0.0), ("soft_ce", 0.1), ("dllm", 0.0)])
+def test_the_presets_are_the_published_forms(name, smoothing):
+    model, batch = Recorder(), example()
+    objective = build(name)
+    (view,) = objective.views(model, batch, 4, rng())
+    report = objective.loss(model, batch, 4, rng())
+    assert bool((view.rate == view.rate[:, :1]).all())
+    extra = 1e-6 if name == "dllm" else 0.0
+
+    def weigh(row, place, noisy, clean, learn):
+        return learn * (noisy == model.mask_id) / (float(view.rate[row, 0]) + extra)
+
+    wanted = by_loop(model, weigh, smoothing=smoothing, exclude=False)
+    assert abs(float(report.total.detach()) - wanted) < 1e-4 * abs(wanted)
+    assert float(report.normaliser) == (int(batch.learn.sum()) if name == "dllm" else 4 * 16)
+
+
+def test_dllm_counts_a_mask_of_the_text_as_masked():
+    model, batch = Recorder(), example()
+    batch.tokens[1, 4] = model.mask_id
+    report = build("dllm").loss(model, batch, 4, rng())
+    assert bool(model.asked[0][2][1, 4])
+    assert bool(torch.isfinite(report.total))
+
+
+@pytest.mark.parametrize("normaliser", ["token", "masked", "document", "sequence", "position"])
+def test_every_normaliser_is_the_count_it_names(normaliser):
+    model, batch = Recorder(), example()
+    report = build(
+        "mask_and_edit", normaliser=normaliser, weighting="uniform", keep_weight=0.0, noise={"replace": 0.0}
+    ).loss(model, batch, 4, rng())
+    learn, masked = batch.learn, model.asked[0][0] == model.mask_id
+    pieces = {
+        "document": [(row, doc) for row in range(4) for doc in (0, 1)],
+        "sequence": [(row, None) for row in range(4)],
+    }
+    shares = torch.ones(4, 16)
+    for row, doc in pieces.get(normaliser, []):
+        inside = learn[row] & ((batch.docs[row] == doc) | (doc is None))
+        shares[row][inside] = 1 / max(int(inside.sum()), 1)
+    counts = {"token": learn.sum(), "masked": masked.sum(), "document": 7, "sequence": 4, "position": 64}
+    assert float(report.normaliser) == float(counts[normaliser])
+    wanted = by_loop(
+        model, lambda row, place, noisy, clean, ok: ok * (noisy == model.mask_id) * float(shares[row, place])
+    )
+    assert abs(float(report.total.detach()) - wanted) < 1e-5 * max(1, abs(wanted))
+
+
+def gradients(model: LayerModel, reports: list[LossReport]) -> list[Tensor]:
+    divisor = sum(float(report.normaliser) for report in reports)
+    for report in reports:
+        report.total.backward()
+    return [parameter.grad / divisor for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("name", ["mask_and_edit", "multi_turn", "soft", "guidelines", "dllm", "autoregressive"])
+def test_uneven_micro_batches_give_the_gradient_of_one_batch_and_a_mean_of_means_does_not(name):
+    batch, objective = example(), build(name)
+    parts = [Batch(batch.tokens[s], batch.learn[s], batch.docs[s], batch.ids[s]) for s in (slice(0, 1), slice(1, 4))]
+    whole, split = LayerModel(), LayerModel()
+    wanted = gradients(whole, [objective.loss(whole, batch, 4, rng())])
+    reports = [objective.loss(split, part, 4, rng()) for part in parts]
+    means = torch.stack([mean(report).detach() for report in reports]).mean()
+    found = gradients(split, reports)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-6, atol=1e-9)
+    both = merged(reports)
+    assert abs(float(mean(both).detach()) - float(mean(objective.loss(LayerModel(), batch, 4, rng())).detach())) < 1e-5
+    if name != "guidelines":
+        assert abs(float(means) - float(mean(both).detach())) > 1e-4
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+@pytest.mark.parametrize("block", [1, 4, 16, 0])
+def test_with_nothing_to_learn_the_loss_is_zero_and_the_gradients_finite(name, block):
+    model, batch = LayerModel(), example()
+    nothing = Batch(batch.tokens, torch.zeros_like(batch.learn), batch.docs, batch.ids)
+    report = build(name, autoregressive=0.5, noise={"complementary": name != "dllm"}).loss(model, nothing, block, rng())
+    report.total.backward()
+    assert float(report.total.detach()) == 0
+    assert all(
+        bool(torch.isfinite(parameter.grad).all()) for parameter in model.parameters() if parameter.grad is not None
+    )
+    assert all(float(count) == 0 for count in report.counts.values())
+
+
+@pytest.mark.parametrize("normaliser", ["token", "document", "sequence"])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        {},
+        {"unit": "sequence"},
+        {"low": 0.3, "high": 0.8},
+        {"schedule": "cosine"},
+        {"complementary": True},
+        {"draw": "count"},
+    ],
+)
+def test_a_uniform_model_scores_log_v_under_every_elbo_weighting(noise, normaliser):
+    model = UniformModel(12)
+    objective = build("mask_and_edit", keep_weight=0.0, normaliser=normaliser, noise={"replace": 0.0, **noise})
+    values = []
+    for seed in range(12):
+        batch = example(rows=80, seed=seed)
+        unlike = Batch(batch.tokens, batch.learn, batch.docs, tuple(range(seed * 80, seed * 80 + 80)))
+        values.append(float(mean(objective.loss(model, unlike, 4, rng(seed)))))
+    found = torch.tensor(values)
+    assert abs(float(found.mean()) - math.log(11)) <= 4.5 * float(found.std()) / math.sqrt(12) + 1e-5
+
+
+def test_uniform_weighting_of_a_complementary_pair_scores_each_token_once():
+    model, batch = UniformModel(12), example()
+    objective = build(
+        "mask_and_edit", weighting="uniform", keep_weight=0.0, noise={"replace": 0.0, "complementary": True}
+    )
+    report = objective.loss(model, batch, 4, rng())
+    assert abs(float(mean(report)) - math.log(11)) < 1e-6
+    assert float(report.counts["masked"]) == float(report.normaliser) == int(batch.learn.sum())
+
+
+def test_positions_without_a_label_have_no_gradient_and_stand_unchanged_in_both_halves():
+    batch, model = example(), Recorder()
+    raw = torch.zeros(4, 16, 12, dtype=torch.float64, requires_grad=True)
+
+    class Logits(UniformModel):
+        def noisy_features(self, noisy, given, block, select):
+            model.asked.append((noisy, given, select))
+            return raw[select]
+
+        def head(self):
+            return torch.eye(12, dtype=torch.float64)
+
+    build("mask_and_edit").loss(Logits(12), batch, 4, rng()).total.backward()
+    noisy, given, _ = model.asked[0]
+    assert bool((raw.grad[~batch.learn] == 0).all())
+    assert bool((raw.grad[batch.learn].abs().sum(-1) > 0).all())
+    assert torch.equal(noisy[~batch.learn], batch.tokens[~batch.learn])
+    assert torch.equal(given.tokens, batch.tokens)
+
+
+def test_confidence_zero_is_the_plain_loss_and_its_term_is_the_mean_entropy_of_right_predictions():
+    batch = example(rows=16)
+    plain = build("mask_and_edit").loss(LayerModel(), batch, 4, rng())
+    same = build("confidence", confidence=0.0).loss(LayerModel(), batch, 4, rng())
+    assert float(plain.total.detach()) == float(same.total.detach())
+    model = Recorder()
+    report = build("confidence", confidence=2.0).loss(model, batch, 4, rng())
+    noisy, _, _ = model.asked[0]
+    logits = model.logits(0, 4)
+    logs, entropies = logits.log_softmax(-1), []
+    for row in range(16):
+        for place in range(16):
+            right = int(logits[row, place].argmax()) == int(batch.tokens[row, place])
+            if int(noisy[row, place]) == model.mask_id and right:
+                entropies.append(-sum(float(value.exp() * value) for value in logs[row, place]))
+    assert len(entropies) >= 3
+    wanted = 2.0 * sum(entropies) / len(entropies)
+    assert abs(float((mean(report) - mean(plain)).detach()) - wanted) < 1e-5
+    assert abs(float(report.parts["confidence"] / report.counts["confidence"]) - wanted / 2) < 1e-9
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_confidence_gradient_goes_through_right_masked_predictions_only(right):
+    batch = example()
+    target = batch.tokens if right else (batch.tokens + 1) % 11
+    raw = torch.nn.functional.one_hot(target, 12).double().mul(2).requires_grad_()
+
+    class Logits(UniformModel):
+        def noisy_features(self, noisy, given, block, select):
+            self.noisy = noisy
+            return raw[select]
+
+        def head(self):
+            return torch.eye(12, dtype=torch.float64)
+
+    model = Logits(12)
+    found = []
+    for strength in (0.0, 2.0):
+        report = build("confidence", confidence=strength).loss(model, batch, 4, rng())
+        found.append(torch.autograd.grad(report.total, raw)[0])
+    moved = (found[1] - found[0]).abs().sum(-1) > 1e-9
+    masked = (model.noisy == model.mask_id) & batch.learn
+    assert torch.equal(moved, masked if right else torch.zeros_like(masked))
+
+
+def test_the_shared_denominator_makes_the_confidence_term_independent_of_the_split():
+    batch, objective = example(), build("confidence", confidence_over="normaliser")
+    parts = [Batch(batch.tokens[s], batch.learn[s], batch.docs[s], batch.ids[s]) for s in (slice(0, 1), slice(1, 4))]
+    model = LayerModel()
+    whole, split = objective.loss(model, batch, 4, rng()), merged([objective.loss(model, p, 4, rng()) for p in parts])
+    assert abs(float(whole.total.detach()) - float(split.total.detach())) < 1e-4
+
+
+def test_soft_is_label_smoothing_over_the_vocabulary_without_mask():
+    model, batch = Recorder(), example()
+    report = build("soft", weighting="uniform", keep_weight=0.0, noise={"replace": 0.0}).loss(model, batch, 4, rng())
+    wanted = by_loop(model, lambda row, place, noisy, clean, ok: ok * (noisy == model.mask_id), smoothing=0.1)
+    assert abs(float(report.total.detach()) - wanted) < 1e-5
+
+
+def test_the_side_term_adds_the_next_token_loss_at_its_rate():
+    batch, model = example(), LayerModel()
+    plain = build("mask_and_edit").loss(model, batch, 4, rng())
+    both = build("mask_and_edit", autoregressive=0.7).loss(model, batch, 4, rng())
+    side = mean(autoregressive_report(model, batch))
+    assert abs(float((mean(both) - mean(plain) - 0.7 * side).detach())) < 1e-5
+
+
+def test_autoregressive_is_cross_entropy_of_the_next_token_within_documents():
+    model, batch = LayerModel(), example()
+    total, count = 0.0, 0
+    for row in range(4):
+        for doc in batch.docs[row].unique():
+            places = (batch.docs[row] == doc).nonzero()[:, 0]
+            piece = batch_of(batch.tokens[row, places][None])
+            states = model.body(
+                piece.tokens, piece.positions(), torch.ones(1, 1, len(places), len(places)).tril().bool()
+            )
+            logs = (states[0] @ model.head()[:11].T).log_softmax(-1)
+            for i in range(1, len(places)):
+                if bool(batch.learn[row, places[i]]):
+                    total, count = total - float(logs[i - 1, piece.tokens[0, i]].detach()), count + 1
+    report = build("autoregressive").loss(model, batch, 1, rng())
+    assert abs(float(report.total.detach()) - total) < 1e-4 and float(report.normaliser) == count
+
+
+def test_reports_hold_a_count_for_every_part_and_buckets_that_add_up():
+    report = build("mask_and_edit").loss(LayerModel(), example(rows=32), 4, rng())
+    assert set(report.parts) == set(report.counts)
+    buckets = [name for name in report.parts if name.startswith("rate_")]
+    assert abs(float(sum(report.parts[name] for name in buckets) - report.parts["masked"])) < 1e-9
+    assert float(report.parts["block_4"]) == float(report.parts["masked"])
+    assert not any(value.requires_grad for value in (*report.parts.values(), *report.counts.values()))
+
+
+def test_random_tokens_keep_to_the_vocabulary_given():
+    model, objective = Recorder(), build("mask_and_edit", noise={"replace": 1.0}).for_vocabulary(8, (2, 3))
+    batch = example(rows=32)
+    objective.loss(model, batch, 4, rng())
+    noisy = model.asked[0][0]
+    changed = (noisy != batch.tokens) & (noisy != model.mask_id)
+    assert set(noisy[changed].tolist()) <= {0, 1, 4, 5, 6, 7}
+    assert build("autoregressive").for_vocabulary(8) == build("autoregressive")

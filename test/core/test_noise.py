@@ -1,0 +1,232 @@
+# The forward process against its distributions: rates, mask sets, replaced tokens, complementary pairs, planted faults.
+# Entry points: pytest.
+# Statistical checks use fixed seeds; a check is a function that a deliberately wrong variant is shown to fail.
+"""Tests of core/noise.py."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from core.stand_ins import UniformModel, batch_of
+from pydantic import ValidationError
+from scipy import stats
+
+from hildanext.config.noise import NoiseConfig
+from hildanext.core.noise import allowed_tokens, corrupt, plant, slot_sizes, slots
+from hildanext.core.schedules import SCHEDULES
+
+MODEL = UniformModel(50)
+SCHEDULE_NAMES = sorted(SCHEDULES)
+
+
+def many(config: NoiseConfig, block: int = 8, rows: int = 256, length: int = 32, seed: int = 0, model=MODEL):
+    tokens = torch.randint(0, 49, (rows, length), generator=torch.Generator().manual_seed(99))
+    batch = batch_of(tokens)
+    return batch, corrupt(config, model, batch, block, torch.Generator().manual_seed(seed))
+
+
+def assert_mean_is(values: torch.Tensor, expected: float) -> None:
+    """values: independent along dim 0."""
+    error = values.std() / math.sqrt(len(values))
+    assert abs(float(values.mean()) - expected) <= 4 * float(error) + 1e-12, (
+        float(values.mean()),
+        expected,
+        float(error),
+    )
+
+
+@pytest.mark.parametrize("unit", ["block", "sequence", "document"])
+@pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
+@pytest.mark.parametrize("band", [(0.0, 1.0), (0.3, 0.8)])
+def test_the_elbo_weight_of_a_masked_token_has_mean_one(unit, schedule, band):
+    config = NoiseConfig(unit=unit, schedule=schedule, low=band[0], high=band[1])
+    _, (view,) = many(config, rows=2000)
+    assert_mean_is((view.masked * view.elbo).mean(1), 1.0)
+
+
+def test_the_mean_weight_of_a_million_draws_is_one_and_mdlms_scaled_rate_reads_0_999():
+    rows = []
+    scaled = []
+    for seed in range(8):
+        _, (view,) = many(NoiseConfig(unit="sequence"), rows=1000, length=128, seed=seed)
+        rows.append((view.masked * view.elbo).mean(1))
+        time = torch.rand(1000, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.999 + 0.001
+        scaled.append((0.999 * time / time).mean(1))
+    assert_mean_is(torch.cat(rows), 1.0)
+    assert abs(float(torch.cat(scaled).mean()) - 0.999) < 1e-9
+    with pytest.raises(AssertionError):
+        assert_mean_is(torch.cat(rows) * 0.9, 1.0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
+def test_a_schedule_runs_from_zero_to_one_and_its_slope_and_inverse_are_its_own(schedule):
+    curve = SCHEDULES[schedule]
+    time = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    ends = curve.rate(torch.tensor([0.0, 1.0], dtype=torch.float64), 3.0)
+    assert torch.allclose(ends, torch.tensor([0.0, 1.0], dtype=torch.float64), atol=1e-12)
+    numeric = (curve.rate(time + 1e-6, 3.0) - curve.rate(time - 1e-6, 3.0)) / 2e-6
+    assert torch.allclose(curve.slope(time, 3.0), numeric, rtol=1e-6)
+    assert torch.allclose(curve.time(curve.rate(time, 3.0), 3.0), time, atol=1e-9)
+
+
+def test_the_cap_bounds_the_weight_and_loses_mean_one():
+    _, (view,) = many(NoiseConfig(cap=2.0), rows=2000)
+    assert float(view.elbo.max()) <= 2.0
+    with pytest.raises(AssertionError):
+        assert_mean_is((view.masked * view.elbo).mean(1), 1.0)
+
+
+def test_each_token_is_masked_at_the_mean_rate():
+    for low, high in ((0.0, 1.0), (0.2, 0.6)):
+        _, (view,) = many(NoiseConfig(low=low, high=high), rows=3000)
+        error = (view.masked.double().std(0) / math.sqrt(3000)).max()
+        off = (view.masked.double().mean(0) - (max(low, 1e-3) + high) / 2).abs().max()
+        assert float(off) <= 4.5 * float(error)
+
+
+def assert_uniform(values: torch.Tensor) -> None:
+    assert stats.kstest(values.numpy(), "uniform", args=(0.001, 0.999)).pvalue > 1e-3
+
+
+def test_the_rate_of_every_block_slot_is_uniform_and_a_fixed_order_of_strata_is_not():
+    _, (view,) = many(NoiseConfig(), rows=1500)
+    rates = view.rate[:, ::8]
+    for slot in range(rates.shape[1]):
+        assert_uniform(rates[:, slot])
+    unpermuted = (torch.rand(1500, 1, generator=torch.Generator().manual_seed(1)) + torch.arange(4)) / 4
+    with pytest.raises(AssertionError):
+        assert_uniform(unpermuted[:, 0].double())
+
+
+def test_the_rates_of_a_row_are_one_per_stratum():
+    _, (view,) = many(NoiseConfig(), rows=64)
+    rates = ((view.rate[:, ::8] - 0.001) / 0.999).sort(1).values
+    gaps = rates.diff(dim=1)
+    assert torch.allclose(gaps, torch.full_like(gaps, 0.25), atol=1e-9)
+
+
+def test_realised_rates_stay_in_the_band_and_in_its_mirror_for_the_complement():
+    _, (first, second) = many(NoiseConfig(low=0.3, high=0.8, complementary=True))
+    assert float(first.rate.min()) >= 0.3 and float(first.rate.max()) <= 0.8
+    assert float(second.rate.min()) >= 0.2 - 1e-12 and float(second.rate.max()) <= 0.7 + 1e-12
+
+
+def test_complementary_views_divide_the_maskable_tokens():
+    tokens = torch.randint(0, 49, (40, 32))
+    learn = torch.rand(40, 32) < 0.7
+    batch = batch_of(tokens, learn)
+    first, second = corrupt(NoiseConfig(complementary=True), MODEL, batch, 8, torch.Generator().manual_seed(0))
+    assert not bool((first.masked & second.masked).any())
+    assert torch.equal(first.masked | second.masked, learn)
+    assert torch.equal(first.tokens[~learn], second.tokens[~learn])
+    assert torch.equal(first.tokens[~learn], tokens[~learn])
+
+
+def test_both_complementary_views_have_mean_weight_one():
+    _, (first, second) = many(NoiseConfig(complementary=True, low=0.1, high=0.9, schedule="cosine"), rows=4000)
+    assert_mean_is((first.masked * first.elbo).mean(1), 1.0)
+    assert_mean_is((second.masked * second.elbo).mean(1), 1.0)
+
+
+@pytest.mark.parametrize("span", [0.0, 1.0])
+def test_exact_counts_are_uniform_over_the_block_and_weigh_size_over_count(span):
+    _, (view,) = many(NoiseConfig(draw="count", span=span), rows=1000)
+    counts = view.masked.view(1000, 4, 8).sum(-1)
+    observed = torch.bincount(counts.flatten(), minlength=9)[1:]
+    assert int(counts.min()) >= 1
+    assert stats.chisquare(observed.numpy()).pvalue > 1e-3
+    weights = (view.masked * view.elbo).view(1000, 4, 8).sum(-1)
+    assert torch.allclose(weights, torch.full_like(weights, 8.0))
+
+
+def test_a_span_is_one_cyclic_run_and_leaves_every_place_equally_likely():
+    _, (view,) = many(NoiseConfig(span=1.0), rows=3000)
+    blocks = view.masked.view(-1, 8)
+    starts = (blocks & ~blocks.roll(1, dims=1)).sum(1)
+    assert int(starts.max()) <= 1
+    error = float(blocks.double().std(0).max()) / math.sqrt(len(blocks))
+    assert float((blocks.double().mean(0) - view.rate.mean()).abs().max()) <= 5 * error
+    _, (scattered,) = many(NoiseConfig(), rows=300)
+    loose = scattered.masked.view(-1, 8)
+    assert int((loose & ~loose.roll(1, dims=1)).sum(1).max()) > 1
+
+
+def test_the_changed_share_of_visible_tokens_is_the_ratio_less_the_chance_of_the_original():
+    for may, expected in ((True, 0.3 * (1 - 1 / 44)), (False, 0.3)):
+        config = NoiseConfig(replace=0.3, forbidden=(3, 4), vocabulary=47, may_draw_original=may)
+        tokens = torch.randint(5, 47, (3000, 32), generator=torch.Generator().manual_seed(4))
+        batch, model = batch_of(tokens), UniformModel(50, mask_id=0)
+        (view,) = corrupt(config, model, batch, 8, torch.Generator().manual_seed(5))
+        visible = view.maskable & ~view.masked
+        changed = (view.tokens != tokens)[visible].double()
+        assert_mean_is(changed, expected)
+
+
+def test_random_tokens_are_uniform_over_the_allowed_vocabulary():
+    config = NoiseConfig(replace=1.0, forbidden=(3, 4), vocabulary=47)
+    batch, (view,) = many(config, rows=500, model=UniformModel(50, mask_id=0))
+    drawn = view.tokens[view.replaced]
+    allowed = allowed_tokens(47, (0, 3, 4))
+    assert set(drawn.tolist()) <= set(allowed.tolist())
+    observed = torch.bincount(drawn, minlength=50)[allowed]
+    assert stats.chisquare(observed.numpy()).pvalue > 1e-3
+    biased = torch.cat([drawn, drawn[drawn < 20]])
+    assert stats.chisquare(torch.bincount(biased, minlength=50)[allowed].numpy()).pvalue < 1e-3
+
+
+def test_masked_replaced_and_kept_are_disjoint_and_cover_what_may_change():
+    learn = torch.rand(40, 32) < 0.6
+    batch = batch_of(torch.randint(0, 49, (40, 32)), learn)
+    (view,) = corrupt(NoiseConfig(replace=0.5), MODEL, batch, 8, torch.Generator().manual_seed(0))
+    total = view.masked.long() + view.replaced.long() + view.kept.long()
+    assert torch.equal(total, learn.long())
+    assert torch.equal(view.tokens == MODEL.mask_id, view.masked)
+    assert torch.equal(view.tokens[view.kept | ~learn], batch.tokens[view.kept | ~learn])
+
+
+def test_random_replace_noise_writes_tokens_instead_of_masks():
+    batch, (view,) = many(NoiseConfig(type="random_replace"))
+    _, (masks,) = many(NoiseConfig(replace=0.0))
+    assert not bool(view.masked.any()) and not bool((view.tokens == MODEL.mask_id).any())
+    assert torch.equal(view.replaced, masks.masked)
+
+
+def test_prompt_padding_and_masks_of_the_text_never_change():
+    tokens = torch.randint(0, 49, (30, 32))
+    tokens[:, 20] = MODEL.mask_id
+    learn = torch.zeros(30, 32, dtype=torch.bool)
+    learn[:, 10:24] = True
+    for seed in range(20):
+        batch = batch_of(tokens, learn)
+        (view,) = corrupt(NoiseConfig(replace=0.5), MODEL, batch, 8, torch.Generator().manual_seed(seed))
+        assert torch.equal(view.tokens[~learn], tokens[~learn])
+        assert not bool(view.maskable[:, 20].any())
+
+
+def test_documents_cut_blocks_into_slots():
+    docs = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2]])
+    batch = batch_of(torch.zeros(1, 8, dtype=torch.long), docs=docs)
+    assert slots("block", batch, 4).tolist() == [[0, 0, 0, 1, 2, 2, 2, 3]]
+    assert slots("block", batch, 2, "per_document").tolist() == [[0, 0, 1, 2, 2, 3, 3, 4]]
+    assert slots("document", batch, 4).tolist() == slots("block", batch, 0).tolist() == [[0, 0, 0, 1, 1, 1, 1, 2]]
+    assert slots("sequence", batch, 4).tolist() == [[0] * 8]
+    assert slot_sizes(slots("document", batch, 4), batch.learn).tolist() == [[3, 4, 1, 0, 0, 0, 0, 0]]
+
+
+def test_planted_errors_are_never_the_original_and_leave_no_mask():
+    tokens = torch.randint(0, 49, (200, 32))
+    changed, wrong, _ = plant(NoiseConfig(replace=0.2), MODEL, batch_of(tokens), torch.Generator().manual_seed(0))
+    assert torch.equal(changed != tokens, wrong)
+    assert not bool((changed == MODEL.mask_id).any())
+    assert_mean_is(wrong.double().flatten(), 0.2)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ValidationError, match="low"):
+        NoiseConfig(low=0.8, high=0.3)
+    with pytest.raises(ValidationError, match="count"):
+        NoiseConfig(draw="count", schedule="cosine")
+    with pytest.raises(ValueError, match="no token is left"):
+        allowed_tokens(2, (0, 1))
