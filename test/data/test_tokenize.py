@@ -115,7 +115,7 @@ def test_a_block_that_does_not_divide_the_window_is_a_configuration_error(tmp_pa
 
 
 def test_without_end_tokens_the_shards_hold_the_text_alone(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "a.jsonl", [{"text": "Mia ran."}])
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "Mia went."}])
     settings = {"window": 32, "append_eos": False}
     manifest = made(tmp_path, [{"type": "jsonl", "path": str(path)}], settings, eval_share=0)
     assert manifest["splits"]["train"]["tokens"] == 3
@@ -174,8 +174,17 @@ def test_the_tokenizer_of_the_models_folder_is_taken(tmp_path: Path) -> None:
     config = configuration(tmp_path, [WORLD], {"window": 64})
     prepare(config, QUIET)
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tmp_path / "model")})})
-    assert tokenize(config, QUIET)["tokenizer_hash"] == tokenizer_hash(tmp_path / "model")
-    assert not (tmp_path / "tokenized" / "set" / "tokenizer").exists()
+    manifest = tokenize(config, QUIET)
+    assert manifest["tokenizer_hash"] == tokenizer_hash(tmp_path / "model") == tokenizer_hash(manifest["tokenizer"])
+
+
+def test_shards_are_made_again_where_the_model_section_names_their_own_tokenizer(tmp_path: Path) -> None:
+    first = made(tmp_path, [WORLD], {"window": 64})
+    config = configuration(tmp_path, [WORLD], {"window": 64})
+    new = config.model.new.model_copy(update={"tokenizer": first["tokenizer"]})
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": "new", "new": new})})
+    assert tokenize(config, QUIET) == {**first, "config": config.tokenize.model_dump()}
+    assert tokenizer_hash(first["tokenizer"]) == first["tokenizer_hash"]
 
 
 def test_the_real_samples_go_through_with_the_qwen_tokenizer(assets: Path, tmp_path: Path) -> None:

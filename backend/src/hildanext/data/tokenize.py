@@ -46,8 +46,10 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
     prepared = _prepared(source)
     output = Path(config.paths.data) / "tokenized" / (settings.name or config.data.name)
     with replacing(output) as folder:
-        job = _Job(settings, *_tokenizer(config, folder, console))
+        tokenizer = _tokenizer(config, output, folder, console)
+        job = _Job(settings, tokenizer, tokenizer_hash(tokenizer), str(output / "tokenizer"))
         manifest: dict[str, Any] = {
+            "tokenizer": job.place,
             "tokenizer_hash": job.hash,
             "vocab_size": len(job.tokenizer),
             "config": settings.model_dump(),
@@ -89,19 +91,20 @@ def _prepared(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _tokenizer(config: Config, folder: Path, console: Console) -> tuple[Any, str]:
+def _tokenizer(config: Config, output: Path, folder: Path, console: Console) -> Any:
     wanted = config.tokenize.tokenizer
     for candidate in (config.model.path, config.model.new.tokenizer) if wanted == "auto" else ():
-        if candidate and (Path(candidate) / "tokenizer.json").exists():
+        own = Path(candidate).resolve().is_relative_to(output.resolve())
+        if candidate and not own and (Path(candidate) / "tokenizer.json").exists():
             wanted = candidate
             break
     if wanted in ("auto", "storyworld"):
         console.say("tokenizer: word level, from the story world's vocabulary")
-        tokenizer = storyworld_tokenizer(folder / "tokenizer")
-    else:
-        console.say(f"tokenizer: {wanted}")
-        tokenizer = load_tokenizer(wanted)
-    return tokenizer, tokenizer_hash(tokenizer)
+        return storyworld_tokenizer(folder / "tokenizer")
+    console.say(f"tokenizer: {wanted}")
+    tokenizer = load_tokenizer(wanted)
+    tokenizer.save_pretrained(str(folder / "tokenizer"))
+    return tokenizer
 
 
 @dataclass
@@ -109,6 +112,7 @@ class _Job:
     settings: TokenizeConfig
     tokenizer: Any
     hash: str
+    place: str
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -127,6 +131,7 @@ class _Job:
         self._refuse_outside(path)
         known = {name: self.counts[name] for name in ("documents_in", "documents", "tokens_in")}
         return writer.close({
+            "tokenizer": self.place,
             "tokenizer_hash": self.hash,
             "packing": settings.packing,
             "append_eos": settings.append_eos,
