@@ -1,4 +1,4 @@
-# One forward over the windows of many requests: padding, positions, block-causal visibility, logits where wanted.
+# One forward over the windows of many requests: packed or padded, positions, visibility, logits where wanted.
 # Entry points: Row, forward.
 # Letters: R rows, Q queries of the widest row, K keys, n selected positions, V vocabulary.
 """Batched forward over windows."""
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hildanext.core.types import Denoiser
 from hildanext.decoding.kv_store import KVStore
+from hildanext.decoding.packed import Packed, worth_packing
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,28 @@ class Row:
 def forward(denoiser: Denoiser, store: KVStore | None, rows: Sequence[Row], device: torch.device) -> list[Tensor]:
     """Logits [n_r, V] of every row's selected positions from one forward. With a store, its slots supply and receive
     keys and values; without one the rows must start at position 0."""
+    sizes, blocks = [len(row.tokens) for row in rows], [row.block for row in rows]
+    if store is not None and worth_packing(denoiser, sizes, blocks, device):
+        logits = _packed(denoiser, store, rows, device)
+    else:
+        logits = _padded(denoiser, store, rows, device)
+    return list(torch.split(logits, [int(row.select.sum()) for row in rows]))
+
+
+def _packed(denoiser: Any, store: KVStore, rows: Sequence[Row], device: torch.device) -> Tensor:
+    sizes = [len(row.tokens) for row in rows]
+    cache = Packed(store, [row.slot for row in rows], [row.start for row in rows], sizes, [row.block for row in rows])
+    tokens = torch.cat([row.tokens for row in rows]).unsqueeze(0).to(device)
+    positions = (
+        torch.cat([torch.arange(row.start, row.start + len(row.tokens)) for row in rows]).unsqueeze(0).to(device)
+    )
+    select = torch.cat([row.select for row in rows]).unsqueeze(0).to(device)
+    unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+    logits: Tensor = denoiser(tokens, positions, unread, cache=cache, select=select, layout=cache)
+    return logits
+
+
+def _padded(denoiser: Denoiser, store: KVStore | None, rows: Sequence[Row], device: torch.device) -> Tensor:
     sizes = [len(row.tokens) for row in rows]
     width = max(sizes)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
@@ -41,9 +65,7 @@ def forward(denoiser: Denoiser, store: KVStore | None, rows: Sequence[Row], devi
     cache = store.view([row.slot for row in rows], [row.start for row in rows], sizes) if store is not None else None
     mask = visibility(rows, positions, cache.keys if cache else width)
     moved = [tensor.to(device) for tensor in (tokens, positions, mask, select)]
-    logits = denoiser(moved[0], moved[1], moved[2], cache=cache, select=moved[3])
-    counts = [int(row.select.sum()) for row in rows]
-    return list(torch.split(logits, counts))
+    return denoiser(moved[0], moved[1], moved[2], cache=cache, select=moved[3])
 
 
 def visibility(rows: Sequence[Row], positions: Tensor, keys: int) -> Tensor:

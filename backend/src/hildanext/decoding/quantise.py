@@ -27,14 +27,22 @@ class Int8Denoiser:
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     exact: bool = False
+    takes_layout: bool = True
 
     def __call__(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any = None, select: Tensor | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: Any = None,
+        select: Tensor | None = None,
+        layout: Any = None,
     ) -> Tensor:
         """Logits [n, V] float32 at `select` [B, Q] bool, or [B, Q, V] without it."""
+        extra = {} if layout is None else {"layout": layout}
         hidden = self.model.base_model(
             input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=cache is not None, **extra,
         ).last_hidden_state  # fmt: skip
         logits: Tensor = self.model.get_output_embeddings()(hidden if select is None else hidden[select])
         return logits

@@ -58,8 +58,8 @@ def fastest(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str
 
 @torch.no_grad()
 def time_forwards(loaded: Any, bench: BenchDecodeConfig) -> dict[str, float]:
-    """Seconds of one forward behind `context_tokens` cached tokens: 'ar' (one token, transformers' cache), and for every
-    block size 'bare <size>' (model and transformers' cache, all logits) and 'engine <size>' (ours, all logits)."""
+    """Seconds of one forward behind `context_tokens` cached tokens, all logits: 'ar' (one token, transformers' cache),
+    and for every block size 'bare <size>' (model and transformers' cache) and 'engine <size>' (ours)."""
     denoiser, context = loaded.denoiser, bench.context_tokens
     ids = torch.arange(context) % 1000
     store = KVStore()

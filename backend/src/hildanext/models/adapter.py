@@ -96,9 +96,15 @@ class HFDenoiser(nn.Module):
         return hidden
 
     def _logits(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any = None, select: Tensor | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: Any = None,
+        select: Tensor | None = None,
+        layout: Any = None,
     ) -> Tensor:
-        hidden = self.body(tokens, positions, mask, cache)
+        hidden = self.body(tokens, positions, mask, cache, layout)
         if self.shift == "clean":
             hidden = _shifted(hidden, positions, select)
         return (hidden if select is None else hidden[select]) @ self.head().T
