@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,28 +28,39 @@ def loaded(model: Any, tokenizer: Any = None, mask_id: int = MASK, **meta: Any) 
 
 def block_causal_logits(model: Any, tokens: list[int], block: int) -> tuple[Tensor, Any]:
     """Logits [L, V] and the cache of one forward over the whole sequence; the mask is written entry by entry."""
-    size = len(tokens)
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([tokens]), attention_mask=_mask(len(tokens), block), use_cache=True)
+    return out.logits[0], out.past_key_values
+
+
+@cache
+def _mask(size: int, block: int) -> Tensor:
     mask = torch.full((1, 1, size, size), torch.finfo(torch.float32).min)
     for query in range(size):
         for key in range(size):
             if key // block <= query // block:
                 mask[0, 0, query, key] = 0.0
-    with torch.no_grad():
-        out = model(input_ids=torch.tensor([tokens]), attention_mask=mask, use_cache=True)
-    return out.logits[0], out.past_key_values
+    return mask
 
 
 def reference_decode(
-    model: Any, prompt: list[int], new: int, block: int, tau_mask: float, tau_edit: float | None, mask_id: int = MASK
+    model: Any,
+    prompt: list[int],
+    new: int,
+    block: int,
+    tau_mask: float,
+    tau_edit: float | None,
+    mask_id: int = MASK,
+    post: int = 16,
 ) -> list[int]:
-    """Greedy joint-threshold decoding, written from the paper's sets; at most 16 edit rounds."""
+    """Greedy joint-threshold decoding, written from the paper's sets; at most `post` edit rounds."""
     x = prompt + [mask_id] * (math.ceil((len(prompt) + new) / block) * block - len(prompt))
     for start in range(len(prompt) // block * block, len(x), block):
-        post = 0
+        rounds = 0
         while True:
             hidden = [i for i in range(start, start + block) if x[i] == mask_id]
-            post += not hidden
-            if not hidden and (tau_edit is None or post > 16):
+            rounds += not hidden
+            if not hidden and (tau_edit is None or rounds > post):
                 break
             logits = block_causal_logits(model, x[: start + block], block)[0]
             logits[:, mask_id] = -math.inf

@@ -19,7 +19,7 @@ from hildanext.errors import DecodeError
 
 KINDS: tuple[dict[str, Any], ...] = (
     {"tau_mask": 0.15, "tau_edit": None},
-    {"tau_mask": 0.12, "tau_edit": 0.1},
+    {"tau_mask": 0.12, "tau_edit": 0.1, "overrides": {"max_post_steps": 3}},
     {"tau_mask": 0.1, "tau_edit": None, "temperature": 1.0, "seed": 4},
     {"policy": {"type": "random", "steps": 3}, "seed": 8},
     {"tau_mask": 0.2, "tau_edit": None, "cfg_scale": 0.5},
@@ -27,9 +27,9 @@ KINDS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama"])
-def parts(request: Any, random_model: Any) -> Any:
-    return loaded(random_model(request.param, seed=3))
+@pytest.fixture(scope="module")
+def parts(random_model: Any) -> Any:
+    return loaded(random_model("llama", seed=3))
 
 
 def requests(count: int, seed: int) -> list[Request]:
@@ -38,7 +38,7 @@ def requests(count: int, seed: int) -> list[Request]:
     for index in range(count):
         ids = tuple(source.randrange(3, MASK) for _ in range(source.randrange(1, 40)))
         kind = KINDS[index % len(KINDS)]
-        made.append(Request.of(prompt_ids=ids, max_new_tokens=source.randrange(1, 30), ignore_eos=True, **kind))
+        made.append(Request.of(prompt_ids=ids, max_new_tokens=source.randrange(1, 24), ignore_eos=True, **kind))
     return made
 
 
@@ -63,7 +63,7 @@ def run(engine: BlockEngine, asked: list[Request], source: random.Random, preemp
 
 
 def test_requests_that_join_and_leave_at_random_get_the_text_they_get_alone(parts: Any) -> None:
-    asked = requests(12, 0)
+    asked = requests(10, 0)
     wanted = alone(parts, asked)
     for seed, settings in enumerate(({}, {"requests": 3}, {"step_tokens": 64}, {"cache": False}, {"fuse": False})):
         engine = BlockEngine(parts, DecodeConfig(block=8, **settings))

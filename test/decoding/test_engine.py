@@ -158,7 +158,9 @@ def test_commits_add_up_to_the_result_and_drafts_never_show_committed_positions(
     committed: list[int] = []
     for event in events:
         if isinstance(event, Draft):
-            assert min(token.pos for token in event.tokens) <= 6 + len(committed) <= max(t.pos for t in event.tokens) + 1
+            assert (
+                min(token.pos for token in event.tokens) <= 6 + len(committed) <= max(t.pos for t in event.tokens) + 1
+            )
         if isinstance(event, Commit):
             committed.extend(event.token_ids)
     assert isinstance(events[-1], Done) and tuple(committed) == events[-1].result.token_ids
@@ -198,8 +200,15 @@ def test_presets_are_overridden_by_the_model_folder_then_by_the_request() -> Non
     made = BlockEngine(scripted(counting, decode=calibrated, block=8), DecodeConfig())
     assert made.block == 8
     plain = made.generate(Request.of(prompt_ids=(1,), max_new_tokens=2)).preset
-    assert (plain["mode"], plain["source"], plain["tau_mask"], plain["tau_edit"]) == ("Q_MODE", "model folder", 0.61, 0.5)
-    own = made.generate(Request.of(prompt_ids=(1,), max_new_tokens=2, tau_mask=0.2, overrides={"max_post_steps": 3})).preset
+    assert (plain["mode"], plain["source"], plain["tau_mask"], plain["tau_edit"]) == (
+        "Q_MODE",
+        "model folder",
+        0.61,
+        0.5,
+    )
+    own = made.generate(
+        Request.of(prompt_ids=(1,), max_new_tokens=2, tau_mask=0.2, overrides={"max_post_steps": 3})
+    ).preset
     assert (own["tau_mask"], own["max_post_steps"]) == (0.2, 3)
     table = made.generate(Request.of(prompt_ids=(1,), max_new_tokens=2, mode="S_MODE")).preset
     assert (table["source"], table["tau_mask"], table["tau_edit"], table["max_post_steps"]) == ("table", 0.5, 0.0, 16)

@@ -23,8 +23,8 @@ def canvas(given: int, new: int, block: int, **more: int) -> RequestCanvas:
 
 @pytest.mark.parametrize("block", [1, 4, 7])
 def test_blocks_cover_the_canvas_once_and_respect_absolute_boundaries(block: int) -> None:
-    for given in range(0, 2 * block + 2):
-        for new in range(0, 2 * block + 2):
+    for given in range(2 * block + 2):
+        for new in range(2 * block + 2):
             layout = Layout(given, new, block)
             covered = [i for span in layout.blocks() for i in range(span.start, span.stop)]
             assert covered == list(range(layout.length)) and layout.limit <= layout.length < layout.limit + block

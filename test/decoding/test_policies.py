@@ -80,13 +80,14 @@ def test_a_rewrite_needs_more_than_tau_edit_and_another_token() -> None:
 
 def test_factor_is_the_longest_prefix_and_accepts_more_with_a_larger_factor() -> None:
     assert len(chosen({"type": "factor", "factor": 1.0}, [0.817, 0.659])) == 1
-    source = random.Random(0)
+    source, factors = random.Random(0), (0.25, 0.5, 1.0, 2.0, 4.0)
+    policies = {factor: build("policies", {"type": "factor", "factor": factor}) for factor in factors}
     for _ in range(50):
         values = [source.random() for _ in range(6)]
         ordered, sizes = sorted(values, reverse=True), []
-        for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
+        for factor, policy in policies.items():
             brute = next((n for n in range(6) if (n + 2) * (1 - ordered[n]) >= factor), 6)
-            sizes.append(len(chosen({"type": "factor", "factor": factor}, values)))
+            sizes.append(int(policy.step(stats([1] * 6, values), canvas([MASK] * 6)).unmasked.sum()))
             assert sizes[-1] == max(1, brute)
         assert sizes == sorted(sizes)
 

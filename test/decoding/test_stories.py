@@ -20,8 +20,8 @@ from hildanext.decoding.events import Commit, Done
 from hildanext.decoding.request import Request, Result
 
 MODES: tuple[dict[str, Any], ...] = (
-    {"mode": "S_MODE", "overrides": {"max_post_steps": 3}},
-    {"mode": "Q_MODE", "overrides": {"max_post_steps": 3}},
+    {"mode": "S_MODE", "overrides": {"max_post_steps": 2}},
+    {"mode": "Q_MODE", "overrides": {"max_post_steps": 2}},
     {"tau_mask": 0.15, "tau_edit": None},
     {"tau_mask": 0.1, "tau_edit": None, "temperature": 0.9, "top_p": 0.95},
 )
@@ -41,7 +41,7 @@ def requests(assets: Path) -> list[Request]:
     source = random.Random(0)
     return [
         Request.of(
-            prompt=" ".join(text.split()[: source.randrange(1, 14)]), max_new_tokens=16, seed=index, ignore_eos=True,
+            prompt=" ".join(text.split()[: source.randrange(1, 14)]), max_new_tokens=10, seed=index, ignore_eos=True,
             **MODES[index % len(MODES)],
         )
         for index, text in enumerate(texts)
@@ -82,7 +82,7 @@ def test_greedy_text_is_that_of_an_independent_decoder(parts: Any, requests: Any
     mask_id = parts.denoiser.mask_id
     for request, wanted in list(zip(requests, plain, strict=True))[2::4]:
         ids = parts.tokenizer(request.prompt)["input_ids"]
-        assert list(wanted.token_ids) == reference_decode(parts.denoiser.model, ids, 16, 8, 0.15, None, mask_id)
+        assert list(wanted.token_ids) == reference_decode(parts.denoiser.model, ids, 10, 8, 0.15, None, mask_id)
 
 
 def test_stop_strings_end_the_text_before_them(parts: Any, plain: Any, requests: Any) -> None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from hildanext.config.decode import DecodeConfig
@@ -43,13 +45,19 @@ def resolve(request: Request, config: DecodeConfig, calibrated: Mapping[str, Map
     own = calibrated.get(mode, {})
     section = _section(request, config, {**MODES[mode], **own})
     try:
-        policy = build("policies", section, "policy")
+        policy = _built(json.dumps(section, sort_keys=True))
     except ConfigError as error:
         raise DecodeError(str(error)) from error
     sampling = _sampling(request, config)
     source = "policy section" if section["type"] != DEFAULT_POLICY else "model folder" if own else "table"
     preset = {"mode": mode, "source": source, **section, **_shown(sampling)}
     return Plan(policy, sampling, preset, str(section["type"]))
+
+
+@lru_cache(maxsize=256)
+def _built(section: str) -> BlockPolicy:
+    policy: BlockPolicy = build("policies", json.loads(section), "policy")
+    return policy
 
 
 def _section(request: Request, config: DecodeConfig, mode: Mapping[str, Any]) -> dict[str, Any]:
