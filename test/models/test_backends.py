@@ -52,6 +52,18 @@ def test_backends_agree_in_loss_and_gradient(family: str, block: int, random_mod
         assert max(float((a - b).abs().max()) for a, b in zip(gradients, expected, strict=True)) <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["dense", "sliced"])
+def test_gradient_checkpointing_changes_no_gradient(name: str, random_model: Make) -> None:
+    model = HFDenoiser(random_model(), MASK, attention=name).train()
+    data = batch(rows=2, documents=True)
+    noisy = noised(data)
+    plainly = loss_and_gradients(model.noisy_features(noisy, data, 4, data.learn), model, data)
+    model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    again = loss_and_gradients(model.noisy_features(noisy, data, 4, data.learn), model, data)
+    assert plainly[0] == again[0]
+    assert max(float((a - b).abs().max()) for a, b in zip(plainly[1], again[1], strict=True)) <= 1e-6
+
+
 @pytest.mark.parametrize("grid", ["global", "per_document"])
 def test_flex_layout_equals_the_dense_mask(grid: str, random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.nn.attention.flex_attention import flex_attention
@@ -92,9 +104,9 @@ def test_dense_on_an_old_gpu_uses_the_math_kernel_only(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("level", "length", "block", "expected"),
     [
-        (None, 1024, 32, "sliced"), (None, 1024, 1, "dense"), (None, 64, 32, "dense"), (None, 1024, 1024, "dense"),
-        ((6, 1), 1024, 32, "sliced"), ((9, 0), 1024, 32, "dense"), ((9, 0), 4096, 32, "flex"),
-        ((9, 0), 4096, 4096, "dense"),
+        (None, 1024, 32, "sliced"), (None, 1024, 1, "dense"), (None, 64, 32, "dense"), (None, 256, 16, "dense"),
+        (None, 256, 32, "sliced"), (None, 1024, 1024, "dense"), ((6, 1), 1024, 32, "sliced"),
+        ((9, 0), 1024, 32, "dense"), ((9, 0), 4096, 32, "flex"), ((9, 0), 4096, 4096, "dense"),
     ],
 )  # fmt: skip
 def test_the_backend_follows_device_length_and_block_and_says_why(

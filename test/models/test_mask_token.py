@@ -13,6 +13,7 @@ import pytest
 import torch
 from models.oracle import MASK, batch, noised
 
+from hildanext.core.linear_cross_entropy import linear_cross_entropy
 from hildanext.errors import ModelError
 from hildanext.models.adapter import HFDenoiser
 from hildanext.models.mask_token import EmbeddingNoise, choose_mask_token, free_rows
@@ -128,3 +129,19 @@ def test_noise_reaches_the_training_forward(random_model: Make) -> None:
     with EmbeddingNoise(model, steps=5, sigma=0.5, seed=1):
         again = model.noisy_features(noisy, data, 4, data.learn)
     assert torch.equal(first, again) and not torch.equal(first, quiet)
+
+
+def test_raising_the_mask_logit_by_a_thousand_leaves_the_loss(random_model: Make) -> None:
+    model = HFDenoiser(random_model(dtype=torch.float64), MASK)
+    data = batch()
+    noisy = noised(data)
+    select = noisy == MASK
+    features = model.noisy_features(noisy, data, 4, select).detach()
+    raised = model.head().detach().clone()
+    thousand = torch.full((len(features), 1), 1000.0, dtype=torch.float64)
+    raised[MASK] += torch.linalg.lstsq(features, thousand).solution[:, 0]
+    lift = features @ (raised - model.head()).T
+    torch.testing.assert_close(lift[:, MASK], thousand[:, 0])
+    for exclude, same in ((MASK, True), (None, False)):
+        losses = [linear_cross_entropy(features, w, data.tokens[select], exclude).nll for w in (model.head(), raised)]
+        assert torch.allclose(losses[0], losses[1], atol=1e-9) is same

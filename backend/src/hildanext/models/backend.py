@@ -19,8 +19,8 @@ from hildanext.models.attention import causal_slices, diffusion_slices, document
 from hildanext.models.flex import flex_layout
 
 BACKENDS = ("dense", "sliced", "flex")
-SLICED_FROM_LENGTH = 512
 SLICED_FROM_BLOCK = 16
+SLICED_FROM_AREA = 8192
 FLEX_FROM_LENGTH = 2048
 
 
@@ -60,8 +60,10 @@ def _gpu_backend(length: int, block: int) -> Backend:
 
 
 def _plain_backend(device: torch.device, length: int, block: int) -> Backend:
-    if block >= length or length < SLICED_FROM_LENGTH or block < SLICED_FROM_BLOCK:
-        gain = f"slices gain from {SLICED_FROM_LENGTH} tokens and blocks of {SLICED_FROM_BLOCK} to below the length"
+    if block >= length or block < SLICED_FROM_BLOCK or length * block < SLICED_FROM_AREA:
+        gain = (
+            f"slices gain where block >= {SLICED_FROM_BLOCK}, block < length and length x block >= {SLICED_FROM_AREA}"
+        )
         return Backend("dense", f"length {length}, block {block}: {gain}")
     return Backend("sliced", f"length {length}, block {block} on {device.type}: no 2L x 2L mask")
 

@@ -1,6 +1,6 @@
 # What the machine offers torch: devices, their memory, and whether the installed torch has kernels for them.
 # Entry points: devices, kernel_problem, total_memory.
-# A GPU whose architecture the wheel was not built for fails late with "no kernel image"; this says so early, with the cure.
+# A GPU the wheel was not built for fails late with "no kernel image"; this says so early, with the cure.
 """Hardware report."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def total_memory() -> int:
 
 
 def devices() -> list[dict[str, Any]]:
-    """The CPU and every CUDA device: name, memory in bytes, capability, and `problem` where torch has no kernels for it."""
+    """The CPU and every CUDA device: name, memory in bytes, capability, `problem` where torch has no kernels for it."""
     found: list[dict[str, Any]] = [{"device": "cpu", "name": "CPU", "memory": total_memory(), "problem": ""}]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)

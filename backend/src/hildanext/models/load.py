@@ -120,8 +120,8 @@ def check_head(network: Any, where: str) -> None:
     bias = getattr(network.get_output_embeddings(), "bias", None) is not None
     if scales or bias:
         raise ModelError(
-            f"{where}: {network.config.model_type} has {'an output bias' if bias else scales[0]}: its logits are not the"
-            " features times the output matrix, which training and likelihood rely on; use another model"
+            f"{where}: {network.config.model_type} has {'an output bias' if bias else scales[0]}: its logits are not"
+            " the features times the output matrix, which training and likelihood rely on; use another model"
         )
 
 

@@ -48,15 +48,16 @@ def inspect(folder: str, against: str | None = None) -> dict[str, Any]:
 
     path = resolve(folder)
     config, tensors = AutoConfig.from_pretrained(path, local_files_only=True), _Tensors(path)
-    sizes = {name: tensors[name] for name in tensors.names}
+    each = (tensors[name] for name in tensors.names)
+    rows = [(tensor.numel(), tensor.element_size(), str(tensor.dtype)) for tensor in each]
     found = {
         "folder": folder,
         "architecture": _architecture(config, path),
-        "parameters": sum(tensor.numel() for tensor in sizes.values()),
-        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in sizes.values()),
-        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in sizes.values()}),
-        "ties": {"config": bool(config.tie_word_embeddings), "output_matrix_stored": "lm_head.weight" in sizes},
-        "vocabulary": _vocabulary(path, sizes),
+        "parameters": sum(count for count, _, _ in rows),
+        "bytes": sum(count * size for count, size, _ in rows),
+        "dtypes": sorted({dtype.removeprefix("torch.") for _, _, dtype in rows}),
+        "ties": {"config": bool(config.tie_word_embeddings), "output_matrix_stored": "lm_head.weight" in tensors.names},
+        "vocabulary": _vocabulary(path, tensors),
         "meta": HildaMeta.read(path).model_dump(),
     }
     return found if against is None else found | {"against": compare(folder, against)}
@@ -74,8 +75,8 @@ def _architecture(config: Any, path: Path) -> dict[str, Any]:
     return facts | {"supported": True, "reason": "softmax attention over a mask in every layer"}
 
 
-def _vocabulary(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    matrix = next((tensor for name, tensor in tensors.items() if name.endswith("embed_tokens.weight")), None)
+def _vocabulary(path: Path, tensors: _Tensors) -> dict[str, Any]:
+    matrix = next((tensors[name] for name in tensors.names if name.endswith("embed_tokens.weight")), None)
     known = load_tokenizer(str(path)).get_vocab()
     meta, used = HildaMeta.read(path), max(known.values()) + 1
     rows = 0 if matrix is None else int(matrix.shape[0])
