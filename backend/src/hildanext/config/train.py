@@ -31,7 +31,10 @@ class LadderConfig(Section):
 class OptimizerConfig(Section):
     """Optimiser, learning-rate schedule, parameter groups."""
 
-    name: Literal["adamw", "adamw8bit", "lion8bit"] = Field("adamw", description="the 8-bit ones need bitsandbytes")
+    name: Literal["adamw", "muon", "adamw8bit", "lion8bit"] = Field(
+        "adamw", description="muon: hidden matrices by Muon, the rest by AdamW; the 8-bit ones need bitsandbytes"
+    )
+    muon: float = Field(6.5, gt=0, description="muon: factor on the learning rate of the hidden matrices")
     lr: float = Field(3e-4, gt=0, description="peak learning rate")
     betas: tuple[float, float] = Field((0.9, 0.95), description="decay rates of the moment estimates, in [0, 1)")
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")

@@ -54,9 +54,12 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
     if not groups:
         raise ConfigError("optimizer: every parameter is frozen; train at least one part")
     return [
-        {"params": members, "factor": factors[part], "weight_decay": config.weight_decay if matrix else 0.0}
+        {
+            "params": members, "factor": factors[part], "weight_decay": config.weight_decay if matrix else 0.0,
+            "part": part, "matrix": matrix,
+        }
         for (part, matrix), members in groups.items()
-    ]
+    ]  # fmt: skip
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> OptimizerChoice:
@@ -64,6 +67,8 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> OptimizerChoi
     groups = parameter_groups(module, config)
     if config.name == "adamw":
         return OptimizerChoice(_adamw(groups, config), "adamw", "")
+    if config.name == "muon":
+        return OptimizerChoice(_muon(groups, config), "muon", "")
     try:
         return OptimizerChoice(_eight_bit(groups, config), config.name, "")
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
@@ -75,6 +80,19 @@ def _adamw(groups: Iterable[dict[str, Any]], config: OptimizerConfig) -> torch.o
     groups = [dict(group) for group in groups]
     fused = all(parameter.is_floating_point() for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    from hildanext.train.muon import MuonWithAdamW
+
+    if not hasattr(torch.optim, "Muon"):
+        raise ConfigError(f"optimizer.name: muon needs torch >= 2.9, this is {torch.__version__}; use adamw")
+    hidden = [group for group in groups if group["part"] in ("attention", "mlp") and group["matrix"]]
+    if not hidden:
+        raise ConfigError("optimizer.name: muon trains hidden matrices, and none of them trains here; use adamw")
+    others = [group for group in groups if group["part"] not in ("attention", "mlp") or not group["matrix"]]
+    faster = [{**group, "factor": group["factor"] * config.muon, "lr": config.lr} for group in hidden]
+    return MuonWithAdamW(faster, [{**group, "lr": config.lr} for group in others], config.betas, config.eps)
 
 
 def _eight_bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
