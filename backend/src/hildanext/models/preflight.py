@@ -20,7 +20,7 @@ from hildanext.models.hardware import total_memory
 from hildanext.models.load import NEW, choose_device, choose_dtype, load_tokenizer, resolve
 from hildanext.models.new import new_model
 
-OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "lion8bit": 1}
+OPTIMIZER_BYTES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "lion8bit": 1}
 QUANTISED_BYTES = {"qlora": 0.5 + 1 / 64 + 4 / 64 / 256, "lora8bit": 1.0}
 CHUNK_BYTES = 2 * 2**24 * 4
 REMEDIES = (

@@ -1,5 +1,5 @@
-# Checkpoints: a Hugging Face folder plus trainer/ (optimiser, step, loader position), whole or absent.
-# Entry points: Checkpoints (save, prune, newest, best), read_state, restore_optimizer.
+# Checkpoints: a model files plus trainer/ (optimiser, step, loader position), whole or absent.
+# Entry points: Checkpoints (save, prune, newest, best), read_state, save_optimizer, restore_optimizer.
 # A folder named step-NNNNNN is finished: it is written under a dotted name and renamed last. There is no random state
 # to save: every generator is seeded from (seed, step, micro-batch).
 """Checkpoints of a training run."""
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from hildanext.errors import HildaError, RunError
 from hildanext.run_dir import write_atomic
+from hildanext.train.distributed import World
 
 STATE = Path("trainer") / "state.json"
 OPTIMIZER = Path("trainer") / "optimizer.pt"
@@ -68,26 +69,37 @@ class Checkpoints:
         known = [(read_state(path).get("eval_nll"), path) for path in self.all()]
         return [path for nll, path in sorted(pair for pair in known if pair[0] is not None)][:count]
 
-    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
-        """Finish `write(folder)` plus the state as step-NNNNNN, then prune. RunError, with every older checkpoint
-        whole, where the disk is full or cannot be written."""
+    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None], world: World) -> Path:
+        """Finish `write(folder)` (every rank calls it) plus the state as step-NNNNNN, then prune. RunError, with every
+        older checkpoint whole, where the disk is full or cannot be written."""
         final, temporary = self.folder / f"step-{step:06d}", self.folder / f".step-{step:06d}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            self._room()
+            self._prepare(temporary, world)
             write(temporary)
-            write_atomic(temporary / STATE, json.dumps(dict(state), indent=2) + "\n")
-            _flush(temporary)
-            self._remove(final)
-            temporary.rename(final)
+            world.wait()
+            self._complete(temporary, final, state, world)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise RunError(
                 f"{final}: the checkpoint cannot be written ({error}); {self.newest() or 'no older one'} is whole; free"
                 " the disk and resume from it"
             ) from error
-        self.prune()
         return final
+
+    def _prepare(self, temporary: Path, world: World) -> None:
+        if world.first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._room()
+        world.wait()
+
+    def _complete(self, temporary: Path, final: Path, state: Mapping[str, Any], world: World) -> None:
+        if world.first:
+            write_atomic(temporary / STATE, json.dumps(dict(state), indent=2) + "\n")
+            _flush(temporary)
+            self._remove(final)
+            temporary.rename(final)
+            self.prune()
+        world.wait()
 
     def _room(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -22,21 +22,22 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Fixed rows, noise seed and block sizes. planted: share of tokens replaced by a uniform other one."""
+    """Fixed rows, noise seed and block sizes; `chosen`: the size the model is decoded with, which selects checkpoints
+    and measures edits. PLANTED is the share of tokens replaced by another one of the batch."""
 
     batches: tuple[Batch, ...]
     blocks: tuple[int, ...]
+    chosen: int
     samples: int = 2
     seed: int = 0
 
     @torch.no_grad()
     def measure(self, model: Denoiser) -> dict[str, Any]:
-        """{"nll": {block: nats per token}, "repair": {tau: share}, "false_edit": {tau: share}, "eval_nll": nats}:
-        eval_nll is the bound at the smallest block above 1, the size of decoding."""
+        """{"nll": {block: nats per token}, "repair": {tau: share of planted errors corrected},
+        "false_edit": {tau: share of right tokens it would change}, "eval_nll": the bound at `chosen`}."""
         nll = {block: self._bound(model, block) for block in self.blocks}
-        chosen = next((block for block in self.blocks if block > 1), self.blocks[-1])
-        edits = self._edits(model, chosen)
-        return {"nll": {str(block): value for block, value in nll.items()}, "eval_nll": nll[chosen], **edits}
+        edits = self._edits(model, self.chosen)
+        return {"nll": {str(block): value for block, value in nll.items()}, "eval_nll": nll[self.chosen], **edits}
 
     @torch.no_grad()
     def causal(self, model: Denoiser) -> float:

@@ -23,11 +23,14 @@ from hildanext.errors import Interrupted, RunError
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir, StopRequest
 from hildanext.train.distributed import World
+from hildanext.train.memory import memory
 from hildanext.train.optim import OptimizerChoice, set_rate
 from hildanext.train.schedule import factor
 from hildanext.train.trackers import Tracker
 
 STATUS_SECONDS = 2.0
+STREAMS = {"masked": "m2t", "replaced": "t2t", "kept": "keep"}
+COUNTED = ("masked", "replaced", "kept", "autoregressive")
 
 
 def step_seed(seed: int, step: int, micro: int = 0) -> int:
@@ -221,17 +224,14 @@ class Trainer:
 
 
 def _means(report: LossReport, sums: Mapping[str, float]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for name in report.parts:
         count = sums.get(f"count.{name}", sums["normaliser"])
-        found[name] = sums[f"part.{name}"] / count if count else 0.0
-    return found | {f"{name}_tokens": int(sums[f"count.{name}"]) for name in report.counts}
+        means[_public(name)] = sums[f"part.{name}"] / count if count else 0.0
+    tokens = {f"{name}_tokens": int(sums[f"count.{name}"]) for name in COUNTED if name in report.counts}
+    return {name: value for name, value in means.items() if not name.startswith("block_")} | tokens
 
 
-def memory(device: torch.device) -> int:
-    """Peak bytes of this process on the device, resident bytes on the CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    from resource import RUSAGE_SELF, getrusage
-
-    return getrusage(RUSAGE_SELF).ru_maxrss * 1024
+def _public(name: str) -> str:
+    first, _, rest = name.partition("_")
+    return "_".join(filter(None, (STREAMS.get(first, first), rest)))

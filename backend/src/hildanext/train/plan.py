@@ -1,12 +1,16 @@
 # What a run will do, before it does it: stages, steps, tokens, and estimates of time and memory.
-# Entry points: Plan, make_plan, show_plan.
-# Time comes from one measured step where the model is there; a plan needs neither model nor data.
+# Entry points: Plan, make_ladder, total_steps, arithmetic_rate, show_plan.
+# Time is arithmetic (6 operations per parameter and token) at the rate of one timed matrix product, so a lower bound;
+# a plan needs neither model nor data.
 """The plan of a run."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from hildanext.config import Config
 from hildanext.core.block_ladder import Ladder, Stage
@@ -16,7 +20,7 @@ from hildanext.progress import Console
 @dataclass(frozen=True)
 class Plan:
     """A ladder with its cost. tokens_per_step counts every rank; seconds_per_token: of the plain L x L step, None where
-    nothing was measured; memory: bytes by part, empty where the model is not there."""
+    the model is not there; memory: bytes by part, empty then."""
 
     ladder: Ladder
     tokens_per_step: int
@@ -44,6 +48,17 @@ class Plan:
             "tokens": self.ladder.steps * self.tokens_per_step, "stages": rows, "seconds": seconds,
             "memory": self.memory,
         }  # fmt: skip
+
+
+def arithmetic_rate(device: torch.device, size: int = 512, tries: int = 3) -> float:
+    """Floating-point operations per second of a float32 matrix product of `size` rows and columns on the device."""
+    left = torch.ones(size, size, device=device)
+    best = 0.0
+    for _ in range(tries + 1):
+        begun = time.perf_counter()
+        float((left @ left)[0, 0])
+        best = max(best, 2.0 * size**3 / (time.perf_counter() - begun))
+    return best
 
 
 def total_steps(config: Config, window: int, world: int) -> int:

@@ -12,12 +12,15 @@ from typing import Any
 
 from hildanext.config import Config
 from hildanext.data.shards import ShardSet
-from hildanext.errors import DataError
+from hildanext.errors import DataError, ModelError
+from hildanext.models.load import choose_device, choose_dtype
+from hildanext.models.preflight import estimate
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
-from hildanext.train.conversion import is_causal, open_session, shards_folder, train_session
+from hildanext.train.conversion import train_session
 from hildanext.train.distributed import World, open_world
-from hildanext.train.plan import Plan, make_ladder, show_plan
+from hildanext.train.plan import Plan, arithmetic_rate, make_ladder, show_plan
+from hildanext.train.session import is_causal, open_session, shards_folder
 
 
 def train_command(config: Config, console: Console, command: str, path: Path | None) -> dict[str, Any]:
@@ -38,9 +41,20 @@ def plan_command(config: Config, console: Console) -> dict[str, Any]:
     window = _window(config)
     ladder = make_ladder(config, window, world, is_causal(config))
     per_step = config.train.batch * config.train.accumulate * world * window
-    plan = Plan(ladder, per_step, None, {})
+    memory, seconds = _cost(config, window, world)
+    plan = Plan(ladder, per_step, seconds, memory)
     show_plan(plan, console)
     return plan.as_json()
+
+
+def _cost(config: Config, window: int, world: int) -> tuple[dict[str, Any], float | None]:
+    try:
+        found = estimate(config, window, world=world)
+    except ModelError:
+        return {}, None
+    device = choose_device(config.model.device)
+    size = choose_dtype(config.model.dtype, device)[0].itemsize
+    return found, 6.0 * found["parameters"] / size / arithmetic_rate(device) / world
 
 
 def _window(config: Config) -> int:

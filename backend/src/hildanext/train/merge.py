@@ -1,0 +1,122 @@
+# Averages checkpoints: the plain mean of every parameter, accumulated in float64 and rounded once.
+# Entry points: merge_folders (average), merge_run (choose members, average, evaluate).
+# One file of one member is read at a time. A tied matrix is stored once, so it stays tied; optimisers are not merged.
+"""Checkpoint merging."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hildanext.config import Config
+from hildanext.errors import ModelError
+from hildanext.models.load import load_model
+from hildanext.models.meta import META_FILE, HildaMeta
+from hildanext.progress import Console
+from hildanext.run_dir import write_atomic
+from hildanext.train.checkpoint import Checkpoints
+from hildanext.train.evaluation import Evaluator, evaluation_batches
+from hildanext.train.plan import make_ladder
+from hildanext.train.session import is_causal, open_shards
+
+
+def _shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"merge: {folder} holds no *.safetensors; members are whole checkpoints, not adapters")
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as handle:
+            found[file.name] = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+    return found
+
+
+def _same(folders: Sequence[Path]) -> dict[str, dict[str, tuple[int, ...]]]:
+    first = _shapes(folders[0])
+    ours = {name: shape for part in first.values() for name, shape in part.items()}
+    for folder in folders[1:]:
+        theirs = {name: shape for part in _shapes(folder).values() for name, shape in part.items()}
+        wrong = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        if wrong or _shapes(folder).keys() != first.keys():
+            name = wrong[0] if wrong else "file layout"
+            raise ModelError(
+                f"merge: {folder} and {folders[0]} differ in {len(wrong)} tensors, first {name}"
+                f" ({theirs.get(name)} against {ours.get(name)}); merge checkpoints of one run"
+            )
+        _same_meta(folders[0], folder)
+    return first
+
+
+def _same_meta(first: Path, other: Path) -> None:
+    ours, theirs = HildaMeta.read(first), HildaMeta.read(other)
+    for name in ("mask_id", "shift", "block_grid"):
+        if getattr(ours, name) != getattr(theirs, name):
+            raise ModelError(f"merge: {other}: {name} is {getattr(theirs, name)}, {getattr(ours, name)} in {first}")
+
+
+def _mean(folders: Sequence[Path], file: str, name: str) -> Tensor:
+    total: Tensor | None = None
+    for folder in folders:
+        with safe_open(folder / file, framework="pt") as handle:
+            value = handle.get_tensor(name)
+        total = value.double() if total is None else total + value.double()
+    assert total is not None
+    return (total / len(folders)).to(value.dtype)
+
+
+def merge_folders(folders: Sequence[Path], output: Path) -> Path:
+    """Write the equal-weight mean of model folders to `output`. One member is copied unchanged. ModelError where names,
+    shapes, file layout or mask token differ. Source: LLaDA2.0 arXiv:2512.15745 sec. 4.3; float64 sums are ours."""
+    if not folders:
+        raise ModelError("merge: no checkpoint with an evaluation NLL; set train.eval_every or name the members")
+    parts = _same(folders)
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(folders[0], temporary, ignore=shutil.ignore_patterns("trainer", "*.safetensors"))
+    for file, shapes in parts.items():
+        save_file({name: _mean(folders, file, name) for name in shapes}, temporary / file, {"format": "pt"})
+    _note(temporary, folders)
+    shutil.rmtree(output, ignore_errors=True)
+    temporary.rename(output)
+    return output
+
+
+def _note(folder: Path, members: Sequence[Path]) -> None:
+    meta = HildaMeta.read(folder)
+    past = [*meta.history, {"merged": [path.name for path in members]}]
+    write_atomic(folder / META_FILE, meta.model_copy(update={"history": past}).text())
+
+
+def merge_run(
+    config: Config, console: Console, run: Path, members: Sequence[str], best: int, output: Path | None
+) -> dict[str, Any]:
+    """Average the named checkpoints of a run, or its `best` ones, and evaluate every member and the mean."""
+    checkpoints = Checkpoints(run / "checkpoints")
+    folders = [checkpoints.folder / name for name in members] or checkpoints.best(best)
+    merged = merge_folders(folders, output or run / "merged")
+    scores = {path.name: _score(config, path) for path in [*folders, merged]}
+    rows = [(name, f"{score:.4f}") for name, score in scores.items()]
+    console.table(rows, ("model", "evaluation NLL, nats/token"))
+    report = {"model": str(merged), "members": [str(path) for path in folders], "eval_nll": scores}
+    write_atomic(run / "merge.json", json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _score(config: Config, folder: Path) -> float:
+    loaded = load_model(config.model.model_copy(update={"path": str(folder)}))
+    shards = open_shards(config, config.train.eval_split)
+    rows = evaluation_batches(shards, config.train.eval_rows, config.train.batch, loaded.device)
+    ladder = make_ladder(config, shards.window, 1, is_causal(config))
+    evaluator = Evaluator(rows, (ladder.last,), ladder.last, config.train.eval_samples, config.seed)
+    with torch.no_grad():
+        if is_causal(config):
+            return evaluator.causal(loaded.denoiser)
+        return float(evaluator.measure(loaded.denoiser)["eval_nll"])

@@ -1,0 +1,110 @@
+# Writing and reading the weights and optimiser of a run: whole models, adapters, shards of FSDP2.
+# Entry points: write_model, write_files, restore.
+# A checkpoint of a whole model is a Hugging Face folder; of an adapter run, the adapter beside the base's name. Under
+# FSDP2 every rank writes its part of the optimiser and the first rank the gathered model.
+"""Weights on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hildanext.errors import HildaError
+from hildanext.models.adapter import HFDenoiser
+from hildanext.models.adapters import adapter_state, merge_adapter
+from hildanext.models.save import save_model
+from hildanext.train.checkpoint import SHARDS, restore_optimizer, save_optimizer
+from hildanext.train.session import Session, meta_of
+
+ADAPTER = Path("trainer") / "adapter.safetensors"
+
+
+def write_files(session: Session, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Weights and optimiser of a checkpoint; every rank calls it, the folder's parent exists."""
+    sharded = session.world.kind == "fsdp2"
+    whole = gathered(session) if sharded else session.loaded.denoiser
+    if session.world.first:
+        _write_weights(session, whole, folder)
+    session.world.wait()
+    if sharded:
+        _write_shards(session, optimizer, folder)
+    elif session.world.first:
+        save_optimizer(optimizer, folder)
+
+
+def _write_weights(session: Session, denoiser: Any, folder: Path) -> None:
+    if not session.adapted:
+        save_model(denoiser, session.loaded.tokenizer, folder, meta_of(session))
+        return
+    (folder / ADAPTER).parent.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in adapter_state(denoiser).items()}, folder / ADAPTER)
+
+
+def write_model(session: Session, folder: Path) -> Path:
+    """The final model as one plain Hugging Face folder; adapters are merged into the weights."""
+    whole = gathered(session) if session.world.kind == "fsdp2" else session.loaded.denoiser
+    if session.world.first:
+        merge_adapter(whole)
+        save_model(whole, session.loaded.tokenizer, folder, meta_of(session))
+    session.world.wait()
+    return folder
+
+
+def gathered(session: Session) -> HFDenoiser:
+    """A plain copy of a sharded denoiser, its weights in the memory of the first rank's CPU (empty on the others)."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    denoiser = session.loaded.denoiser
+    state = get_model_state_dict(denoiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    with torch.device("meta"):
+        model = type(denoiser.model)(denoiser.config)
+    if session.world.first:
+        own = {name.removeprefix("model."): value for name, value in state.items()}
+        model.load_state_dict(own, assign=True)
+        model.tie_weights()
+    return HFDenoiser(model, denoiser.mask_id, shift=denoiser.shift, block_grid=denoiser.block_grid)
+
+
+def _write_shards(session: Session, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    state = {"optimizer": get_optimizer_state_dict(session.loaded.denoiser, optimizer)}
+    dcp.save(state, checkpoint_id=str(folder / SHARDS))
+
+
+def restore(session: Session, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's adapter and optimiser state into this run. Shards of FSDP2 fit any number of ranks."""
+    folder = session.resumed
+    if folder is None:
+        return
+    if session.adapted:
+        _restore_adapter(session, folder)
+    if (folder / SHARDS).is_dir():
+        _restore_shards(session, optimizer, folder)
+    elif session.world.kind == "fsdp2":
+        raise HildaError(
+            f"train.resume: {folder} was written without fsdp2, whose optimiser state cannot be sharded here; resume"
+            " with train.parallel=ddp or none"
+        )
+    else:
+        restore_optimizer(optimizer, folder)
+
+
+def _restore_adapter(session: Session, folder: Path) -> None:
+    if not (folder / ADAPTER).is_file():
+        raise HildaError(f"train.resume: {folder} holds no adapter; resume with the model.adapter of its config")
+    session.loaded.denoiser.model.load_state_dict(load_file(folder / ADAPTER), strict=False)
+
+
+def _restore_shards(session: Session, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    denoiser = session.loaded.denoiser
+    state = {"optimizer": get_optimizer_state_dict(denoiser, optimizer)}
+    dcp.load(state, checkpoint_id=str(folder / SHARDS))
+    set_optimizer_state_dict(denoiser, optimizer, state["optimizer"])
