@@ -15,6 +15,7 @@ from decoding.reference import MASK, block_causal_logits, loaded, reference_deco
 from hildanext.config.decode import DecodeConfig
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.request import Request
+from hildanext.registry import names
 
 BLOCK = 8
 WAYS: dict[str, dict[str, Any]] = {
@@ -134,6 +135,15 @@ def test_zero_guidance_is_the_conditional_model(parts: Any) -> None:
     plain = decode(parts, prompt(9), 24, {}, KINDS["no editing"]).token_ids
     assert decode(parts, prompt(9), 24, {}, {**KINDS["no editing"], "cfg_scale": 0.0}).token_ids == plain
     assert decode(parts, prompt(9), 24, {}, {**KINDS["no editing"], "cfg_scale": 3.0}).token_ids != plain
+
+
+@pytest.mark.parametrize("name", names("policies"))
+def test_every_policy_decodes_the_same_cached_and_uncached(random_model: Any, name: str) -> None:
+    parts, kind = loaded(random_model("qwen3", seed=4)), {"policy": {"type": name}, "temperature": 0.7, "seed": 3}
+    plain = decode(parts, prompt(9), 12, {}, kind)
+    assert MASK not in plain.token_ids and len(plain.token_ids) == 12
+    for settings in ({"cache": False}, {"fuse": False}):
+        assert decode(parts, prompt(9), 12, settings, kind).token_ids == plain.token_ids
 
 
 def test_packed_and_padded_forwards_of_ragged_windows_are_equal(parts: Any) -> None:

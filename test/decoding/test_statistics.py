@@ -70,7 +70,7 @@ def test_chunks_change_nothing(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_samples_follow_the_tempered_softmax(temperature: float) -> None:
-    row, count = logits(1, 6, 3), 50_000
+    row, count = logits(1, 6, 3), 100_000
     p = row.masked_fill(torch.arange(6) == 5, -torch.inf).div(temperature).softmax(dim=1)[0, :5].double()
     found = statistics(
         row.expand(count, 6).clone(), 5, Sampling(temperature=temperature), frozenset(), draws(count), None

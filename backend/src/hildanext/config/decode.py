@@ -28,6 +28,9 @@ class BenchDecodeConfig(Section):
         ("float32", "bfloat16", "int8"), description="weights and compute compared; int8: dynamic quantisation"
     )
     tokens_per_forward: float = Field(4.0, gt=0.0, description="TPF of the scripted policy for untrained weights")
+    clock: Literal["wall", "cpu"] = Field(
+        "wall", description="what seconds are: wall clock, or this process's CPU seconds (a shared machine, one thread)"
+    )
     repeats: int = Field(3, ge=1, description="interleaved repeats of each single forward; the fastest counts")
 
 

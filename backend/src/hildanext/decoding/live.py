@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -202,7 +202,11 @@ def _state(index: int, before: Canvas, update: Update) -> TokenState:
 
 
 def peak_bytes() -> int:
-    """Peak memory of the process: device bytes where CUDA is used, else resident set size."""
+    """Peak memory of the process: device bytes where CUDA is used, else resident set size (0: unknown)."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,63 @@
+# From requests to canvases: chat templates, gaps, end tokens, and requests that cannot be prepared.
+# Entry points: the tests; the real Qwen3 tokenizer and its template where the assets are there.
+# A gap is written <gap:N>.
+"""Preparation of requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hildanext.decoding.prompt import Limits, end_ids, prepare
+from hildanext.decoding.request import Request
+from hildanext.errors import DecodeError
+from hildanext.models.load import load_tokenizer
+
+LIMITS = Limits(block=8, window=512, new=20, mask_id=151_669)
+
+
+@pytest.fixture(scope="module")
+def qwen(assets: Path) -> Any:
+    return load_tokenizer(str(assets / "qwen3-tokenizer"))
+
+
+def test_chat_turns_are_rendered_by_the_template_and_end_at_the_turn(qwen: Any) -> None:
+    request = Request.of(messages=({"role": "user", "content": "Hello"},))
+    prepared = prepare(request, qwen, LIMITS)
+    text = qwen.decode(list(prepared.prompt))
+    assert text.startswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant")
+    assert 151_645 in end_ids(request, qwen, None)
+    assert prepared.layout.limit == len(prepared.prompt) + 20
+    assert (prepared.tokens[len(prepared.prompt) :] == LIMITS.mask_id).all()
+
+
+def test_infill_leaves_masks_exactly_in_the_gaps(qwen: Any) -> None:
+    text = "def add(a, b):\n    return<gap:3>\n\nprint(<gap:2>)"
+    prepared = prepare(Request.of(prompt=text, infill=True), qwen, LIMITS)
+    assert int(prepared.editable.sum()) == 5 and prepared.layout.length == len(prepared.tokens)
+    assert qwen.decode(prepared.tokens[~prepared.editable].tolist()) == text.replace("<gap:3>", "").replace(
+        "<gap:2>", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"prompt": "no gap", "infill": True}, "0 gaps"),
+        ({"prompt": "a <gap:0> b", "infill": True}, "N >= 1"),
+        ({"prompt": "a <gap:2> b", "infill": True, "max_new_tokens": 4}, "own lengths"),
+        ({"prompt_ids": (1, 2), "infill": True}, "needs a text prompt"),
+        ({"prompt_ids": tuple(range(500))}, "exceed the model's window of 512"),
+    ],
+)
+def test_requests_that_cannot_be_prepared_say_why(qwen: Any, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(DecodeError, match=words):
+        prepare(Request.of(**fields), qwen, LIMITS)
+
+
+def test_a_tokenizer_without_a_template_refuses_messages(assets: Path) -> None:
+    tokenizer = load_tokenizer(str(assets / "stories260k-hf"))
+    with pytest.raises(DecodeError, match="no chat template"):
+        prepare(Request.of(messages=({"role": "user", "content": "Hi"},)), tokenizer, LIMITS)

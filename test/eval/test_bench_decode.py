@@ -1,0 +1,57 @@
+# The decoding benchmark end to end on models that take a second: what it reports, and that its stopwatch is right.
+# Entry points: the tests.
+# Speed itself is not tested: the machine that runs the tests is shared.
+"""bench decode."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hildanext.config import load_config
+from hildanext.eval.bench_decode import run
+from hildanext.eval.decode_timing import Timed, fastest
+from hildanext.progress import Console
+
+SMALL = {"prompt_tokens": 16, "new_tokens": 16, "context_tokens": 32, "blocks": [4, 8], "requests": 2, "repeats": 1}
+
+
+def bench(model: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    values = [f"decode.bench.{name}={json.dumps(value)}" for name, value in {**SMALL, **more}.items()]
+    paths = [f"model.path={model}", f"paths.runs={folder}", "model.device=cpu"]
+    return run(load_config(None, [*paths, *values]), Console(quiet=True))
+
+
+def test_a_folder_without_weights_is_measured_with_random_ones(random_model: Any, tmp_path: Path) -> None:
+    random_model("qwen3", vocab_size=1100).config.save_pretrained(tmp_path / "shape")
+    report = bench(tmp_path / "shape", tmp_path / "runs", tokens_per_forward=2.0)
+    assert not report["trained"] and set(report["precisions"]) == {"float32", "bfloat16", "int8"}
+    for part in report["precisions"].values():
+        assert part["autoregressive"]["tokens"] == 16
+        for row in part["engine"].values():
+            assert row["tokens_per_forward"] == 2.0 and row["tokens"] == 16 * row["requests"]
+    written = json.loads((Path(report["run"]) / "report.json").read_text(encoding="utf-8"))
+    assert written["fastest"] == report["fastest"] and Path(report["plot"]).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_modes_are_compared_on_trained_weights(assets: Path, tmp_path: Path) -> None:
+    report = bench(assets / "stories260k-hf", tmp_path, precisions=["float32"], blocks=[8])
+    assert report["trained"] and 0.0 < report["modes"]["tokens_that_differ_s_against_q"] <= 1.0
+
+
+def test_the_stopwatch_counts_the_denoiser_and_nothing_else() -> None:
+    ticks = iter([0.0, 2.0, 10.0, 13.0])
+    timed = Timed(torch.zeros, ticks.__next__)
+    timed(1)
+    timed(1)
+    assert timed.seconds == 5.0
+
+
+def test_variants_take_turns_and_the_fastest_round_counts() -> None:
+    order: list[str] = []
+    best = fastest({"a": functools.partial(order.append, "a"), "b": functools.partial(order.append, "b")}, 2, "cpu")
+    assert order == ["a", "b"] * 3 and set(best) == {"a", "b"}
