@@ -126,7 +126,7 @@ def parity(loaded: Loaded, length: int = 16) -> dict[str, Any]:
     against transformers' own forward of the same weights, on `length` random tokens, per way of computing it."""
     model = loaded.denoiser.model.eval()
     rng = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, loaded.denoiser.mask_id, (1, length), generator=rng).to(loaded.denoiser.device)
+    tokens = torch.randint(0, loaded.denoiser.vocab_size, (1, length), generator=rng).to(loaded.denoiser.device)
     batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens))
     with _own_attention(model), _recorded(model) as expected:
         reference = model(input_ids=tokens, use_cache=False).logits
