@@ -138,7 +138,7 @@ def _merge(
         ],
         "files": {name: split.facts() for name, split in splits.items()},
         "bad_rows": [row for report in reports for row in report["rows"]][:BAD_EXAMPLES],
-        "config": config.data.model_dump(mode="json", exclude={"workers"}),
+        "config": config.data.model_dump(mode="json", exclude={"workers", "bench"}),
     }
     (to / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -1,40 +1,22 @@
 # tokenize: processed JSON lines -> shards of packed rows, one folder per split, and a manifest that reconciles.
 # Entry points: tokenize(config, console).
-# Reading and packing go on in this thread while another encodes the next batch (the Rust tokenizer uses every core and
-# holds no Python lock); memory is bounded by two batches. Tokens in = tokens packed + tokens dropped.
+# The tokenizer is saved beside the shards; the folder is swapped in at the end, the previous one stays until then.
 """Tokenising a prepared set."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from hildanext.config import Config
 from hildanext.config.data import TokenizeConfig
-from hildanext.data.chat import Rendered, Turns, each_turn, fit
-from hildanext.data.document import Document, from_json
+from hildanext.data.encode_split import SplitEncoder
 from hildanext.data.folders import replacing
-from hildanext.data.packing import Packer, Piece
 from hildanext.data.prepare import FILES
-from hildanext.data.shards import ShardWriter
-from hildanext.data.tokenizers import (
-    encode_texts,
-    end_of_document,
-    load_tokenizer,
-    storyworld_tokenizer,
-    tokenizer_hash,
-)
+from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer, tokenizer_hash
 from hildanext.errors import ConfigError, DataError
-from hildanext.progress import Bar, Console
+from hildanext.progress import Console
 from hildanext.run_dir import write_atomic
 
 
@@ -47,18 +29,18 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
     output = Path(config.paths.data) / "tokenized" / (settings.name or config.data.name)
     with replacing(output) as folder:
         tokenizer = _tokenizer(config, output, folder, console)
-        job = _Job(settings, tokenizer, tokenizer_hash(tokenizer), str(output / "tokenizer"))
+        encoder = SplitEncoder(settings, tokenizer, tokenizer_hash(tokenizer), str(output / "tokenizer"))
         manifest: dict[str, Any] = {
-            "tokenizer": job.place,
-            "tokenizer_hash": job.hash,
-            "vocab_size": len(job.tokenizer),
+            "tokenizer": encoder.place,
+            "tokenizer_hash": encoder.hash,
+            "vocab_size": encoder.vocabulary,
             "config": settings.model_dump(),
             "splits": {},
         }
         for name in FILES:
             facts = prepared["files"][name]
             with console.bar(f"tokenize {name}", facts["documents"]) as bar:
-                manifest["splits"][name] = job.split(source / f"{name}.jsonl", facts, folder / name, bar)
+                manifest["splits"][name] = encoder.encode(source / f"{name}.jsonl", facts, folder / name, bar)
         write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     for name, split in manifest["splits"].items():
         console.say(
@@ -105,114 +87,3 @@ def _tokenizer(config: Config, output: Path, folder: Path, console: Console) -> 
     tokenizer = load_tokenizer(wanted)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     return tokenizer
-
-
-@dataclass
-class _Job:
-    settings: TokenizeConfig
-    tokenizer: Any
-    hash: str
-    place: str
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.end = end_of_document(self.tokenizer)
-        self.vocabulary = len(self.tokenizer)
-
-    def split(self, path: Path, facts: dict[str, Any], folder: Path, bar: Bar) -> dict[str, Any]:
-        settings, self.counts = self.settings, Counter()
-        writer = ShardWriter(folder, settings.window, self.vocabulary, self.end)
-        packer = Packer(settings.window, settings.packing, settings.lookahead)
-        for document in self._encoded(path, bar):
-            for row in packer.add(document):
-                writer.write(row)
-        for row in packer.finish():
-            writer.write(row)
-        self._refuse_outside(path)
-        known = {name: self.counts[name] for name in ("documents_in", "documents", "tokens_in")}
-        return writer.close({
-            "tokenizer": self.place,
-            "tokenizer_hash": self.hash,
-            "packing": settings.packing,
-            "append_eos": settings.append_eos,
-            "pad_to_block": settings.pad_to_block if path.stem.startswith("sft") else settings.pad_text_to_block,
-            "input_hash": facts["sha256"],
-            **known,
-            "dropped": {name[5:]: count for name, count in self.counts.items() if name.startswith("drop ")},
-            "replaced_ids": self.counts["replaced_ids"],
-        })  # fmt: skip
-
-    def _encoded(self, path: Path, bar: Bar) -> Iterator[Piece]:
-        number = 0
-        with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(self._batch, self._read(file))
-            while batch := waiting.result():
-                waiting = pool.submit(self._batch, self._read(file))
-                for encoded in batch:
-                    yield from self._pieces(number, encoded)
-                    number += 1
-                bar.advance(len(batch))
-
-    def _read(self, file: BinaryIO) -> list[Document]:
-        return [from_json(line) for line in islice(file, self.settings.batch_documents)]
-
-    def _batch(self, documents: Sequence[Document]) -> list[list[Rendered] | str]:
-        texts = encode_texts(self.tokenizer, [document.text for document in documents if document.text is not None])
-        encoded = iter(texts)
-        return [self._one(document, encoded) for document in documents]
-
-    def _one(self, document: Document, texts: Iterator[list[int]]) -> list[Rendered] | str:
-        if document.messages is not None:
-            return self._chat(document)
-        ids = list(document.tokens) if document.tokens is not None else next(texts)
-        self._check_origin(document)
-        if self.settings.append_eos and (not ids or ids[-1] != self.end):
-            ids.append(self.end)
-        return [Rendered(self._filled(ids, self.settings.pad_text_to_block), [])] if ids else "no tokens"
-
-    def _check_origin(self, document: Document) -> None:
-        origin = document.metadata.get("tokenizer_hash") if document.tokens is not None else None
-        if origin is not None and origin != self.hash:
-            raise DataError(
-                f"{document.source} {document.id}: its token ids are of tokenizer {str(origin)[:12]}, this one is "
-                f"{self.hash[:12]}; give that tokenizer or the text"
-            )
-
-    def _chat(self, document: Document) -> list[Rendered] | str:
-        settings, messages = self.settings, document.messages or ()
-        turns: Turns = "all" if settings.turns == "all" else "last"
-        cuts = each_turn(messages) if settings.turns == "each" else [messages]
-        fitted = [fit(cut, self.tokenizer, settings.window, turns, settings.over_length) for cut in cuts]
-        found = [rendered for rendered in fitted if rendered is not None]
-        return [self._filled_chat(rendered) for rendered in found] or "longer than the window"
-
-    def _filled_chat(self, rendered: Rendered) -> Rendered:
-        ids = self._filled(rendered.ids, self.settings.pad_to_block)
-        return Rendered(ids, rendered.learn + [True] * (len(ids) - len(rendered.learn)))
-
-    def _filled(self, ids: list[int], block: int) -> list[int]:
-        return ids + [self.end] * (-len(ids) % block) if block else ids
-
-    def _pieces(self, number: int, encoded: list[Rendered] | str) -> Iterator[Piece]:
-        self.counts["documents_in"] += 1
-        if isinstance(encoded, str):
-            self.counts[f"drop {encoded}"] += 1
-            return
-        self.counts["documents"] += 1
-        for rendered in encoded:
-            tokens = self._in_range(np.array(rendered.ids, dtype=np.int64))
-            learn = np.array(rendered.learn, dtype=np.bool_) if rendered.learn else np.ones(len(tokens), np.bool_)
-            self.counts["tokens_in"] += len(tokens)
-            yield Piece(number, tokens, learn)
-
-    def _in_range(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        outside = (tokens < 0) | (tokens >= self.vocabulary)
-        self.counts["replaced_ids"] += int(outside.sum())
-        return np.where(outside, self.end, tokens)
-
-    def _refuse_outside(self, path: Path) -> None:
-        if self.counts["replaced_ids"] and self.settings.out_of_range == "refuse":
-            raise DataError(
-                f"{path}: {self.counts['replaced_ids']} ids of pre-tokenised documents are outside the vocabulary of "
-                f"{self.vocabulary}; give the tokenizer they were made with, or --set tokenize.out_of_range=replace"
-            )
