@@ -136,6 +136,22 @@ class _Sums:
         self.features = torch.empty_like(features) if wanted[0] else None
         self.weight = torch.zeros_like(weight) if wanted[1] else None
 
+    def of_chunk(
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        outer: tuple[Tensor, Tensor | None],
+        options: HeadOptions,
+        rows: slice,
+    ) -> _Chunk:
+        features, weight, targets = inputs
+        chunk = _forward(features[rows], weight, targets[rows], options)
+        light, dtype = _light(chunk), chunk.sums.dtype
+        if self.features is not None or self.weight is not None:
+            entropy = None if outer[1] is None else outer[1].to(dtype)
+            gradient = _logit_gradient(chunk, targets[rows], outer[0].to(dtype), entropy, options)
+            self.add(gradient, features, weight, rows)
+        return light
+
     def add(self, gradient: Tensor, features: Tensor, weight: Tensor, rows: slice) -> None:
         gradient = gradient.to(features.dtype)
         if self.features is not None:
@@ -180,9 +196,7 @@ class _PerToken(torch.autograd.Function):
         features, weight, targets = ctx.saved_tensors
         sums = _Sums(features, weight, ctx.needs_input_grad)
         for rows in _chunks(len(targets), weight.shape[0], ctx.options):
-            chunk = _forward(features[rows], weight, targets[rows], ctx.options)
-            gradient = _logit_gradient(chunk, targets[rows], nll[rows], entropy[rows], ctx.options)
-            sums.add(gradient, features, weight, rows)
+            sums.of_chunk((features, weight, targets), (nll[rows], entropy[rows]), ctx.options, rows)
         return sums.features, sums.weight, None, None
 
 
@@ -194,12 +208,8 @@ class _Weighted(torch.autograd.Function):
         done, sums = [], _Sums(features, weight, ctx.needs_input_grad)
         for_nll, for_entropy = (weights, None) if weights.dim() == 1 else (weights[0], weights[1])
         for rows in _chunks(len(targets), weight.shape[0], options):
-            chunk = _forward(features[rows], weight, targets[rows], options)
-            done.append(_light(chunk))
-            if any(ctx.needs_input_grad[:2]):
-                entropy = None if for_entropy is None else for_entropy[rows].to(chunk.sums.dtype)
-                gradient = _logit_gradient(chunk, targets[rows], for_nll[rows].to(chunk.sums.dtype), entropy, options)
-                sums.add(gradient, features, weight, rows)
+            outer = (for_nll[rows], None if for_entropy is None else for_entropy[rows])
+            done.append(sums.of_chunk((features, weight, targets), outer, options, rows))
         ctx.sums = sums
         nll, entropy, best, probability = _joined(done, features)
         total = (for_nll.to(nll.dtype) * nll).sum()

@@ -34,8 +34,10 @@ def sums_of(
     for row, name in zip(table, SETS, strict=True):
         parts[name], counts[name] = row[0], row[3]
         parts[f"{name}_accuracy"], counts[f"{name}_accuracy"] = row[1], row[3]
-    parts |= {"elbo": table[0, 2], "confidence": entropy, f"block_{block}": table[0, 0]}
-    counts |= {"elbo": view.maskable.sum().double(), "confidence": sure.sum(), f"block_{block}": table[0, 3]}
+    length = view.tokens.shape[1]
+    size = f"block_{block if 0 < block < length else length}"
+    parts |= {"elbo": table[0, 2], "confidence": entropy, size: table[0, 0]}
+    counts |= {"elbo": view.maskable.sum().double(), "confidence": sure.sum(), size: table[0, 3]}
     return _with_buckets(parts, counts, view.rate[select], sets[0], nll)
 
 

@@ -54,7 +54,17 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
         report = {"run": str(directory.path), "threads": torch.get_num_threads(), "device": device, "shapes": found}
         directory.environment(device=device, dtype="float32")
         directory.write_json("report.json", report)
-    header = ("shape", "plain s", "chunked s", "time ratio", "plain MB", "chunked MB", "memory ratio", "with gradients")
+    header = (
+        "shape",
+        "plain s",
+        "chunked s",
+        "time ratio",
+        "processor ratio",
+        "plain MB",
+        "chunked MB",
+        "memory ratio",
+        "with gradients",
+    )
     console.table([_row(name, one) for name, one in found.items()], header)
     return report
 
@@ -62,34 +72,35 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
 def _row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
     plain, ours = one["plain"], one["chunked"]
     return (
-        name, f"{plain['seconds']:.3f}", f"{ours['seconds']:.3f}", f"{one['time_ratio']:.2f}",
+        name, f"{plain['seconds']:.3f}", f"{ours['seconds']:.3f}",
+        f"{one['time_ratio']:.2f}", f"{one['processor_ratio']:.2f}",
         f"{plain['beyond_gradients'] / 1e6:.0f}", f"{ours['beyond_gradients'] / 1e6:.0f}",
         f"{one['memory_ratio']:.2f}", f"{one['memory_ratio_with_gradients']:.2f}",
     )  # fmt: skip
 
 
 def compare(shape: Shape, device: str = "cpu") -> dict[str, Any]:
-    """Seconds (median of turns) and peak bytes of both forms, their ratios, and the largest difference of their
-    gradients relative to the largest entry. beyond_gradients: peak without the gradients that both must return."""
+    """Seconds (median of turns; `processor`: time of this process's threads) and peak bytes of both forms,
+    their ratios, and the largest difference of their gradients relative to the largest entry. beyond_gradients: peak without
+    the gradients that both must return."""
     features, weight, targets, weights = _inputs(shape, device)
     forms: dict[str, Step] = {"plain": _plain, "chunked": _chunked}
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    peaks: dict[str, list[int]] = {name: [] for name in forms}
+    turns: dict[str, list[tuple[float, float, int]]] = {name: [] for name in forms}
     for _ in range(shape.repeats):
         for name, form in forms.items():
             features.grad = weight.grad = None
-            took, peak = _measured(form, (features, weight, targets, weights))
-            seconds[name].append(took)
-            peaks[name].append(peak)
+            turns[name].append(_measured(form, (features, weight, targets, weights)))
     made = sum(part.numel() * part.element_size() for part in (features, weight) if part.requires_grad)
     report: dict[str, Any] = {"shape": asdict(shape), "chunk": chunk_rows(shape.vocabulary), "gradients": made}
     for name in forms:
-        peak = max(peaks[name])
+        wall, processor, peaks = zip(*turns[name], strict=True)
         report[name] = {
-            "seconds": statistics.median(seconds[name]), "peak": peak, "beyond_gradients": max(peak - made, 0)
+            "seconds": statistics.median(wall), "processor": statistics.median(processor), "peak": max(peaks),
+            "beyond_gradients": max(max(peaks) - made, 0),
         }  # fmt: skip
     plain, ours = report["plain"], report["chunked"]
     report["time_ratio"] = ours["seconds"] / plain["seconds"]
+    report["processor_ratio"] = ours["processor"] / plain["processor"]
     report["memory_ratio"] = ours["beyond_gradients"] / max(plain["beyond_gradients"], 1)
     report["memory_ratio_with_gradients"] = ours["peak"] / max(plain["peak"], 1)
     report["gradient_difference"] = _difference(forms, (features, weight, targets, weights))
@@ -126,13 +137,14 @@ def _difference(forms: dict[str, Step], inputs: tuple[Tensor, Tensor, Tensor, Te
     return float(max(gaps))
 
 
-def _measured(form: Step, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[float, int]:
+def _measured(form: Step, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[float, float, int]:
     before = _reset_peak(inputs[0].device)
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     form(*inputs).backward()  # type: ignore[no-untyped-call]
     if inputs[0].device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start, _peak(inputs[0].device) - before
+    took = time.perf_counter() - start
+    return took, time.process_time() - spent, _peak(inputs[0].device) - before
 
 
 def _reset_peak(device: torch.device) -> int:
