@@ -75,8 +75,10 @@ def _tau_edit(value: str | None) -> dict[str, float | None]:
 
 def _report(context: Context, result: Any) -> None:
     metrics, say = result.metrics, context.console.say
-    for line in (*result.reasons, *result.notes):
-        context.console.warn(line)
+    if result.reasons:
+        context.console.warn(f"served by {result.engine}, not by an earlier engine: {'; '.join(result.reasons)}")
+    for note in result.notes:
+        context.console.warn(note)
     say(
         f"{metrics.tokens} tokens ({result.finish_reason}) in {metrics.forwards} forwards: "
         f"{metrics.tokens_per_forward:.2f} tokens per forward, {metrics.tokens_per_second:.1f} tokens/s, "

@@ -28,6 +28,7 @@ class BenchDecodeConfig(Section):
         ("float32", "bfloat16", "int8"), description="weights and compute compared; int8: dynamic quantisation"
     )
     tokens_per_forward: float = Field(4.0, gt=0.0, description="TPF of the scripted policy for untrained weights")
+    threads: tuple[int, ...] = Field((1,), description="torch thread counts whose single forwards are timed as well")
     clock: Literal["wall", "cpu"] = Field(
         "wall", description="what seconds are: wall clock, or this process's CPU seconds (a shared machine, one thread)"
     )

@@ -73,12 +73,14 @@ def _precisions(loaded: Any, config: Config) -> Iterator[tuple[str, Any]]:
 
 def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> dict[str, Any]:
     bench = config.decode.bench
-    forwards = time_forwards(loaded, bench)
+    threads = _by_threads(loaded, config)
+    forwards = threads[torch.get_num_threads()]
     one_token = forwards["ar"]
     part: dict[str, Any] = {
         "forward_seconds": forwards,
         "break_even_tpf": {size: forwards[f"engine {size}"] / one_token for size in bench.blocks},
         "forward_against_bare": {size: forwards[f"engine {size}"] / forwards[f"bare {size}"] for size in bench.blocks},
+        "threads": threads,
         "autoregressive": time_autoregressive(loaded, bench),
         "engine": {},
     }
@@ -88,6 +90,15 @@ def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> 
             part["engine"][f"block {size}, {rows} at once"] = {k: v for k, v in found.items() if k != "texts"}
             console.say(f"block {size}, {rows} at once: {found['tokens_per_second']:.1f} tokens/s")
     return part
+
+
+def _by_threads(loaded: Any, config: Config) -> dict[int, dict[str, float]]:
+    found, own = {}, torch.get_num_threads()
+    for threads in sorted({*config.decode.bench.threads, own}):
+        torch.set_num_threads(threads)
+        found[threads] = time_forwards(loaded, config.decode.bench)
+    torch.set_num_threads(own)
+    return found
 
 
 def _fields(size: int, tokens_per_forward: float) -> dict[str, Any]:
@@ -115,7 +126,10 @@ def _fastest(parts: dict[str, Any]) -> dict[str, Any]:
         for name, row in part["engine"].items()
     }
     (precision, name), speed = max(single.items(), key=_speed)
-    return {"precision": precision, "setting": name, "tokens_per_second": speed}
+    forward = f"engine {name.split()[1].rstrip(',')}"
+    seconds = {threads: timed[forward] for threads, timed in parts[precision]["threads"].items()}
+    threads = min(seconds, key=seconds.__getitem__)
+    return {"precision": precision, "setting": name, "tokens_per_second": speed, "threads": threads}
 
 
 def _speed(item: tuple[tuple[str, str], float]) -> float:
@@ -140,4 +154,6 @@ def _show(report: dict[str, Any], console: Console) -> None:
         console.say(
             f"S_MODE and Q_MODE differ in {100 * report['modes']['tokens_that_differ_s_against_q']:.1f} % of tokens"
         )
+    best = report["fastest"]
+    console.say(f"fastest here: {best['precision']}, {best['setting']}, threads {best['threads']}")
     console.say(f"report: {report['run']}")

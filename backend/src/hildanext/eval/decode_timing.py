@@ -145,5 +145,6 @@ def time_engine(
         "tokens_per_forward": sum(result.metrics.tokens_per_forward for result in results) / rows,
         "forwards": engine.forwards, "forwards_per_second": engine.forwards / seconds,
         "model_seconds": denoiser.seconds, "overhead": (seconds - denoiser.seconds) / denoiser.seconds,
+        "overhead_seconds_per_forward": (seconds - denoiser.seconds) / engine.forwards,
         "texts": [result.token_ids for result in results],
     }  # fmt: skip
