@@ -80,9 +80,9 @@ def _row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
 
 
 def compare(shape: Shape, device: str = "cpu") -> dict[str, Any]:
-    """Seconds (median of turns; `processor`: time of this process's threads) and peak bytes of both forms,
-    their ratios, and the largest difference of their gradients relative to the largest entry. beyond_gradients: peak without
-    the gradients that both must return."""
+    """Seconds (median of turns; `processor`: time of this process's threads) and peak bytes of both forms, their
+    ratios, and the largest difference of their gradients relative to the largest entry. beyond_gradients: the peak
+    without the gradients that both must return."""
     features, weight, targets, weights = _inputs(shape, device)
     forms: dict[str, Step] = {"plain": _plain, "chunked": _chunked}
     turns: dict[str, list[tuple[float, float, int]]] = {name: [] for name in forms}
