@@ -91,6 +91,18 @@ def test_growing_keeps_the_contents() -> None:
     assert store.bytes() == 2 * store.layers[0][0].numel() * 4
 
 
+def test_growing_stays_within_the_bound_by_giving_up_free_slots() -> None:
+    store = made(slots=4, capacity=10)
+    key = written(store, [0, 1, 2, 3], [0] * 4, [6] * 4)
+    for row in range(4):
+        store.commit(row, 6)
+    store.release(3), store.release(2)
+    store.reserve(2, 25, most=60)
+    assert (store.slots, store.capacity) == (2, 25) and torch.equal(store.committed(1, 0)[0], key[1])
+    store.reserve(2, 26, most=60)
+    assert store.slots * store.capacity <= 60 and torch.equal(store.committed(0, 0)[0], key[0])
+
+
 def test_misuse_is_refused() -> None:
     store = made(slots=2, capacity=8)
     with pytest.raises(ValueError, match="reserve first"):

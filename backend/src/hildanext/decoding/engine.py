@@ -119,10 +119,9 @@ class BlockEngine:
         while self.waiting and self._has_room(self.waiting[0]):
             live = self.waiting.popleft()
             if self.config.cache:
-                everyone = [*self.running, live]
-                self.store.reserve(
-                    sum(each.lanes for each in everyone), max(each.canvas.layout.length for each in everyone)
-                )
+                everyone, most = [*self.running, live], self.config.kv_bytes // self._position_bytes()
+                longest = max(each.canvas.layout.length for each in everyone)
+                self.store.reserve(sum(each.lanes for each in everyone), longest, most)
                 live.slots = [self.store.add() for _ in range(live.lanes)]
             self.running.append(live)
 

@@ -58,19 +58,21 @@ class KVStore:
     lengths: list[int] = field(default_factory=list)
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def reserve(self, slots: int, capacity: int) -> None:
-        """Make room for `slots` rows of `capacity` positions, growing by at least half; growing copies the store."""
-        slots = slots if slots <= self.slots else max(slots, self.slots + self.slots // 2)
-        capacity = capacity if capacity <= self.capacity else max(capacity, self.capacity + self.capacity // 2)
-        if slots <= self.slots and capacity <= self.capacity:
+    def reserve(self, slots: int, capacity: int, most: int = 0) -> None:
+        """Make room for `slots` rows of `capacity` positions. Growth is by at least half, so that it is rare, but stays
+        within `most` positions in all (0: no bound), giving up free slots if need be. Growing copies the store."""
+        if slots <= self.slots and capacity <= self.capacity and (not most or self.slots * self.capacity <= most):
             return
-        self.slots, self.capacity = max(slots, self.slots), max(capacity, self.capacity)
+        shape = _grown(slots, self.slots), _grown(capacity, self.capacity)
+        exact = max(slots, len(self.lengths)), max(capacity, max(self.lengths, default=0))
+        self.slots, self.capacity = exact if most and shape[0] * shape[1] > most else shape
         for index, (key, value) in self.layers.items():
-            self.layers[index] = (self._grown(key), self._grown(value))
+            self.layers[index] = (self._moved(key), self._moved(value))
 
-    def _grown(self, old: Tensor) -> Tensor:
+    def _moved(self, old: Tensor) -> Tensor:
         new = old.new_zeros(self.slots, old.shape[1], self.capacity, old.shape[3])
-        new[: old.shape[0], :, : old.shape[2]] = old
+        rows, columns = len(self.lengths), max(self.lengths, default=0)
+        new[:rows, :, :columns] = old[:rows, :, :columns]
         return new
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,13 +150,12 @@ class KVStore:
         return key[slot, :, : self.lengths[slot]], value[slot, :, : self.lengths[slot]]
 
 
+def _grown(wanted: int, held: int) -> int:
+    return held if wanted <= held else max(wanted, held + held // 2)
+
+
 def bytes_per_position(config: Any, element_size: int) -> int:
     """Key and value bytes one token costs in all layers of a Hugging Face configuration. Source: acceleration 9."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * width * element_size)
-
-
-def allocate_limit(config: Any, element_size: int, budget: int) -> int:
-    """Positions that fit into `budget` bytes."""
-    return budget // max(1, bytes_per_position(config, element_size))
