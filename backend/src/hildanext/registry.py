@@ -28,7 +28,7 @@ KINDS = {
     "tasks": "hildanext.eval.tasks",
     "exports": "hildanext.export",
 }
-NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "diagnosis"}}
+NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "diagnosis", "relay"}}
 
 
 class Plugin(Section):

@@ -27,6 +27,7 @@ from hildanext.config import Config
 from hildanext.run_dir import RunDir, write_atomic
 
 POLL_SECONDS = 0.3
+LAUNCHER = (sys.executable, "-m", "hildanext.api.launch")
 
 
 class Jobs:
@@ -157,7 +158,7 @@ class Jobs:
             self._launch(files)
 
     def _launch(self, files: JobFiles) -> None:
-        command = [sys.executable, "-m", "hildanext.api.launch", str(files.path)]
+        command = [*LAUNCHER, str(files.path)]
         with (files.path / "output.txt").open("ab") as output:
             self._children[files.path.name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from hildanext.run_dir import write_atomic
+
+PROGRAM = (sys.executable, "-m", "hildanext")
 
 
 def start_ticks(pid: int) -> str:
@@ -41,22 +44,13 @@ def claim(run: Path) -> bool:
     return True
 
 
-def main(argv: list[str]) -> int:
-    """Run the command of RUN_DIR/job.json in RUN_DIR; returns its exit code."""
+def main(argv: Sequence[str], program: Sequence[str] = PROGRAM) -> int:
+    """Run `program` with the command of RUN_DIR/job.json in RUN_DIR; returns its exit code."""
     run = Path(argv[0])
     if not claim(run):
         return 0
     job = json.loads((run / "job.json").read_text(encoding="utf-8"))
-    command = [
-        sys.executable,
-        "-m",
-        "hildanext",
-        job["command"],
-        "--config",
-        str(run / "config.json"),
-        "--run-dir",
-        str(run),
-    ]
+    command = [*program, job["command"], "--config", str(run / "config.json"), "--run-dir", str(run)]
     with (run / "output.txt").open("ab") as output:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     _Forward(child).install()

@@ -22,6 +22,21 @@ class StrictBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_unicode(cls, values: Any) -> Any:
+        if not _encodable(values):
+            raise ValueError("a string holds half of a surrogate pair, which is no Unicode text")
+        return values
+
+
+def _encodable(value: Any) -> bool:
+    if isinstance(value, str):
+        return not any("\ud800" <= letter <= "\udfff" for letter in value) if not value.isascii() else True
+    if isinstance(value, dict):
+        return all(_encodable(key) and _encodable(item) for key, item in value.items())
+    return all(_encodable(item) for item in value) if isinstance(value, list) else True
+
 
 def _known_mode(mode: str) -> str:
     if mode not in MODES:

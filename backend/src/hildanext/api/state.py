@@ -131,7 +131,8 @@ async def results(generations: list[Generation], http: HttpRequest) -> list[Resu
     watch = asyncio.ensure_future(_gone(http))
     try:
         everything = asyncio.gather(*work)
-        await asyncio.wait([everything, watch], return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [everything, watch]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not everything.done():
             raise ApiError(499, "the client went away")
         return list(everything.result())

@@ -25,7 +25,7 @@ FOLLOW_SECONDS = 0.5
 QUIET_POLLS = 20
 PIECE_BYTES = 1 << 20
 PING = format_sse_event(comment="quiet")
-EVENTS = {
+EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "One JSON object, or server-sent events where they were asked for.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},

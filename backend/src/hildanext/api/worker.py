@@ -164,10 +164,17 @@ class Worker:
         if verb == "submit":
             self._admit(ticket)
         elif not ticket.over:
-            if ticket.number is not None and self.session is not None:
-                self.session.cancel(ticket.number)
             self._metrics.cancelled()
             self._finish(ticket)
+            self._cancel(ticket)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        if ticket.number is None or self.session is None:
+            return
+        try:
+            self.session.cancel(ticket.number)
+        except FAILURES as error:
+            self._broken(error)
 
     def _admit(self, ticket: Ticket) -> None:
         if self.session is None:
@@ -185,8 +192,8 @@ class Worker:
         ticket.deliver(Admitted())
 
     def _refuse(self, ticket: Ticket, error: HildaError) -> None:
-        ticket.deliver(error)
         self._finish(ticket)
+        ticket.deliver(error)
 
     def _step(self) -> None:
         if self.session is None or not self.session.pending:
@@ -205,10 +212,10 @@ class Worker:
         ticket = self._tickets.get(event.request)
         if ticket is None or self.session is None:
             return
-        ticket.deliver(signed(event, self.session.name, self.reasons))
         if isinstance(event, Done):
             self._metrics.finished(event.result, time.monotonic() - ticket.created)
             self._finish(ticket)
+        ticket.deliver(signed(event, self.session.name, self.reasons))
 
     def _broken(self, error: Exception) -> None:
         traceback.print_exc()

@@ -13,20 +13,31 @@ export function drawMasks(svg, frames, at) {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const step = width / Math.max(1, frames.length);
   const most = Math.max(1, ...frames.map(frame => frame.edits));
-  const points = frames.map((frame, i) => `${((i + 0.5) * step).toFixed(1)},${(base - frame.masks * (base - 4)).toFixed(1)}`);
   const parts = [0, 0.5, 1].map(share => shape("line", { class: "grid", x1: 0, x2: width, y1: base - share * (base - 4), y2: base - share * (base - 4) }));
-  if (points.length) {
-    const first = points[0].split(",")[0], last = points[points.length - 1].split(",")[0];
-    parts.push(shape("path", { class: "area", d: `M${first},${base} L${points.join(" L")} L${last},${base} Z` }));
-    parts.push(shape("polyline", { class: "line", points: points.join(" ") }));
+  for (const [begin, end] of runs(frames)) {
+    const line = [`${(begin * step).toFixed(1)},4`];
+    for (let i = begin; i < end; i++) line.push(`${((i + 1) * step).toFixed(1)},${(base - frames[i].masks * (base - 4)).toFixed(1)}`);
+    parts.push(shape("path", { class: "area", d: `M${begin * step},${base} L${line.join(" L")} L${end * step},${base} Z` }));
+    parts.push(shape("polyline", { class: "line", points: line.join(" ") }));
+  }
+  if (frames.length) {
     frames.forEach((frame, i) => {
       const tall = 14 * frame.edits / most;
       if (tall) parts.push(shape("rect", { class: "bar", x: i * step + step * 0.15, width: step * 0.7, y: height - tall, height: tall }));
     });
-    const x = Math.max(0.5, Math.min(frames.length, at) - 0.5) * step;
+    const x = Math.min(frames.length, at) * step;
     parts.push(shape("line", { class: "cursor", x1: x, x2: x, y1: 0, y2: height }));
   }
   svg.replaceChildren(...parts);
+}
+
+// [begin, end) of the frames of each block.
+function runs(frames) {
+  const found = [];
+  frames.forEach((frame, i) => {
+    if (i && frames[i - 1].block === frame.block) found[found.length - 1][1] = i + 1; else found.push([i, i + 1]);
+  });
+  return found;
 }
 
 // points: [[step, loss]]; returns {low, high, first, last} or null.

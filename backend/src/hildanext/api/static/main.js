@@ -98,6 +98,7 @@ async function generate() {
   const values = body();
   recording = new Recording($("chat").checked ? "" : values.prompt, values.max_new_tokens);
   const own = recording;
+  shown = 0;
   view.show(own);
   busy(true);
   $("spoken").textContent = "Generating";
@@ -111,10 +112,11 @@ async function generate() {
     }
   } catch (error) {
     if (error.name !== "AbortError") problem(error.message);
-    else $("n-end").textContent = "you";
+    else own.stopped = true;
     if (!own.frames.length) view.clear();
   } finally {
-    if (running === mine) { running = null; busy(false); schedule(); }
+    if (running === mine) { running = null; busy(false); }
+    schedule();
   }
 }
 
@@ -138,11 +140,25 @@ function busy(on) {
 
 function problem(text) { $("problem").hidden = !text; $("problem").textContent = text; }
 
-/* drawing: at most once per animation frame */
+/* drawing: at most once per animation frame, and a fast model is slowed to what eyes can follow */
+const STEP_MS = 45, BEHIND = 40;
+let shown = 0, last = 0;
 function schedule() {
   if (drawn) return;
   drawn = true;
-  requestAnimationFrame(() => { drawn = false; draw(recording ? recording.frames.length : 0, Boolean(running)); });
+  requestAnimationFrame(advance);
+}
+
+function advance(now) {
+  drawn = false;
+  if (!recording || playing) return;
+  const arrived = recording.frames.length;
+  const pace = Math.max(1, (arrived - shown) / BEHIND) / STEP_MS;
+  shown = Math.min(arrived, shown + Math.min(100, now - last) * pace);
+  last = now;
+  if (arrived - shown < 1 && !running) shown = arrived;
+  draw(Math.floor(shown), running || shown < arrived);
+  if (shown < arrived) schedule();
 }
 
 function draw(at, live) {
@@ -166,7 +182,7 @@ function numbers() {
   $("n-edits").textContent = done?.edits_applied.length ? done.edits_applied.reduce((a, b) => a + b, 0) : recording.edits;
   $("n-tps").textContent = tokens ? (tokens / Math.max(seconds, 1e-3)).toFixed(tokens / seconds > 100 ? 0 : 1) : "–";
   if (done) $("n-end").textContent = { eos: "end of text", length: "length", stop: "stop string", cancelled: "you" }[recording.result.finish_reason];
-  else if (running) $("n-end").textContent = "–";
+  else $("n-end").textContent = recording.stopped ? "you" : "–";
 }
 
 /* replay */
@@ -175,6 +191,7 @@ function pause() { clearInterval(playing); playing = 0; $("play").textContent = 
 $("play").onclick = () => {
   if (playing) { pause(); return; }
   if (!recording) return;
+  shown = recording.frames.length;
   let at = Number($("scrub").value) >= recording.frames.length ? 0 : Number($("scrub").value);
   $("play").textContent = "❚❚";
   $("play").setAttribute("aria-label", "Pause");
@@ -185,7 +202,7 @@ $("play").onclick = () => {
     if (at >= recording.frames.length) pause();
   }, pace);
 };
-$("scrub").oninput = () => { pause(); draw(Number($("scrub").value), false); };
+$("scrub").oninput = () => { pause(); shown = recording.frames.length; draw(Number($("scrub").value), false); };
 
 $("generate-form").onsubmit = event => { event.preventDefault(); generate(); };
 $("stop").onclick = stop;

@@ -1,0 +1,86 @@
+# Token ids from another engine, turned into the events and the result our own engine would give.
+# Entry points: Relay, refuse_fixed.
+# EOS, stop strings and the length limit are ours: other engines keep tokens after EOS or drop the EOS itself.
+"""Events over another engine's tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hildanext.decoding.events import Commit, Done, Event
+from hildanext.decoding.prompt import Limits, end_ids, prepare
+from hildanext.decoding.request import FinishReason, Metrics, Request, Result
+from hildanext.decoding.text import TextStream
+from hildanext.errors import DecodeError
+
+
+@dataclass
+class Relay:
+    """One request served elsewhere. push() takes further token ids; over: an end was met."""
+
+    number: int
+    request: Request
+    tokenizer: Any
+    limits: Limits
+    policy: str
+    preset: Mapping[str, Any]
+    forwards: int = 0
+    over: bool = False
+    finish: FinishReason = "cancelled"
+    started: float = field(default_factory=time.monotonic)
+    first: float = 0.0
+    seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.prompt = prepare(self.request, self.tokenizer, self.limits).prompt
+        self.ends = end_ids(self.request, self.tokenizer, None)
+        self.text = TextStream(self.tokenizer, self.prompt, self.request.stop, self.ends)
+
+    def push(self, ids: Sequence[int], final: bool) -> list[Event]:
+        """Commit for new text, Done at an end. ids: every token so far, in order; final: there will be no more."""
+        new = list(ids[self.seen : self.limits.new])
+        place = next((index for index, token in enumerate(new) if token in self.ends), None)
+        new = new if place is None else new[: place + 1]
+        self.seen += len(new)
+        last = final or place is not None or self.seen >= self.limits.new
+        before = len(self.text.ids)
+        delta = self.text.push(new, last)
+        self.first = self.first or time.monotonic()
+        kept = tuple(self.text.ids[before:])
+        events: list[Event] = [Commit(self.number, delta, kept)] if delta or kept else []
+        if last or self.text.stopped:
+            self.over = True
+            self.finish = "stop" if self.text.stopped else "length" if place is None else "eos"
+            events.append(Done(self.number, self.result()))
+        return events
+
+    def result(self) -> Result:
+        """The result so far."""
+        seconds, tokens = time.monotonic() - self.started, len(self.text.ids)
+        metrics = Metrics(
+            forwards=self.forwards, tokens=tokens, prompt_tokens=len(self.prompt), seconds=seconds,
+            tokens_per_forward=tokens / self.forwards if self.forwards else 0.0,
+            first_block_seconds=max(0.0, self.first - self.started), tokens_per_second=tokens / max(seconds, 1e-9),
+            policy=self.policy, block=self.limits.block,
+        )  # fmt: skip
+        return Result(self.text.text, tuple(self.text.ids), self.finish, metrics, preset=self.preset)
+
+
+def refuse_fixed(request: Request, engine: str, mode: str) -> None:
+    """DecodeError for what this engine fixes when it starts: thresholds, sampling, block size, policy, guidance."""
+    fixed = {
+        "tau_mask": request.tau_mask != "preset", "tau_edit": request.tau_edit != "preset",
+        "mode": request.mode not in (None, mode), "temperature": bool(request.temperature),
+        "top_k": bool(request.top_k), "top_p": request.top_p not in (None, 1.0), "cfg_scale": bool(request.cfg_scale),
+        "block": request.block is not None, "policy": request.policy is not None,
+        "overrides": bool(request.overrides), "infill": request.infill, "trace": request.trace,
+    }  # fmt: skip
+    found = [name for name, given in fixed.items() if given]
+    if found:
+        raise DecodeError(
+            f"{', '.join(found)}: {engine} fixes this when it starts (it serves {mode}); leave it out, or use the"
+            " engine transformers"
+        )

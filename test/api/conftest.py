@@ -1,0 +1,29 @@
+# A scripted server for the tests of the routes.
+# Entry points: served, session.
+# One server per test file; its session answers from the request alone.
+"""Fixtures of the server's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from api.live import config_in, live_server, wait_ready
+from api.scripted import ScriptedSession
+
+
+@pytest.fixture(scope="module")
+def session() -> ScriptedSession:
+    """The session behind `served`."""
+    return ScriptedSession(seconds=0.002)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, session: ScriptedSession) -> Iterator[httpx.Client]:
+    """A client of a live scripted server."""
+    config = config_in(tmp_path_factory.mktemp("project"), queue=48, body_seconds=1.0, request_seconds=3.0)
+    with live_server(config, session) as (url, _):
+        wait_ready(url)
+        with httpx.Client(base_url=url, timeout=30) as client:
+            yield client

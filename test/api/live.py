@@ -1,0 +1,67 @@
+# A server on a free loopback port for the tests, in a thread; and the scripted or real engine behind it.
+# Entry points: LiveServer, config_in.
+# Real sockets, because clients that vanish, dawdle or lie cannot be played in process.
+"""A live server for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from hildanext.api.app import create_app
+from hildanext.api.worker import Opened, opened
+from hildanext.config import Config
+from hildanext.progress import Console
+
+
+def config_in(folder: Path, **serve: Any) -> Config:
+    """A configuration whose folders are below `folder`."""
+    paths = {name: str(folder / name) for name in ("data", "models", "runs")}
+    for path in paths.values():
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Config.model_validate({"paths": paths, "serve": serve})
+
+
+@contextlib.contextmanager
+def live_server(
+    config: Config, session: Any = None, key: str | None = None, opener: Callable[[], Opened] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """(base URL, application) of a server that runs until the block ends."""
+    app = create_app(config, Console(quiet=True), key, opener or (opened(session) if session is not None else None))
+    settings = uvicorn.Config(
+        app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none"
+    )
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{_port(server)}", app
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def _port(server: uvicorn.Server) -> int:
+    deadline = time.monotonic() + 10
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return int(server.servers[0].sockets[0].getsockname()[1])
+
+
+def wait_ready(url: str, seconds: float = 60.0) -> dict[str, Any]:
+    """Health, once it says ready."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            health = httpx.get(f"{url}/health").json()
+            if health["status"] == "ready":
+                return dict(health)
+        time.sleep(0.05)
+    raise TimeoutError(f"{url} was not ready after {seconds} s")

@@ -1,0 +1,210 @@
+# Jobs: queue, order, cancel, crash, restart; each a real child process that runs a stub command.
+# Entry points: pytest.
+# "Restart" is a new server over the same folders while the children live on.
+"""Jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from api.live import config_in, live_server, wait_ready
+from api.scripted import ScriptedSession
+
+from hildanext.api import jobs
+
+STUB = Path(__file__).parent / "stub_launcher.py"
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "LAUNCHER", (sys.executable, str(STUB)))
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.05)
+
+
+@contextlib.contextmanager
+def project(folder: Path, **serve: Any) -> Iterator[httpx.Client]:
+    with live_server(config_in(folder, **serve), ScriptedSession()) as (url, _):
+        wait_ready(url)
+        with httpx.Client(base_url=url, timeout=30) as client:
+            yield client
+
+
+def start(client: httpx.Client, deed: str, **headers: str) -> dict[str, Any]:
+    reply = client.post("/jobs", json={"command": "convert-wsd", "set": [f"description={deed}"]}, headers=headers)
+    assert reply.status_code in (200, 202), reply.text
+    return dict(reply.json())
+
+
+def wait(client: httpx.Client, job: dict[str, Any], *states: str, seconds: float = 30.0) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = client.get(f"/jobs/{job['id']}").json()
+        if found["state"] in states:
+            return dict(found)
+        time.sleep(0.03)
+    raise AssertionError(f"{found} never became {states}")
+
+
+def at_work(client: httpx.Client, job: dict[str, Any]) -> None:
+    until(lambda: (client.get(f"/jobs/{job['id']}").json()["step"] or 0) > 0)
+
+
+def stop(client: httpx.Client, job: dict[str, Any]) -> None:
+    client.post(f"/jobs/{job['id']}/cancel")
+    wait(client, job, "cancelled")
+
+
+def test_a_job_runs_to_its_report_with_log_and_metrics(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        job = start(client, "ok")
+        done = wait(client, job, "done", "failed")
+        assert (done["state"], done["step"], done["exit_code"]) == ("done", 3, 0)
+        assert done["report"] == {"final": 1.5, "bad": None}
+        logs = client.get(f"/jobs/{job['id']}/logs").json()
+        assert logs["output"] == ["hello from the job"] and len(logs["log"]) == 3
+        assert client.get(f"/jobs/{job['id']}/metrics?tail=2").json()["metrics"][-1] == {"step": 3, "loss": 1 / 3}
+        assert [found["id"] for found in client.get("/jobs").json()["jobs"]] == [job["id"]]
+
+
+def test_a_failure_shows_its_exit_code_and_last_words(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        job = wait(client, start(client, "fail"), "failed")
+        assert job["exit_code"] == 3 and job["error"] == "the disk is full"
+
+
+def test_jobs_wait_for_each_other_in_order_and_cancel_saves_first(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        first, second, third = (start(client, deed) for deed in ("sleep", "sleep", "ok"))
+        running = wait(client, first, "running")
+        at_work(client, first)
+        assert client.get(f"/jobs/{second['id']}").json()["state"] == "queued"
+        assert client.get("/health").json()["jobs"] == {"queued": 2, "running": 1}
+        assert client.delete(f"/jobs/{first['id']}").status_code == 409 and running["job"]
+        stop(client, first)
+        assert (tmp_path / "runs" / first["id"] / "checkpoints" / "step-000001").is_dir()
+        wait(client, second, "running")
+        stop(client, second)
+        wait(client, third, "done")
+
+
+def test_a_queued_job_is_cancelled_at_once_and_can_be_deleted(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        first, second = start(client, "sleep"), start(client, "ok")
+        assert client.post(f"/jobs/{second['id']}/cancel").json()["state"] == "cancelled"
+        assert client.post(f"/jobs/{second['id']}/cancel").status_code == 409
+        assert client.delete(f"/jobs/{second['id']}").status_code == 204
+        assert client.get(f"/jobs/{second['id']}").status_code == 404
+        wait(client, first, "running")
+        stop(client, first)
+
+
+def test_a_job_that_ignores_the_signal_is_killed_after_its_time(tmp_path: Path) -> None:
+    with project(tmp_path, cancel_seconds=0.5) as client:
+        job = start(client, "stubborn")
+        at_work(client, job)
+        assert client.post(f"/jobs/{job['id']}/cancel").json()["state"] == "cancelling"
+        wait(client, job, "cancelled")
+        status = tmp_path / "runs" / job["id"] / "status.json"
+        until(lambda: json.loads(status.read_text())["state"] == "cancelled")
+
+
+def test_an_idempotency_key_makes_one_job(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        key = {"Idempotency-Key": "abc-1"}
+        first = start(client, "ok", **key)
+        assert start(client, "ok", **key)["id"] == first["id"]
+        other = client.post("/jobs", json={"command": "sft"}, headers=key)
+        assert other.status_code == 409
+        wait(client, first, "done")
+    with project(tmp_path) as client:
+        assert start(client, "ok", **key)["id"] == first["id"]
+
+
+def test_a_job_survives_a_restart_and_the_queue_goes_on(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        first, second = start(client, "sleep"), start(client, "ok")
+        step = wait(client, first, "running")["step"] or 0
+    with project(tmp_path) as client:
+        found = wait(client, first, "running")
+        assert found["state"] == "running"
+        deadline = time.monotonic() + 10
+        while (client.get(f"/jobs/{first['id']}").json()["step"] or 0) <= step and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert client.get(f"/jobs/{first['id']}").json()["step"] > step
+        stop(client, first)
+        wait(client, second, "done")
+
+
+def test_a_job_whose_processes_are_killed_reads_lost(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        job = start(client, "sleep")
+        at_work(client, job)
+        launcher = json.loads((tmp_path / "runs" / job["id"] / "process.json").read_text())["pid"]
+        os.killpg(launcher, signal.SIGKILL)
+        assert wait(client, job, "lost")["state"] == "lost"
+        again = start(client, "ok")
+        wait(client, again, "done")
+        assert client.delete(f"/jobs/{job['id']}").status_code == 204
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.03)
+    assert condition()
+
+
+def test_logs_and_metrics_can_be_followed(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        job = start(client, "ok")
+        with client.stream("GET", f"/jobs/{job['id']}/metrics?stream=true") as reply:
+            text = "".join(reply.iter_text())
+        assert text.count("event: metric") == 3 and 'event: end\ndata: {"state": "done"}' in text
+        with client.stream("GET", f"/jobs/{job['id']}/logs?stream=true") as reply:
+            text = "".join(reply.iter_text())
+        assert text.count("event: log") == 3 and text.count("event: output") == 1
+
+
+def test_a_run_of_the_command_line_is_listed_but_not_touched(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "sft-by-hand"
+    with project(tmp_path) as client:
+        run.mkdir(parents=True)
+        (run / "status.json").write_text(json.dumps({"state": "done", "command": "sft", "step": 4, "loss": 0.5}))
+        (found,) = client.get("/jobs").json()["jobs"]
+        assert (found["id"], found["job"], found["state"]) == ("sft-by-hand", False, "done")
+        assert client.post("/jobs/sft-by-hand/cancel").status_code == 409
+        assert client.delete("/jobs/sft-by-hand").status_code == 409
+
+
+def test_a_config_error_is_a_400_with_every_problem(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        body = {"command": "sft", "set": ["train.nonsense=1", "seed=-1"]}
+        reply = client.post("/jobs", json=body)
+        message = reply.json()["error"]["message"]
+        assert reply.status_code == 400 and "nonsense" in message and "seed" in message
+        assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_jobs_can_be_switched_off(tmp_path: Path) -> None:
+    with project(tmp_path, jobs=False) as client:
+        assert client.post("/jobs", json={"command": "sft"}).status_code == 403
+
+
+def test_a_full_job_queue_is_a_429(tmp_path: Path) -> None:
+    with project(tmp_path, jobs_queued=1) as client:
+        first = start(client, "sleep")
+        wait(client, first, "running")
+        second = start(client, "ok")
+        assert client.post("/jobs", json={"command": "sft"}).status_code == 429
+        stop(client, second)
+        stop(client, first)

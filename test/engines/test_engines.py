@@ -1,0 +1,191 @@
+# Every engine keeps the same protocol; the choice between them is told with its reasons.
+# Entry points: pytest.
+# The contract tests run over the native sessions and over sglang against a fake server.
+"""Engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines.fake_sglang import FakeSGLang
+from engines.toy import toy_folder
+
+from hildanext import registry
+from hildanext.config import Config
+from hildanext.decoding.events import Commit, Done, Draft
+from hildanext.decoding.request import Request
+from hildanext.engines.choose import choose
+from hildanext.engines.opening import OpenEngine
+from hildanext.engines.protocol import EnginePlugin
+from hildanext.errors import DecodeError, EngineError
+from hildanext.progress import Console
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, random_model: Callable[..., Any]) -> Path:
+    return toy_folder(tmp_path_factory.mktemp("toy"), random_model)
+
+
+def configured(folder: Path | str, *engines: dict[str, Any]) -> Config:
+    return Config.model_validate(
+        {
+            "model": {"path": str(folder), "dtype": "float32", "device": "cpu"},
+            "decode": {"block": 8, "tau_edit": None},
+            "serve": {"engines": engines or ({"type": "transformers"},)},
+        }
+    )
+
+
+@pytest.fixture(scope="module", params=["transformers", "sglang"])
+def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[OpenEngine]:
+    config = configured(folder)
+    if request.param == "transformers":
+        yield OpenEngine(*choose(config, QUIET))
+        return
+    with FakeSGLang(config) as fake:
+        engines = ({"type": "sglang", "url": fake.url, "algorithm": "LowConfidence", "threshold": 0.7},)
+        found = OpenEngine(*choose(configured(folder, *engines), QUIET))
+        yield found
+        found.close()
+
+
+def test_every_file_of_the_folder_is_an_engine_or_known_not_to_be() -> None:
+    assert registry.names("engines") == ["dinfer", "sglang", "tiny", "transformers"]
+    assert all(issubclass(registry.load("engines", name), EnginePlugin) for name in registry.names("engines"))
+
+
+def test_an_open_engine_says_what_it_can_do(engine: OpenEngine) -> None:
+    capability, facts = engine.session.capability, engine.session.facts
+    assert capability.ok and capability.batch >= 1 and capability.devices
+    assert capability.stream in ("step", "block", "end")
+    assert facts.model and facts.block == 8
+
+
+def test_a_result_has_the_length_asked_for_and_names_its_engine(engine: OpenEngine) -> None:
+    result = engine.generate(Request.of(prompt="abc", max_new_tokens=20, ignore_eos=True))
+    assert len(result.token_ids) == 20 and result.finish_reason == "length"
+    assert result.engine == engine.session.name
+
+
+def test_commits_add_up_to_the_text(engine: OpenEngine) -> None:
+    events = list(engine.stream(Request.of(prompt="abc", max_new_tokens=20, ignore_eos=True)))
+    assert isinstance(events[-1], Done)
+    assert "".join(event.text for event in events if isinstance(event, Commit)) == events[-1].result.text
+
+
+def test_the_same_request_gives_the_same_text(engine: OpenEngine) -> None:
+    request = Request.of(prompt="the fox", max_new_tokens=17)
+    assert engine.generate(request).token_ids == engine.generate(request).token_ids
+
+
+def test_a_batch_gives_what_each_request_gives_alone(engine: OpenEngine) -> None:
+    requests = [Request.of(prompt=text, max_new_tokens=12) for text in ("a", "the boat", "once upon")]
+    alone = [engine.generate(request).text for request in requests]
+    numbers = [engine.session.submit(request) for request in requests]
+    found: dict[int, str] = {}
+    while engine.session.pending:
+        found |= {event.request: event.result.text for event in engine.session.step() if isinstance(event, Done)}
+    assert [found[number] for number in numbers] == alone
+
+
+def test_a_cancelled_request_leaves_nothing_behind(engine: OpenEngine) -> None:
+    number = engine.session.submit(Request.of(prompt="abc", max_new_tokens=40))
+    engine.session.step()
+    engine.session.cancel(number)
+    engine.session.cancel(number)
+    assert engine.session.pending == 0
+    assert engine.generate(Request.of(prompt="abc", max_new_tokens=4)).token_ids
+
+
+def test_reset_forgets_every_request_and_the_session_goes_on(engine: OpenEngine) -> None:
+    engine.session.submit(Request.of(prompt="abc", max_new_tokens=40))
+    engine.session.step()
+    engine.session.reset()
+    assert engine.session.pending == 0
+    assert engine.generate(Request.of(prompt="abc", max_new_tokens=4)).token_ids
+
+
+def test_an_impossible_request_is_refused_with_words(engine: OpenEngine) -> None:
+    with pytest.raises(DecodeError):
+        engine.session.submit(Request.of(prompt="abc", mode="FAST"))
+
+
+def test_sglang_gives_the_tokens_of_our_engine(folder: Path) -> None:
+    config = configured(folder)
+    ours = OpenEngine(*choose(config, QUIET))
+    with FakeSGLang(config) as fake:
+        section = {"type": "sglang", "url": fake.url, "algorithm": "LowConfidence", "threshold": 0.7}
+        theirs = OpenEngine(*choose(configured(folder, section), QUIET))
+        request = Request.of(prompt="the river", max_new_tokens=16)
+        assert theirs.generate(request).token_ids == ours.generate(request).token_ids
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"algorithm": "Other"}, "dllm_algorithm"),
+        ({"block": 4}, "block"),
+        ({"wrong": True}, "differ"),
+        ({"status": 500}, "500"),
+        ({"garbage": True}, "JSON"),
+        ({"plain": True}, "block-diffusion"),
+    ],
+)
+def test_sglang_refuses_a_server_that_is_not_the_same_model(folder: Path, fault: dict[str, Any], words: str) -> None:
+    with FakeSGLang(configured(folder), **fault) as fake:
+        plugin = registry.build(
+            "engines", {"type": "sglang", "url": fake.url, "algorithm": "LowConfidence", "threshold": 0.7}
+        )
+        opening = plugin.open(configured(folder), QUIET)
+    assert not opening.capability.ok and words in " ".join(opening.capability.reasons)
+
+
+def test_sglang_without_a_server_says_so(folder: Path) -> None:
+    plugin = registry.build("engines", {"type": "sglang", "url": "http://127.0.0.1:9"})
+    assert "127.0.0.1:9" in plugin.open(configured(folder), QUIET).capability.reasons[0]
+
+
+def test_sglang_refuses_what_its_server_decides(folder: Path) -> None:
+    config = configured(folder)
+    with FakeSGLang(config) as fake:
+        section = {"type": "sglang", "url": fake.url, "algorithm": "LowConfidence", "threshold": 0.7}
+        session, _ = choose(configured(folder, section), QUIET)
+        with pytest.raises(DecodeError, match="tau_mask"):
+            session.submit(Request.of(prompt="a", tau_mask=0.3))
+        with pytest.raises(DecodeError, match="temperature"):
+            session.submit(Request.of(prompt="a", temperature=0.7))
+        session.close()
+
+
+def test_the_choice_keeps_every_reason_on_the_way(folder: Path) -> None:
+    session, reasons = choose(configured(folder, {"type": "dinfer"}, {"type": "tiny"}, {"type": "transformers"}), QUIET)
+    assert session.name == "transformers"
+    assert [reason.split(":")[0] for reason in reasons][-1] == "tiny" and reasons[0].startswith("dinfer: ")
+
+
+def test_results_carry_the_reasons_of_the_fallback(folder: Path) -> None:
+    engine = OpenEngine(*choose(configured(folder, {"type": "dinfer"}, {"type": "transformers"}), QUIET))
+    result = engine.generate(Request.of(prompt="abc", max_new_tokens=3))
+    assert result.engine == "transformers" and result.reasons[0].startswith("dinfer: ")
+
+
+def test_no_engine_is_an_error_with_all_reasons(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"transformers: .*no Hugging Face model folder.*tiny: "):
+        choose(configured(tmp_path / "none", {"type": "transformers"}, {"type": "tiny"}), QUIET)
+
+
+def test_the_bundled_model_never_replaces_a_folder_that_was_asked_for(folder: Path) -> None:
+    opening = registry.build("engines", {"type": "tiny"}).open(configured(folder), QUIET)
+    assert not opening.capability.ok and str(folder) in opening.capability.reasons[0]
+
+
+def test_a_trace_has_drafts_only_when_asked_for(folder: Path) -> None:
+    engine = OpenEngine(*choose(configured(folder), QUIET))
+    request = Request.of(prompt="abc", max_new_tokens=8)
+    assert any(isinstance(event, Draft) for event in engine.stream(request))
+    assert not any(isinstance(event, Draft) for event in engine.stream(request, drafts=False))
