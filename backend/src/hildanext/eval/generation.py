@@ -43,7 +43,9 @@ class Completion:
 class Generator(Protocol):
     """Answers requests in their order."""
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """diffusion or autoregressive."""
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion per request."""

@@ -1,6 +1,6 @@
 # Three tasks with one right answer each, small enough to learn in a minute: reverse letters, sort digits, add numbers.
 # Entry points: TASKS, Item, items, encode, decode, new_toy, train_toy, measure_toy.
-# A row is a prompt block and an answer block of 16 characters each; loss falls on the answer alone.
+# A row is one canvas: a question of at most 10 characters, given, and 16 masked characters for the answer.
 # They show what free text of a tiny model cannot: a whole block decided in one or two forwards, and exactly right.
 """Toy tasks that prove parallel decoding."""
 
@@ -27,12 +27,20 @@ from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
 from hildanext.registry import build
 
-BLOCK = 16
+QUESTION, ANSWER = 10, 16
+CANVAS = QUESTION + ANSWER
 END, MASK = 0, 1
 CHARACTERS = string.ascii_lowercase + string.digits + "+?"
 VOCABULARY = len(CHARACTERS) + 2
-SHAPE = NewModelConfig(hidden=128, layers=3, heads=4, kv_heads=2, head_dim=32, ffn=256, window=2 * BLOCK)
-RATE, WARMUP = 3e-3, 40
+SHAPE = NewModelConfig(hidden=128, layers=3, heads=4, kv_heads=2, head_dim=32, ffn=256, window=CANVAS)
+RATE, WARMUP, ROWS = 3e-3, 60, 32
+ORDER = ("add", "reverse", "add", "sort", "reverse")
+OBJECTIVE = {
+    "type": "mask_and_edit",
+    "noise": {"low": 0.3, "replace": 0.0},
+    "weighting": "uniform",
+    "normaliser": "masked",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def _sort(rng: random.Random) -> Item:
 
 def _add(rng: random.Random) -> Item:
     a, b = rng.randrange(100, 1000), rng.randrange(100, 1000)
-    return Item("add 3-digit numbers", f"a?{a}+{b}", str(a + b))
+    return Item("add 3-digit numbers", f"a?{a}+{b}", f"{a + b:04d}")
 
 
 TASKS: dict[str, Callable[[random.Random], Item]] = {"reverse": _reverse, "sort": _sort, "add": _add}
@@ -74,10 +82,10 @@ def items(task: str, seed: int, count: int, held_out: bool = False) -> Iterator[
             yield item
 
 
-def encode(text: str) -> list[int]:
-    """16 token ids: the characters, then END. ValueError for a character that is not in the vocabulary."""
+def encode(text: str, length: int) -> list[int]:
+    """`length` token ids: the characters, then END. ValueError for a character that is not in the vocabulary."""
     ids = [CHARACTERS.index(character) + 2 for character in text]
-    return ids + [END] * (BLOCK - len(ids))
+    return ids + [END] * (length - len(ids))
 
 
 def decode(ids: Sequence[int]) -> str:
@@ -87,9 +95,9 @@ def decode(ids: Sequence[int]) -> str:
 
 
 def batch_of(chosen: Sequence[Item]) -> Batch:
-    """Rows [B, 32] of prompt and answer; learn is True on the answer."""
-    tokens = torch.tensor([encode(item.prompt) + encode(item.answer) for item in chosen])
-    learn = (torch.arange(2 * BLOCK) >= BLOCK).expand_as(tokens)
+    """Rows [B, 26] of question and answer; learn is True on the answer."""
+    tokens = torch.tensor([encode(item.prompt, QUESTION) + encode(item.answer, ANSWER) for item in chosen])
+    learn = (torch.arange(CANVAS) >= QUESTION).expand_as(tokens)
     return Batch(tokens, learn, torch.zeros_like(tokens))
 
 
@@ -97,7 +105,7 @@ def new_toy(seed: int) -> Any:
     """A fresh model of 0.45 M parameters, with what the decoder reads from a loaded model."""
     model = new_model(SHAPE, VOCABULARY, seed, eos_token_id=END)
     denoiser = HFDenoiser(model, MASK)
-    return SimpleNamespace(denoiser=denoiser, tokenizer=None, meta=HildaMeta(mask_id=MASK, block=BLOCK))
+    return SimpleNamespace(denoiser=denoiser, tokenizer=None, meta=HildaMeta(mask_id=MASK, block=CANVAS))
 
 
 @dataclass(frozen=True)
@@ -112,8 +120,8 @@ class Training:
 
 
 def train_toy(loaded: Any, steps: int, seed: int, advance: Callable[..., None] | None = None) -> Training:
-    """Train on all three tasks, 64 rows a step, with the mask_and_edit objective and block size 16."""
-    objective = build("objectives", {"type": "mask_and_edit"})
+    """Train on all three tasks, 32 rows a step, with the mask_and_edit objective over the whole canvas."""
+    objective = build("objectives", OBJECTIVE)
     parameters = list(loaded.denoiser.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _Decay(steps))
@@ -122,7 +130,7 @@ def train_toy(loaded: Any, steps: int, seed: int, advance: Callable[..., None] |
     started, cpu, losses = time.monotonic(), time.process_time(), []
     loaded.denoiser.train()
     for _ in range(steps):
-        report = objective.loss(loaded.denoiser, next(stream), BLOCK, rng)
+        report = objective.loss(loaded.denoiser, next(stream), CANVAS, rng)
         loss = report.total / report.normaliser
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -149,22 +157,24 @@ class _Decay:
 
 
 def _rows(seed: int) -> Iterator[Batch]:
-    streams = [items(task, seed, 1 << 40) for task in TASKS]
-    place = 0
+    streams = {task: items(task, seed, 1 << 40) for task in TASKS}
+    step = 0
     while True:
-        yield batch_of([next(streams[(place + row) % len(streams)]) for row in range(64)])
-        place += 1
+        yield batch_of([next(streams[ORDER[(step + row) % len(ORDER)]]) for row in range(ROWS)])
+        step += 1
 
 
 def ask(loaded: Any, chosen: Sequence[Item], **settings: Any) -> list[Completion]:
     """Decoded answers; settings are fields of the request, tau_mask above all."""
-    generator = DiffusionGenerator(loaded, DecodeConfig(block=BLOCK, requests=64, step_tokens=1 << 14))
-    requests = [Request(prompt_ids=tuple(encode(item.prompt)), max_new_tokens=BLOCK, **settings) for item in chosen]
+    generator = DiffusionGenerator(loaded, DecodeConfig(block=CANVAS, requests=64, step_tokens=1 << 14))
+    requests = [
+        Request(prompt_ids=tuple(encode(item.prompt, QUESTION)), max_new_tokens=ANSWER, **settings) for item in chosen
+    ]
     return generator.complete(requests)
 
 
 def measure_toy(loaded: Any, task: str, count: int, seed: int, **settings: Any) -> dict[str, Any]:
-    """Exact match on held-out items and forwards for the 16-token answer block, each with its interval."""
+    """Exact match on held-out items and forwards for the 16-character answer, each with its interval."""
     chosen = list(items(task, seed, count, held_out=True))
     done = ask(loaded, chosen, **settings)
     right = sum(decode(one.ids) == item.answer for one, item in zip(done, chosen, strict=True))

@@ -1,0 +1,28 @@
+# hildanext smoke-test: load, data, one conversion step, one SFT step, every mode, a server, a named fallback.
+# Entry points: add_arguments, run.
+# Exit code 0 with OK and a table, 1 with the name of the stage that failed.
+"""Subcommand `smoke-test`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from hildanext.commands import Context
+
+HELP = "try every part once on this machine, in under a minute"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, by default the bundled one."""
+    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: model.path of the configuration)")
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The table of stages."""
+    from hildanext.eval.smoke import smoke_test
+
+    args, config = context.args, context.config
+    if args.model:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"path": args.model})})
+    return smoke_test(config, context.console, args.run_dir)

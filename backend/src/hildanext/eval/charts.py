@@ -1,0 +1,162 @@
+# Small SVG charts for the HTML report: points with error bars joined by lines, and bars. No package needed.
+# Entry points: Series, Axes, lines, bars.
+# Colours are classes (s0, s1, ...) and currentColor, so one chart serves light and dark pages.
+"""Inline SVG charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+WIDTH, HEIGHT = 560, 320
+LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 46
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line of points {x, y, low, high, label}; low, high and label are optional. dashed: a reference."""
+
+    name: str
+    points: Sequence[Mapping[str, Any]]
+    dashed: bool = False
+    joined: bool = True
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Titles, and how values are placed: log_x for block sizes; percent shows y in per cent; floor: lowest y shown."""
+
+    x: str
+    y: str
+    log_x: bool = False
+    percent: bool = False
+    floor: float | None = None
+
+
+@dataclass(frozen=True)
+class _Scale:
+    low: float
+    high: float
+    start: float
+    stop: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
+        return self.start + (value - low) / (high - low or 1.0) * (self.stop - self.start)
+
+
+def lines(series: Sequence[Series], axes: Axes) -> str:
+    """An SVG element with one line per series, error bars where low and high are given, and a legend."""
+    points = [point for one in series for point in one.points]
+    if not points:
+        raise ValueError("lines: no points")
+    x, y = _scales(points, axes)
+    body = [_grid(x, y, axes, sorted({float(point["x"]) for point in points}))]
+    body += [_line(one, index, x, y) for index, one in enumerate(series)]
+    return _svg(body + [_legend(series)], f"{axes.y} against {axes.x}")
+
+
+def _scales(points: Sequence[Mapping[str, Any]], axes: Axes) -> tuple[_Scale, _Scale]:
+    xs = [float(point["x"]) for point in points]
+    ys = [
+        float(value)
+        for point in points
+        for value in (point["y"], point.get("low", point["y"]), point.get("high", point["y"]))
+    ]
+    low, high = (min(ys) if axes.floor is None else axes.floor), max(ys)
+    room = 0.08 * (high - low or 1.0)
+    top = min(1.0, high + room) if axes.percent and high <= 1 else high + room
+    left, right = (min(xs) / 1.15, max(xs) * 1.15) if axes.log_x else _widened(xs)
+    low = low if axes.floor is not None else low - room
+    return _Scale(left, right, LEFT, WIDTH - RIGHT, axes.log_x), _Scale(low, top, HEIGHT - BOTTOM, TOP)
+
+
+def _widened(xs: Sequence[float]) -> tuple[float, float]:
+    room = 0.06 * (max(xs) - min(xs) or 1.0)
+    return max(0.0, min(xs) - room) if min(xs) >= 0 else min(xs) - room, max(xs) + room
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = 10 ** math.floor(math.log10((high - low or 1.0) / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    first = math.ceil(low / step - 1e-9)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _grid(x: _Scale, y: _Scale, axes: Axes, xs: Sequence[float]) -> str:
+    parts = []
+    for value in _ticks(y.low, y.high):
+        place, text = y.at(value), f"{100 * value:.3g} %" if axes.percent else _number(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{place + 4:.1f}" text-anchor="end">{text}</text>')
+    for value in xs if axes.log_x else _ticks(x.low, x.high):
+        place = x.at(value)
+        parts.append(
+            f'<text class="tick" x="{place:.1f}" y="{HEIGHT - 28}" text-anchor="middle">{_number(value)}</text>'
+        )
+    middle, down = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(axes.x)}</text>')
+    parts.append(
+        f'<text class="axis" transform="translate(14 {down}) rotate(-90)" text-anchor="middle">{escape(axes.y)}</text>'
+    )
+    return "".join(parts)
+
+
+def _line(one: Series, index: int, x: _Scale, y: _Scale) -> str:
+    places = [(x.at(float(point["x"])), y.at(float(point["y"])), point) for point in one.points]
+    path = " ".join(f"{across:.1f},{up:.1f}" for across, up, _ in places)
+    parts = [f'<polyline class="line{" dash" if one.dashed else ""}" points="{path}"/>'] if one.joined else []
+    for across, up, point in places:
+        if "low" in point and not one.dashed:
+            low, high = y.at(float(point["low"])), y.at(float(point["high"]))
+            parts.append(f'<line class="bar" x1="{across:.1f}" x2="{across:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        if not one.dashed:
+            parts.append(
+                f'<circle class="dot" cx="{across:.1f}" cy="{up:.1f}" r="4"><title>{_tip(one, point)}</title></circle>'
+            )
+        if point.get("label"):
+            parts.append(
+                f'<text class="note" x="{across + 7:.1f}" y="{up - 7:.1f}">{escape(str(point["label"]))}</text>'
+            )
+    return f'<g class="s{index % 6}">{"".join(parts)}</g>'
+
+
+def _tip(one: Series, point: Mapping[str, Any]) -> str:
+    return escape(f"{one.name}: {_number(float(point['x']))}, {_number(float(point['y']))}")
+
+
+def _legend(series: Sequence[Series]) -> str:
+    rows = []
+    for index, one in enumerate(series):
+        dash = " dash" if one.dashed else ""
+        sign = f'<svg width="26" height="10"><line class="line{dash}" x1="1" x2="25" y1="5" y2="5"/></svg>'
+        rows.append(f'<span class="s{index % 6}">{sign}{escape(one.name)}</span>')
+    return f"LEGEND{''.join(rows)}"
+
+
+def bars(values: Sequence[tuple[str, float]], unit: str) -> str:
+    """An SVG element with one horizontal bar per (label, value >= 0), its number beside it."""
+    if not values:
+        raise ValueError("bars: no values")
+    top, height, parts = max(value for _, value in values) or 1.0, 34 * len(values) + 8, []
+    for index, (label, value) in enumerate(values):
+        y, length = 34 * index + 6, max(2.0, value / top * (WIDTH - 320))
+        parts.append(f'<text class="tick" x="196" y="{y + 16}" text-anchor="end">{escape(label)}</text>')
+        parts.append(f'<rect class="fill s{index % 6}" x="204" y="{y}" width="{length:.1f}" height="22" rx="4"/>')
+        parts.append(f'<text class="note" x="{212 + length:.1f}" y="{y + 16}">{_number(value)} {escape(unit)}</text>')
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(unit)}">{"".join(parts)}</svg>'
+
+
+def _svg(parts: Sequence[str], label: str) -> str:
+    drawn = "".join(part for part in parts if not part.startswith("LEGEND"))
+    legend = "".join(part.removeprefix("LEGEND") for part in parts if part.startswith("LEGEND"))
+    picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{drawn}</svg>'
+    return f'{picture}<div class="legend">{legend}</div>'

@@ -1,0 +1,110 @@
+# The demo's parts that use the bundled pair: tokens per second, repair of planted errors, one story watched.
+# Entry points: speed, repair, watched.
+# Speed is measured with the decoders taking turns, so that a busy machine slows all of them alike.
+"""Parts of the demo that decode."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+
+from hildanext.core.repair import repair_probe
+from hildanext.decoding.engine import BlockEngine
+from hildanext.decoding.request import Request
+from hildanext.eval.charts import bars
+from hildanext.eval.demo_models import SEED, loaded
+from hildanext.eval.demo_part import Part, Stage
+from hildanext.eval.frames import frames_of
+from hildanext.eval.generation import ARGenerator, DiffusionGenerator, Generator
+from hildanext.eval.intervals import share
+from hildanext.eval.page import Section
+from hildanext.eval.scoring import document_batches
+from hildanext.eval.tasks.nll import storyworld_documents
+
+
+def speed(stage: Stage) -> Part:
+    """Median tokens per second, batch 1, the variants taking turns in one process."""
+    from hildanext.data.storyworld import story
+
+    parent, child = loaded(stage, "parent"), loaded(stage, "child")
+    config = stage.config.decode
+    variants: dict[str, tuple[Generator, str]] = {
+        "parent, transformers generate": (ARGenerator(parent, config), "Q_MODE"),
+        "child, Q_MODE": (DiffusionGenerator(child, config), "Q_MODE"),
+        "child, S_MODE": (DiffusionGenerator(child, config), "S_MODE"),
+    }
+    seen: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(stage.sizes.rounds + 1):
+        start = story(f"{SEED}:{turn}").sentences[0]
+        for name, (generator, mode) in variants.items():
+            done = generator.complete([Request(prompt=start, mode=mode, max_new_tokens=stage.sizes.new_tokens)])[0]
+            seen[name].append(done.tokens / done.seconds)
+    medians = {name: statistics.median(values[1:]) for name, values in seen.items()}
+    first, *rest = medians
+    ratios = {name: medians[name] / medians[first] for name in rest}
+    prose = (
+        f"One story at a time, {torch.get_num_threads()} threads, median of {stage.sizes.rounds} rounds after one to "
+        "warm up, the three decoders taking turns on the same first sentence. Greedy in all three."
+    )
+    rows = [(name, f"{value:.0f}", f"{value / medians[first]:.2f}") for name, value in medians.items()]
+    section = Section(
+        "Tokens per second",
+        prose,
+        ("decoder", "tokens/s", "times the parent"),
+        rows,
+        [bars([*medians.items()], "tokens/s")],
+    )
+    fact = (f"{ratios['child, Q_MODE']:.1f} x", "the parent's tokens per second in Q_MODE")
+    return Part(section, {"tokens_per_second": seen, "medians": medians, "ratios": ratios}, (fact,))
+
+
+def repair(stage: Stage) -> Part:
+    """One edit step over stories with a tenth of their words replaced at random."""
+    child = loaded(stage, "child")
+    documents, _ = storyworld_documents(child.tokenizer, SEED, stage.sizes.stories)
+    block = child.meta.block or 32
+    rng = torch.Generator().manual_seed(SEED)
+    totals: dict[float, Any] = {}
+    for batch in document_batches(documents, int(child.tokenizer.eos_token_id), 16, block):
+        for tau, counts in repair_probe(child.denoiser, batch, block, rng).items():
+            totals[tau] = totals[tau] + counts if tau in totals else counts
+    rows = [
+        (f"{tau:g}", share(c.repaired, c.planted).text(), share(c.changed, c.correct).text(), str(c.planted))
+        for tau, c in totals.items()
+    ]
+    prose = "Random words were planted into true stories; one forward decides, with no mask in sight, what to rewrite."
+    header = ("tau_edit", "planted errors repaired", "correct words changed", "errors planted")
+    data = {"rates": {str(tau): vars(counts) for tau, counts in totals.items()}}
+    sure = totals[max(totals)]
+    fact = (f"{100 * sure.repair_rate:.0f} %", f"of planted errors repaired at tau_edit {max(totals):g}, {spared}")
+    return Part(Section("Finding and repairing planted errors", prose, header, rows), data, (fact,))
+
+
+def watched(stage: Stage) -> Part:
+    """The story, among a few, that was edited most, kept forward by forward."""
+    from hildanext.data.storyworld import check, story
+
+    child = loaded(stage, "child")
+    best: Any = None
+    for index in range(6):
+        start = story(f"{SEED}:watched:{index}").sentences[0]
+        engine = BlockEngine(child, stage.config.decode)
+        result = engine.generate(
+            Request(prompt=start, mode="S_MODE", max_new_tokens=stage.sizes.new_tokens, trace=True)
+        )
+        if best is None or sum(result.metrics.edits_applied) > sum(best[1].metrics.edits_applied):
+            best = (start, result)
+    start, result = best
+    edits = sum(result.metrics.edits_applied)
+    verdict = check(f"{start} {result.text.strip()}")
+    told = "the checker accepts it" if verdict.valid else f"the checker objects {len(verdict.problems)} times"
+    prose = (
+        f"S_MODE: {result.metrics.tokens} tokens in {result.metrics.forwards} forwards, {edits} words rewritten after "
+        f"they were filled; {told}."
+    )
+    frames = frames_of(start, result.trace)
+    section = Section("One story, forward by forward", prose, frames=frames)
+    data = {"story": start + result.text, "valid": verdict.valid, "edits": edits, "forwards": result.metrics.forwards}
+    return Part(section, data)
