@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from hildanext.config import Config, config_schema, load_config, resolved_json
 from hildanext.errors import ConfigError
 from hildanext.registry import plugin_problems
-from pydantic import ValidationError
 
 
 def write(folder: Path, name: str, values: Any) -> Path:

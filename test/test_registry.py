@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hildanext import registry
 from hildanext.errors import ConfigError
 

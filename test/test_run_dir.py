@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hildanext.config import load_config
 from hildanext.errors import HildaError, Interrupted
 from hildanext.run_dir import RunDir, StopRequest, list_runs, read_status, write_atomic

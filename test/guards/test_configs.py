@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from hildanext.config import load_config
 from hildanext.errors import ConfigError
 from hildanext.registry import plugin_problems
