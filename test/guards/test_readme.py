@@ -1,4 +1,4 @@
-# README's shell lines run, each in a scratch copy of the project folder, in the order they stand.
+# README's shell lines and Python blocks run, in a scratch copy of the project folder, in the order they stand.
 # Entry points: pytest. Lines of ```sh blocks are run; ```text blocks are shown output.
 # make targets that would recurse into this suite are run as `make --dry-run`.
 """Guard of README.md."""
@@ -55,6 +55,13 @@ def _runnable(text: str) -> list[str]:
 def test_the_line_runs(line: str, scratch: Path) -> None:
     done = run(line, scratch)
     assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S))
+def test_the_python_block_runs(code: str, scratch: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=scratch, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_readme_has_the_two_commands() -> None:
