@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,21 @@ def test_a_dataset_that_cannot_be_opened_is_an_error_with_its_reason(tmp_path: P
     source = build("sources", {"type": "huggingface", "dataset": str(tmp_path / "empty")})
     with pytest.raises(DataError, match="cannot be opened"):
         list(source.documents())
+
+
+@pytest.mark.parametrize("name", names("sources"))
+def test_every_source_keeps_the_contract(name: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", [{"text": f"t{i}"} for i in range(5)])
+    small = {"stories": 3, "chat": 2, "arithmetic": 1, "coding": 1}
+    fields = {"storyworld": small, "huggingface": {"dataset": str(tmp_path)}}.get(name, {"path": str(tmp_path)})
+    source = build("sources", {"type": name, "weight": 2.0, **fields})
+    documents = list(source.documents())
+    assert documents == list(source.documents()) and source.weight == 2.0
+    assert documents == [row for unit in source.units() for row in source.read(unit)]
+    assert len({document.id for document in documents}) == len(documents) >= 5
+    assert all(from_json(as_json(document)) == document for document in documents)
+    assert json.dumps(source.version()) and pickle.loads(pickle.dumps(source)) == source
+    assert all(field.description for field in type(source).model_fields.values())
 
 
 def test_story_world_units_cover_every_record_once() -> None:
