@@ -105,7 +105,6 @@ def train_session(session: Session) -> dict[str, Any]:
     _start(session, job, trainer, recorder)
     with job.noise or nullcontext():
         trainer.fit()
-    trainer.close()
     return _finish(session, job, recorder, facts)
 
 

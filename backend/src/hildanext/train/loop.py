@@ -95,10 +95,13 @@ class Trainer:
         job.module.train()
         with StopRequest() as stop, job.console.bar("training", job.ladder.steps) as bar:
             bar.advance(self.step)
-            while self.step < job.ladder.steps:
-                record = self._advance(parameters, stop.received is not None)
-                self._write(record, bar)
-                self._due(record["stopping"])
+            try:
+                while self.step < job.ladder.steps:
+                    record = self._advance(parameters, stop.received is not None)
+                    self._write(record, bar)
+                    self._due(record["stopping"])
+            finally:
+                self.close()
 
     def _write(self, record: dict[str, Any], bar: Any) -> None:
         for tracker in self.trackers:
@@ -114,9 +117,10 @@ class Trainer:
         if not stopping and (last or (train.eval_every and self.step % train.eval_every == 0)):
             self.measure()
         if stopping or last or (train.checkpoint_every and self.step % train.checkpoint_every == 0):
+            for tracker in self.trackers:
+                tracker.flush()
             self.saved = self.recorder.save(self.step, self.state())
         if stopping and not last:
-            self.close()
             raise Interrupted(f"train: stopped at step {self.step}; resume with --set train.resume={self.saved}")
 
     def measure(self) -> None:
@@ -135,7 +139,7 @@ class Trainer:
         return {"step": self.step, "skipped": self.skipped, "eval_nll": fresh, "loader": loader}
 
     def close(self) -> None:
-        """Write what the trackers hold back."""
+        """Write what the trackers hold back and end them."""
         for tracker in self.trackers:
             tracker.close()
 
@@ -215,7 +219,6 @@ class Trainer:
         allowed = self.job.config.train.skip_nonfinite
         where = f"train: loss or gradient not finite at step {self.step}, rows {ids}"
         if self.skipped > allowed:
-            self.close()
             raise RunError(
                 f"{where}; {self.skipped - 1} steps were skipped, {allowed} are allowed; the last good checkpoint is"
                 f" {self.saved or 'none'}; look at these rows, or lower optimizer.lr"

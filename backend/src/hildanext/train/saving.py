@@ -69,11 +69,11 @@ def gathered(session: Session) -> HFDenoiser:
 
 
 def _write_shards(session: Session, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     state = {"optimizer": get_optimizer_state_dict(session.loaded.denoiser, optimizer)}
-    dcp.save(state, checkpoint_id=str(folder / SHARDS))
+    save(state, checkpoint_id=str(folder / SHARDS))
 
 
 def restore(session: Session, optimizer: torch.optim.Optimizer) -> None:
@@ -101,10 +101,10 @@ def _restore_adapter(session: Session, folder: Path) -> None:
 
 
 def _restore_shards(session: Session, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     denoiser = session.loaded.denoiser
     state = {"optimizer": get_optimizer_state_dict(denoiser, optimizer)}
-    dcp.load(state, checkpoint_id=str(folder / SHARDS))
+    load(state, checkpoint_id=str(folder / SHARDS))
     set_optimizer_state_dict(denoiser, optimizer, state["optimizer"])

@@ -24,8 +24,11 @@ class Tracker(Protocol):
     def write(self, record: Mapping[str, Any]) -> None:
         """Take one record."""
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Write what is still held back."""
+
+    def close(self) -> None:
+        """The run is over."""
 
 
 class JsonLines:
@@ -40,13 +43,17 @@ class JsonLines:
         """Append a record, at the latest a second from now."""
         self.lines.append(json.dumps(dict(record)))
         if time.monotonic() - self.written > FLUSH_SECONDS:
-            self.close()
+            self.flush()
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Write the lines held back."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(line + "\n" for line in self.lines))
         self.lines, self.written = [], time.monotonic()
+
+    def close(self) -> None:
+        """Write the lines held back."""
+        self.flush()
 
 
 def _lines(path: Path) -> list[str]:
@@ -71,9 +78,13 @@ class TensorBoard:
         for name, value in flat(record).items():
             self.writer.add_scalar(name, value, int(record["step"]))
 
-    def close(self) -> None:
-        """Flush."""
+    def flush(self) -> None:
+        """Write the events held back."""
         self.writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self.writer.close()
 
 
 class Hosted:
@@ -86,6 +97,9 @@ class Hosted:
     def write(self, record: Mapping[str, Any]) -> None:
         """Log the numbers of a record."""
         self.library.log(flat(record), step=int(record["step"]))
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
 
     def close(self) -> None:
         """Finish the run."""

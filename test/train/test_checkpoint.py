@@ -1,0 +1,136 @@
+# Checkpoints: whole or absent, kept by age and by score, refused when unfinished; kill -9 and a full disk.
+# Entry points: pytest.
+# A full disk is a write that raises ENOSPC half way; kill -9 is a real signal to a real process.
+"""Tests of train/checkpoint.py."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from train.material import losses, overrides, run
+
+from hildanext.errors import HildaError, Interrupted, RunError
+from hildanext.train import saving
+from hildanext.train.checkpoint import Checkpoints, read_state
+from hildanext.train.distributed import World
+from hildanext.train.loop import Trainer
+
+
+def writer(text: str = "weights") -> Callable[[Path], None]:
+    return lambda folder: (folder.mkdir(parents=True), (folder / "model").write_text(text))[0]
+
+
+def save(checkpoints: Checkpoints, step: int, nll: float | None = None) -> Path:
+    return checkpoints.save(step, {"step": step, "eval_nll": nll}, writer(str(step)), World())
+
+
+def names(checkpoints: Checkpoints) -> list[str]:
+    return [path.name for path in checkpoints.all()]
+
+
+def test_the_last_two_and_the_best_stay(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, last=2, best_count=1)
+    for step, nll in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 4.0)):
+        save(checkpoints, step, nll)
+    assert names(checkpoints) == ["step-000002", "step-000004", "step-000005"]
+    assert checkpoints.best(2) == [tmp_path / "step-000002", tmp_path / "step-000005"]
+
+
+def test_an_unfinished_checkpoint_is_not_seen_and_cleared_later(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    (tmp_path / ".step-000002.tmp").mkdir()
+    (tmp_path / "step-000003").mkdir()
+    assert names(checkpoints) == ["step-000001"]
+    save(checkpoints, 4)
+    assert not (tmp_path / ".step-000002.tmp").exists()
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    checkpoints.save(1, {"step": 1}, writer("new"), World())
+    assert (tmp_path / "step-000001" / "model").read_text() == "new"
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole_and_says_so(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = saving.save_optimizer, [0]
+
+    def full(optimizer: object, folder: Path) -> None:
+        calls[0] += 1
+        if calls[0] > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(optimizer, folder)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save_optimizer", full)
+        with pytest.raises(RunError, match="No space left.*step-000003 is whole"):
+            run(tmp_path, shards, objective__type="autoregressive", train__checkpoint_every=3)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
+    run(tmp_path, shards, objective__type="autoregressive", train__checkpoint_every=3, train__resume="latest")
+    assert len(losses(tmp_path)) == 8
+
+
+def test_too_little_room_is_noticed_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 3})())
+    with pytest.raises(RunError, match="3 bytes free.*step-000001 is whole"):
+        save(checkpoints, 2)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HildaError, match="no checkpoint"):
+        read_state(tmp_path)
+
+
+def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(shards: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 400, "train__checkpoint_every": 2}
+    sets = [part for text in overrides(shards, **changes) for part in ("--set", text)]
+    command = [
+        sys.executable,
+        "-m",
+        "hildanext",
+        "convert-wsd",
+        "--quiet",
+        "--run-dir",
+        str(tmp_path / "killed"),
+        *sets,
+    ]
+    process = subprocess.Popen(command)
+    checkpoints = Checkpoints(tmp_path / "killed" / "checkpoints")
+    until = time.monotonic() + 120
+    while (newest := checkpoints.newest()) is None and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert newest is not None
+    step = int(read_state(checkpoints.all()[-1])["step"])
+    whole = _stopped(tmp_path / "whole", shards, changes, step + 3)
+    resumed = _stopped(tmp_path / "killed", shards, {**changes, "train__resume": "latest"}, step + 3)
+    assert len(resumed) == step + 3
+    assert resumed == whole
+
+
+def _stopped(path: Path, shards: Path, changes: dict[str, Any], step: int) -> list[float]:
+    plain = Trainer._write
+    Trainer._write = lambda self, *rest: (  # type: ignore[method-assign]
+        plain(self, *rest), self.step == step - 1 and os.kill(os.getpid(), signal.SIGTERM)
+    )  # fmt: skip
+    try:
+        with pytest.raises(Interrupted):
+            run(path, shards, **changes)
+    finally:
+        Trainer._write = plain  # type: ignore[method-assign]
+    return losses(path)

@@ -1,0 +1,57 @@
+# Two gloo processes, DDP and FSDP2, against one process with the same global batch.
+# Entry points: pytest.
+# One pair of processes trains both ways; the tests look at what they left.
+"""Tests of train/distributed.py and train/saving.py."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train.material import losses, run
+from transformers import AutoModelForCausalLM
+
+
+@pytest.fixture(scope="module")
+def trained(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(here / "ranks.py"), str(folder), str(shards), str(parent)]
+    ranks = [subprocess.Popen([*command, rank, port], env=environment) for rank in ("0", "1")]
+    run(folder / "one", shards, model__path=str(parent), train__batch=4)
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_give_the_losses_of_one(kind: str, trained: Path) -> None:
+    assert losses(trained / kind) == pytest.approx(losses(trained / "one"), rel=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_export_one_plain_folder_with_the_same_weights(kind: str, trained: Path) -> None:
+    ours = load_file(trained / kind / "model" / "model.safetensors")
+    theirs = load_file(trained / "one" / "model" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=2e-5) for name in theirs)
+    model = AutoModelForCausalLM.from_pretrained(trained / kind / "model")
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_a_checkpoint_of_two_ranks_resumes_in_one_process(
+    kind: str, trained: Path, shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    checkpoint = trained / kind / "checkpoints" / "step-000004"
+    run(tmp_path, shards, model__path=str(parent), train__batch=4, train__resume=str(checkpoint))
+    assert losses(tmp_path) == pytest.approx(losses(trained / "one")[4:], rel=2e-5)

@@ -1,0 +1,73 @@
+# Merging checkpoints: identity, linearity, order, ties, refusals, and evaluation of the result (invariant I-33).
+# Entry points: pytest.
+# Members are written with safetensors directly; the oracle is a float64 mean in numpy.
+"""Tests of train/merge.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from train.material import QUIET, configuration, run
+from transformers import AutoModelForCausalLM
+
+from hildanext.errors import ModelError
+from hildanext.train.merge import merge_folders, merge_run
+
+
+def member(folder: Path, seed: int, dtype: torch.dtype = torch.float32, **meta: Any) -> Path:
+    folder.mkdir()
+    rng = torch.Generator().manual_seed(seed)
+    tensors = {"a": torch.randn(5, 3, generator=rng).to(dtype), "b": torch.randn(7, generator=rng).to(dtype)}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "hildanext.json").write_text(json.dumps({"format": 1, **meta}))
+    (folder / "trainer").mkdir()
+    return folder
+
+
+def read(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_one_member_is_the_identity_and_so_are_equal_ones(tmp_path: Path) -> None:
+    one = member(tmp_path / "one", 1)
+    for count in (1, 3):
+        merged = read(merge_folders([one] * count, tmp_path / f"merged{count}"))
+        assert all(torch.equal(merged[name], value) for name, value in read(one).items())
+    assert not (tmp_path / "merged1" / "trainer").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_mean_is_a_float64_mean_in_any_order(dtype: torch.dtype, tmp_path: Path) -> None:
+    members = [member(tmp_path / str(seed), seed, dtype) for seed in range(3)]
+    merged = read(merge_folders(members, tmp_path / "merged"))
+    turned = read(merge_folders(members[::-1], tmp_path / "turned"))
+    for name, value in merged.items():
+        oracle = np.mean([read(path)[name].double().numpy() for path in members], axis=0)
+        assert torch.equal(value, torch.from_numpy(oracle).to(dtype))
+        assert (value - turned[name]).abs().max() <= 1e-7
+
+
+def test_members_that_differ_are_refused(tmp_path: Path) -> None:
+    one, other = member(tmp_path / "one", 1), member(tmp_path / "other", 2, mask_id=5)
+    with pytest.raises(ModelError, match="mask_id is 5"):
+        merge_folders([one, other], tmp_path / "merged")
+    save_file({"a": torch.zeros(5, 4), "b": torch.zeros(7)}, other / "model.safetensors")
+    with pytest.raises(ModelError, match=r"first a \(\(5, 4\) against \(5, 3\)\)"):
+        merge_folders([one, other], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_best_checkpoints_of_a_run_merge_into_a_tied_model_that_is_evaluated(shards: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 6}
+    run(tmp_path, shards, **changes, train__checkpoint_every=2, train__eval_every=2, train__keep_best=3)
+    report = merge_run(configuration(shards, **changes), QUIET, tmp_path, (), 2, None)
+    assert len(report["members"]) == 2
+    assert report["eval_nll"].keys() == {Path(path).name for path in report["members"]} | {"merged"}
+    model = AutoModelForCausalLM.from_pretrained(report["model"])
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight

@@ -1,0 +1,173 @@
+# Whole runs of a tiny model: resuming, signals, NaN, metrics, reports.
+# Entry points: pytest.
+# The oracle of a resumed run is the uninterrupted run, loss by loss and bit by bit.
+"""Tests of train/loop.py, conversion.py, session.py and running.py."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train.material import QUIET, configuration, losses, records, run
+
+from hildanext.config import Config
+from hildanext.core.objectives.mask_and_edit import MaskAndEdit
+from hildanext.errors import ConfigError, DataError, HildaError, Interrupted, RunError
+from hildanext.run_dir import read_status
+from hildanext.train.loop import Trainer
+from hildanext.train.running import plan_command
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    written = Trainer._write
+    monkeypatch.setattr(
+        Trainer,
+        "_write",
+        lambda self, *rest: (written(self, *rest), self.step == step and os.kill(os.getpid(), number)),
+    )
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_and_resumed_run_repeats_every_loss_of_an_uninterrupted_one(
+    number: int, shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {
+        "model__path": str(parent), "train__accumulate": 2, "train__shorten": 0.3,
+        "model__embedding_noise": {"steps": 6, "sigma": 0.1},
+    }  # fmt: skip
+    run(tmp_path / "whole", shards, **changes)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, number)
+        with pytest.raises(Interrupted, match="step 4") as stopped:
+            run(tmp_path / "parts", shards, **changes)
+    assert stopped.value.exit_code == 130
+    assert read_status(tmp_path / "parts")["state"] == "cancelled"
+    run(tmp_path / "parts", shards, **changes, train__resume="latest")
+    assert len(losses(tmp_path / "whole")) == 8
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_other_noise_gives_other_losses(shards: Path, parent: Path, tmp_path: Path) -> None:
+    run(tmp_path / "a", shards, model__path=str(parent), train__steps=8)
+    run(tmp_path / "b", shards, model__path=str(parent), train__steps=8, seed=1)
+    assert losses(tmp_path / "a") != losses(tmp_path / "b")
+
+
+def test_every_metric_is_written_and_the_evaluation_names_each_block(
+    shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    report = run(tmp_path, shards, model__path=str(parent), train__eval_every=4)
+    step = next(record for record in records(tmp_path) if "loss" in record)
+    assert step.keys() >= {
+        "step", "loss", "m2t", "t2t", "keep", "block", "phase", "lr", "grad_norm", "tokens_per_second", "masked_tokens",
+        "memory", "time",
+    }  # fmt: skip
+    scores = [record["eval"] for record in records(tmp_path) if "eval" in record]
+    assert [record["step"] for record in records(tmp_path) if "eval" in record] == [0, 4, 8]
+    assert scores[-1]["nll"].keys() == {"1", "4", "8", "16", "32"}
+    assert scores[-1]["repair"].keys() == scores[-1]["false_edit"].keys() == {"0", "0.5", "0.9"}
+    assert report["parent_nll"] == scores[-1]["parent_nll"] > 0
+    assert (tmp_path / "plots" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "inspect.json").read_text())["parity"]["ok"]
+    assert json.loads((tmp_path / "model" / "hildanext.json").read_text())["block"] == 8
+
+
+def test_accumulation_equals_one_larger_batch(shards: Path, parent: Path, tmp_path: Path) -> None:
+    run(tmp_path / "small", shards, model__path=str(parent), train__batch=1, train__accumulate=4)
+    run(tmp_path / "large", shards, model__path=str(parent), train__batch=4)
+    assert losses(tmp_path / "small") == pytest.approx(losses(tmp_path / "large"), rel=1e-4)
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
+    plain, seen = MaskAndEdit.loss, [0]
+
+    def loss(self: Any, *args: Any) -> Any:
+        report = plain(self, *args)
+        seen[0] += 1
+        bad = report.total * math.nan if seen[0] in calls else report.total
+        return type(report)(bad, report.normaliser, report.parts, report.counts)
+
+    monkeypatch.setattr(MaskAndEdit, "loss", loss)
+
+
+def test_a_loss_that_is_not_finite_stops_with_rows_and_the_last_good_checkpoint(
+    shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch, 6)
+    with pytest.raises(RunError, match=r"step 5, rows \[\d+, \d+\].*step-000004"):
+        run(tmp_path, shards, model__path=str(parent), train__checkpoint_every=2)
+    assert read_status(tmp_path)["state"] == "failed"
+    assert all(
+        value.isfinite().all() for value in load_file(tmp_path / "checkpoints/step-000004/model.safetensors").values()
+    )
+
+
+def test_at_most_n_bad_steps_are_skipped(
+    shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch, 3, 5)
+    run(tmp_path / "two", shards, model__path=str(parent), train__skip_nonfinite=2)
+    assert losses(tmp_path / "two").count(None) == 2
+    broken(monkeypatch, 3, 5)
+    with pytest.raises(RunError, match="1 steps were skipped"):
+        run(tmp_path / "one", shards, model__path=str(parent), train__skip_nonfinite=1)
+
+
+def test_training_lowers_the_loss(shards: Path, tmp_path: Path) -> None:
+    run(tmp_path, shards, objective__type="autoregressive", train__steps=40, train__batch=8, optimizer__lr=0.02)
+    found = losses(tmp_path)
+    assert sum(found[-5:]) < 0.7 * sum(found[:5])
+
+
+def test_another_ladder_or_tokenizer_is_refused(shards: Path, parent: Path, tmp_path: Path) -> None:
+    run(tmp_path, shards, model__path=str(parent), train__checkpoint_every=4)
+    with pytest.raises(HildaError, match="ladder differs"):
+        run(tmp_path, shards, model__path=str(parent), train__steps=9, train__resume="latest")
+    manifest = tmp_path / "shards" / "train" / "manifest.json"
+    _copy(shards, tmp_path / "shards")
+    manifest.write_text(manifest.read_text().replace('"tokenizer_hash": "', '"tokenizer_hash": "0'))
+    with pytest.raises(DataError, match="tokenize again"):
+        run(tmp_path / "other", tmp_path / "shards", model__path=str(parent))
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target)
+
+
+def test_resuming_without_a_checkpoint_says_so(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(HildaError, match="holds no checkpoint"):
+        run(tmp_path, shards, train__resume="latest")
+
+
+def test_the_plan_adds_up_and_needs_neither_model_nor_data() -> None:
+    config: Config = configuration(Path("nowhere"), model__path="nowhere", tokenize__window=64, train__steps=100)
+    plan = plan_command(config, QUIET)
+    assert [stage["block"] for stage in plan["stages"]] == [1, 4, 64, 64, 32, 16, 8]
+    assert sum(stage["tokens"] for stage in plan["stages"]) == plan["tokens"] == 100 * 2 * 64
+    assert plan["seconds"] is None
+
+
+def test_the_plan_of_a_model_has_time_and_memory(shards: Path, parent: Path) -> None:
+    plan = plan_command(configuration(shards, model__path=str(parent)), QUIET)
+    assert plan["memory"]["total"] > 0
+    assert plan["seconds"] > 0
+
+
+def test_parallel_training_without_torchrun_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="torchrun"):
+        run(tmp_path, shards, train__parallel="ddp")

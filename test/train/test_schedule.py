@@ -1,0 +1,98 @@
+# Learning-rate schedules against their closed forms, parameter groups, 8-bit optimisers.
+# Entry points: pytest.
+# Rates are shares of the peak.
+"""Tests of train/schedule.py and train/optim.py."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hildanext.config.train import OptimizerConfig
+from hildanext.errors import ConfigError
+from hildanext.train.optim import build_optimizer, freeze, part_of, set_rate
+from hildanext.train.schedule import factor
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(64, 64)
+        self.self_attn = nn.ModuleDict({"q_proj": nn.Linear(64, 64)})
+        self.mlp = nn.ModuleDict({"up_proj": nn.Linear(64, 128, bias=False)})
+        self.norm = nn.LayerNorm(64)
+
+
+def rates(**values: Any) -> list[float]:
+    config = OptimizerConfig(**{"warmup": 0.0, "final": 0.0, **values})
+    return [factor(config, step, 100) for step in range(100)]
+
+
+def test_linear_and_cosine_start_at_the_peak_and_fall_to_their_closed_forms() -> None:
+    assert rates(schedule="linear")[25] == pytest.approx(0.75)
+    cosine = rates(schedule="cosine")
+    assert (cosine[0], cosine[50]) == pytest.approx((1.0, 0.5))
+    assert rates(schedule="cosine", final=0.1)[99] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_wsd_is_flat_and_falls_in_its_last_share() -> None:
+    found = rates(schedule="wsd", decay=0.2)
+    assert set(found[:81]) == {1.0}
+    assert found[90] == pytest.approx(0.5)
+
+
+def test_the_warm_up_rises_linearly_and_never_starts_at_zero() -> None:
+    found = rates(schedule="constant", warmup=0.1)
+    assert found[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert set(found[10:]) == {1.0}
+
+
+def test_groups_carry_their_factor_and_vectors_do_not_decay() -> None:
+    config = OptimizerConfig(attention=0.5, mlp=2.0, embedding=0.0, weight_decay=0.3)
+    optimizer = build_optimizer(Small(), config).optimizer
+    set_rate(optimizer, 0.1)
+    found = {(round(group["lr"], 6), group["weight_decay"], len(group["params"])) for group in optimizer.param_groups}
+    assert found == {(0.05, 0.3, 1), (0.05, 0.0, 1), (0.2, 0.3, 1), (0.1, 0.0, 2)}
+    assert part_of("model.layers.0.self_attn.q_proj.weight") == "attention"
+
+
+def test_frozen_embeddings_do_not_train_and_nothing_to_train_is_an_error() -> None:
+    module = Small()
+    assert freeze(module, OptimizerConfig(freeze_embeddings=True)) == 64 * 64
+    before = module.embed_tokens.weight.clone()
+    optimizer = build_optimizer(module, OptimizerConfig()).optimizer
+    sum(p.square().sum() for p in module.parameters()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    assert torch.equal(module.embed_tokens.weight, before)
+    module.requires_grad_(False)
+    with pytest.raises(ConfigError, match="frozen"):
+        build_optimizer(module, OptimizerConfig())
+
+
+@pytest.mark.parametrize("name", ["adamw8bit", "lion8bit"])
+def test_an_eight_bit_optimiser_lowers_the_loss_on_the_cpu(name: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    module = nn.Linear(128, 128)
+    choice = build_optimizer(module, OptimizerConfig(name=name, lr=1e-2, weight_decay=0.0))
+    assert (choice.name, choice.reason) == (name, "")
+    inputs = torch.randn(32, 128)
+    losses = []
+    for _ in range(8):
+        loss = (module(inputs) - inputs).square().mean()
+        losses.append(loss.item())
+        choice.optimizer.zero_grad()
+        loss.backward()
+        choice.optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_without_bitsandbytes_adamw_stands_in_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    choice = build_optimizer(Small(), OptimizerConfig(name="adamw8bit"))
+    assert choice.name == "adamw"
+    assert "adamw8bit cannot run here" in choice.reason
