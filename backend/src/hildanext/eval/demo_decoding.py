@@ -77,8 +77,10 @@ def repair(stage: Stage) -> Part:
     prose = "Random words were planted into true stories; one forward decides, with no mask in sight, what to rewrite."
     header = ("tau_edit", "planted errors repaired", "correct words changed", "errors planted")
     data = {"rates": {str(tau): vars(counts) for tau, counts in totals.items()}}
-    sure = totals[max(totals)]
-    fact = (f"{100 * sure.repair_rate:.0f} %", f"of planted errors repaired at tau_edit {max(totals):g}, {spared}")
+    top = max(totals)
+    repaired, changed = 100 * totals[top].repair_rate, 100 * totals[top].false_edit_rate
+    told = f"of planted errors repaired at tau_edit {top:g}, {changed:.1f} % of correct words changed"
+    fact = (f"{repaired:.0f} %", told)
     return Part(Section("Finding and repairing planted errors", prose, header, rows), data, (fact,))
 
 

@@ -1,0 +1,35 @@
+# hildanext bench: time one part on this machine; each part brings its own measurement.
+# Entry points: add_arguments, run, parts.
+# A part is a file eval/bench_<part>.py with run(config, console, args) -> report.
+"""Subcommand `bench`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hildanext.commands import Context
+
+HELP = "time data, objective, train or decode on this machine"
+FOLDER = Path(__file__).parent.parent / "eval"
+
+
+def parts() -> list[str]:
+    """Names of the measurements that exist."""
+    return sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The part."""
+    parser.add_argument("part", choices=parts(), help="what is timed")
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The part's report."""
+    from importlib import import_module
+
+    found: dict[str, Any] = import_module(f"hildanext.eval.bench_{context.args.part}").run(
+        context.config, context.console, context.args
+    )
+    return found

@@ -1,0 +1,65 @@
+# Export `huggingface`: a plain folder that transformers loads without this package, with a model card.
+# Entry points: Huggingface.
+# What the plain folder cannot say (mask id, block size, shift, thresholds) stands in hildanext.json and in the card.
+"""Export plugin huggingface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hildanext.registry import Plugin
+from hildanext.run_dir import write_atomic
+
+CARD = """---
+library_name: transformers
+tags: [diffusion, block-diffusion, hildanext]
+---
+# {name}
+
+A block-diffusion language model, converted from {parent} by hildanext.
+
+| fact | value |
+| --- | --- |
+| architecture | {architecture} |
+| parameters | {parameters:,} |
+| dtype | {dtype} |
+| [MASK] id | {mask_id} |
+| block size | {block} tokens |
+| logit shift | {shift} |
+
+`AutoModelForCausalLM.from_pretrained` loads the weights; its own `generate` decodes left to right, which is not how
+this model was trained. `hildanext generate --model <this folder> --prompt ...` decodes by blocks.
+"""
+
+
+class Huggingface(Plugin):
+    """Weights as safetensors in one dtype, tokenizer, config.json, hildanext.json, README.md."""
+
+    dtype: Literal["as_is", "float32", "bfloat16", "float16"] = Field("as_is", description="dtype of the weights")
+    card: bool = Field(True, description="write README.md, the model card")
+
+    def write(self, loaded: Any, folder: Path) -> list[str]:
+        """Write the folder, replacing it; returns the names of its files."""
+        import torch
+
+        from hildanext.models.save import save_model
+
+        denoiser = loaded.denoiser
+        if self.dtype != "as_is":
+            denoiser = denoiser.to(getattr(torch, self.dtype))
+        save_model(denoiser, loaded.tokenizer, folder, loaded.meta)
+        if self.card:
+            write_atomic(folder / "README.md", self._card(loaded, folder.name))
+        return sorted(path.name for path in folder.iterdir())
+
+    def _card(self, loaded: Any, name: str) -> str:
+        denoiser, meta = loaded.denoiser, loaded.meta
+        return CARD.format(
+            name=name, parent=meta.parent or "an unnamed checkpoint", architecture=type(denoiser.model).__name__,
+            parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
+            dtype=str(denoiser.dtype).removeprefix("torch."), mask_id=denoiser.mask_id,
+            block=meta.block or "not recorded", shift=denoiser.shift,
+        )  # fmt: skip

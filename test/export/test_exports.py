@@ -1,0 +1,81 @@
+# Exported folders: what they say, that the weights are the same numbers, and what is refused.
+# Entry points: pytest.
+# transformers alone reads the plain folder; SDAR's rules are checked entry by entry against its source's needs.
+"""Tests of export plugins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from hildanext.data.tokenizers import storyworld_tokenizer
+from hildanext.errors import ModelError
+from hildanext.export import sglang
+from hildanext.models.adapter import HFDenoiser
+from hildanext.models.load import Loaded
+from hildanext.models.meta import HildaMeta
+from hildanext.registry import build, names
+
+
+@pytest.fixture
+def loaded(random_model: Callable[..., Any], tmp_path: Path) -> Loaded:
+    model = random_model("qwen3", vocab_size=1100, rope_parameters={"rope_type": "default", "rope_theta": 123456.0})
+    meta = HildaMeta(mask_id=3, block=4, parent="a parent")
+    tokenizer = storyworld_tokenizer(tmp_path / "tokenizer")
+    return Loaded(HFDenoiser(model, 3), tokenizer, meta, None, torch.float32, "", torch.device("cpu"))
+
+
+def test_there_are_two_formats() -> None:
+    assert {"huggingface", "sglang"} <= set(names("exports"))
+
+
+def test_transformers_alone_reads_the_plain_folder_with_equal_logits(loaded: Loaded, tmp_path: Path) -> None:
+    files = build("exports", {"type": "huggingface"}).write(loaded, tmp_path / "out")
+    assert {"config.json", "model.safetensors", "hildanext.json", "README.md", "tokenizer.json"} <= set(files)
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True)
+    ids = torch.arange(12)[None]
+    assert torch.equal(other(ids).logits, loaded.denoiser.model(ids).logits)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "a parent" in card and "| block size | 4 tokens |" in card
+
+
+def test_the_dtype_of_the_weights_can_be_chosen(loaded: Loaded, tmp_path: Path) -> None:
+    build("exports", {"type": "huggingface", "dtype": "bfloat16"}).write(loaded, tmp_path / "out")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_the_sdar_folder_names_its_architecture_and_unties_the_head(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sglang, "MASK_ID", 1050)
+    build("exports", {"type": "sglang", "edit_threshold": 0.5}).write(loaded, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    wanted = {
+        "architectures": ["SDARForCausalLM"],
+        "rope_theta": 123456.0,
+        "tie_word_embeddings": False,
+        "block_size": 4,
+    }
+    assert {name: config[name] for name in wanted} == wanted
+    state = load_file(tmp_path / "out" / "model.safetensors")
+    own = loaded.denoiser.model.state_dict()
+    assert torch.equal(state["lm_head.weight"][1050], own["model.embed_tokens.weight"][3])
+    assert torch.equal(state["model.embed_tokens.weight"][:1050], own["model.embed_tokens.weight"][:1050])
+    assert all(torch.equal(state[name], own[name]) for name in own if "layers" in name)
+    yaml = (tmp_path / "out" / "dllm.yaml").read_text()
+    assert "JointThreshold" in yaml and "edit_threshold: 0.5" in yaml and "block_size: 4" in yaml
+
+
+def test_a_small_vocabulary_and_a_shift_are_refused_together(loaded: Loaded, tmp_path: Path) -> None:
+    shifted = HFDenoiser(loaded.denoiser.model, 3, shift="clean")
+    wrong = Loaded(shifted, loaded.tokenizer, loaded.meta, None, torch.float32, "", torch.device("cpu"))
+    with pytest.raises(ModelError, match=r"shift 'clean'.*1100 rows"):
+        build("exports", {"type": "sglang"}).write(wrong, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
