@@ -117,6 +117,7 @@ def test_batches_hold_the_rows_they_name(tmp_path: Path) -> None:
     assert batch.positions()[0].tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_zero_one_and_four_workers_give_the_same_batches(tmp_path: Path) -> None:
     shards = written(tmp_path)
     expected = take(Loader(shards, 3, 5, shorten=0.5), 12)
