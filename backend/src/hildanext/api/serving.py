@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from typing import Any
@@ -19,9 +20,13 @@ from hildanext.errors import ConfigError
 from hildanext.progress import Console
 
 
+SWITCH_SECONDS = 0.0005
+
+
 def serve(config: Config, console: Console) -> dict[str, Any]:
     """Serve until a signal; returns the address served. ConfigError for an address that cannot be had, EngineError
     when no engine opens."""
+    sys.setswitchinterval(SWITCH_SECONDS)  # the engine thread must hand the interpreter over before /health is late
     key = api_key(config)
     app = create_app(config, console, key)
     bound = _bind(config)

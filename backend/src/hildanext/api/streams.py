@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from hildanext.api.job_files import FINAL, JobFiles, parsed
 from hildanext.api.replies import ApiError, error_body
 from hildanext.api.state import Generation, log_result
-from hildanext.decoding.events import Done
+from hildanext.decoding.events import Commit, Done, Draft
 from hildanext.errors import HildaError
 
 FOLLOW_SECONDS = 0.5
@@ -53,10 +52,16 @@ async def generation_events(generation: Generation, http: HttpRequest, trace: bo
                 log_result(http, item.result)
                 yield event("done", done_value(item, trace))
             else:
-                yield event(item.kind, asdict(item))
+                yield event(item.kind, _plain(item))
     except (HildaError, ApiError) as error:
         status = error.status if isinstance(error, ApiError) else error.http_status
         yield event("error", error_body(status, str(error)))
+
+
+def _plain(item: Draft | Commit) -> dict[str, Any]:
+    if isinstance(item, Commit):
+        return vars(item)
+    return {**vars(item), "tokens": [vars(token) for token in item.tokens]}
 
 
 def done_value(done: Done, trace: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 export class Recording {
   constructor(prompt, length) {
     this.prompt = prompt; this.length = length;
-    this.blocks = []; this.frames = []; this.tokens = 0; this.edits = 0; this.result = null;
+    this.blocks = []; this.frames = []; this.tokens = 0; this.edits = 0; this.result = null; this.glued = false;
     this.started = performance.now();
   }
 
@@ -18,6 +18,7 @@ export class Recording {
     const before = block.history.length ? block.history[block.history.length - 1].tokens : [];
     const old = new Map(before.map(token => [token.pos, token.text]));
     for (const token of tokens) if (token.state === "edited") token.old = old.get(token.pos);
+    this.glued ||= tokens.some(token => /^\s|\s$/.test(token.text));
     const masks = tokens.filter(token => token.state === "mask").length;
     const edits = tokens.filter(token => token.state === "edited").length;
     this.edits += edits;
@@ -88,7 +89,7 @@ export class View {
     part.look = look;
     if (committed) part.element.replaceChildren(block.text);
     else if (at < 0) part.element.replaceChildren(...masks(block.size, "later"));
-    else part.element.replaceChildren(...block.history[at].tokens.map(cell));
+    else part.element.replaceChildren(...block.history[at].tokens.map(token => cell(token, this.recording.glued)));
   }
 
   drawTail(count) {
@@ -106,7 +107,8 @@ function masks(count, kind) {
   });
 }
 
-function cell(token) {
+// glued: the tokens carry their own spaces; otherwise words are set apart, punctuation is not.
+function cell(token, glued) {
   const span = document.createElement("span");
   span.className = `cell ${token.state}`;
   if (token.state === "mask") return span;
@@ -118,6 +120,7 @@ function cell(token) {
   }
   const text = token.text.replace(/\n/g, "↵\n");
   if (!text) { span.classList.add("end"); span.textContent = " ∎"; } else span.append(text);
+  if (!glued && /^\w/.test(text)) span.classList.add("apart");
   span.title = `${token.state}, position ${token.pos}${token.confidence ? `, confidence ${token.confidence.toFixed(3)}` : ""}`;
   return span;
 }
