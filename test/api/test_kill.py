@@ -1,0 +1,92 @@
+# kill -9 of a real server process during a job and a generation; then the next server over the same folders.
+# Entry points: pytest.
+# The server is the command line itself, over a toy model folder; the job is a long prepare-data.
+"""Death of the server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from api.live import wait_ready
+from api.test_jobs import until
+from engines.toy import toy_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, random_model: Callable[..., Any]) -> Path:
+    root = tmp_path_factory.mktemp("killed")
+    toy_folder(root / "models" / "toy", random_model)
+    return root
+
+
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [
+        sys.executable, "-m", "hildanext", "serve", "--port", "0", "--model", "models/toy",
+        "--set", 'serve.engines=[{"type": "transformers"}]', "--set", "decode.block=8",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        url = next(found.group() for line in process.stderr if (found := re.search(r"http://[\d.]+:\d+", line)))
+        wait_ready(url, 120)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_after_kill_nine_the_job_goes_on_and_nothing_is_corrupted(folder: Path) -> None:
+    body = {"prompt": "abc", "max_new_tokens": 200, "ignore_eos": True}
+    with server(folder) as (process, url):
+        alone = httpx.post(f"{url}/generate", json=body, timeout=60).json()["text"]
+        job = httpx.post(f"{url}/jobs", json={"command": "eval"}, timeout=60).json()
+        run = folder / "runs" / job["id"]
+        until(lambda: (run / "process.json").exists())
+        with httpx.stream("POST", f"{url}/generate", json=body | {"stream": True}, timeout=60) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGKILL)
+            with pytest.raises(httpx.HTTPError):
+                list(lines)
+        process.wait()
+        launcher = json.loads((run / "process.json").read_text())["pid"]
+        assert (run / "exit.json").exists() or not os.kill(launcher, 0)
+    with server(folder) as (_, url):
+        assert httpx.post(f"{url}/generate", json=body, timeout=60).json()["text"] == alone
+        states = ("done", "failed", "lost", "cancelled")
+        deadline = time.monotonic() + 120
+        while (found := httpx.get(f"{url}/jobs/{job['id']}").json())["state"] not in states:
+            assert found["state"] == "running" and time.monotonic() < deadline
+            time.sleep(0.2)
+        assert found["exit_code"] is not None
+        for path in run.glob("*.json"):
+            json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_a_taken_port_and_a_missing_model_end_with_code_two(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = _serve(folder, "--port", str(other.getsockname()[1]))
+    assert taken.returncode == 2 and "take another port" in taken.stderr
+    missing = _serve(folder, "--port", "0", "--model", "models/none")
+    assert missing.returncode == 2 and "no engine opened" in missing.stderr
+
+
+def _serve(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hildanext", "serve", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
