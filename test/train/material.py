@@ -21,7 +21,7 @@ from hildanext.progress import Console
 from hildanext.train.running import train_command
 
 WINDOW = 32
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "the", "red", "house", "where", "a", "bird", "sang", "all", "day", "long"]
+WORDS = "the cat sat on a mat and dog ran to red house where bird sang all day long".split(" ")  # noqa: SIM905
 QUIET = Console(quiet=True)
 
 

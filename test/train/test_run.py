@@ -171,3 +171,16 @@ def test_the_plan_of_a_model_has_time_and_memory(shards: Path, parent: Path) -> 
 def test_parallel_training_without_torchrun_is_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="torchrun"):
         run(tmp_path, shards, train__parallel="ddp")
+
+
+def test_missing_shards_are_prepared_when_asked_and_named_otherwise(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "paths.data": str(tmp_path / "data"), "train.data": "", "train.prepare": True, "data.workers": 1,
+        "data.sources": [{"type": "storyworld", "stories": 12, "chat": 4, "arithmetic": 0, "coding": 0}],
+        "data.eval_share": 0.3, "tokenize.window": 64, "tokenize.packing": "concat", "objective.type": "autoregressive",
+        "train.steps": 1,
+    }  # fmt: skip
+    assert run(tmp_path / "run", tmp_path, **changes)["steps"] == 1
+    changes |= {"train.prepare": False, "paths.data": str(tmp_path / "none")}
+    with pytest.raises(DataError, match="hildanext tokenize"):
+        run(tmp_path / "other", tmp_path, **changes)

@@ -54,6 +54,7 @@ class TrainConfig(Section):
     """One training run: data, length, batches, checkpoints, evaluation."""
 
     data: str = Field("", description="folder of tokenised shards; empty: <paths.data>/tokenized/<data.name>")
+    prepare: bool = Field(False, description="run prepare-data and tokenize first where the shards are missing")
     split: str = Field("train", description="shards to train on: train | sft_train")
     eval_split: str = Field("eval", description="shards to evaluate on: eval | sft_eval")
     steps: int = Field(1000, ge=1, description="optimiser steps")

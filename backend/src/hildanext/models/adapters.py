@@ -1,5 +1,5 @@
 # Low-rank adapters through peft: on full weights (LoRA) or on 4-bit or 8-bit ones (QLoRA), and merging them back.
-# Entry points: quantisation, add_adapter, merge_adapter, adapter_state.
+# Entry points: quantisation, keep_differentiable, add_adapter, merge_adapter, adapter_state.
 # The denoiser keeps its model object: adapted layers replace linear layers in place, so masks and caches are unchanged.
 """Parameter-efficient tuning."""
 
@@ -45,6 +45,14 @@ def quantisation(adapter: AdapterConfig, device: torch.device) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
+
+
+def keep_differentiable(model: Any) -> None:
+    """Turn off bitsandbytes' packed 4-bit products on the CPU: they have no gradient, and a layer that was packed in an
+    evaluation stays packed in training."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def add_adapter(denoiser: Any, adapter: AdapterConfig) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ import torch
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
 from hildanext.models.adapter import HFDenoiser
-from hildanext.models.adapters import quantisation
+from hildanext.models.adapters import keep_differentiable, quantisation
 from hildanext.models.backend import capability
 from hildanext.models.mask_token import choose_mask_token
 from hildanext.models.meta import HildaMeta
@@ -185,6 +185,7 @@ def _read(folder: Path, model: ModelConfig, dtype: torch.dtype, device: torch.de
         trust_remote_code=model.trust_remote_code, attn_implementation="sdpa", **extra,
     )  # fmt: skip
     check_head(network, str(folder))
+    keep_differentiable(network)
     return network
 
 

@@ -17,6 +17,9 @@ from hildanext.core.block_ladder import Ladder, Stage
 from hildanext.progress import Console
 
 
+MEMORY = ("parameters", "gradients", "optimizer", "activations", "logits", "total", "limit")
+
+
 @dataclass(frozen=True)
 class Plan:
     """A ladder with its cost. tokens_per_step counts every rank; seconds_per_token: of the plain L x L step, None where
@@ -81,11 +84,10 @@ def show_plan(plan: Plan, console: Console) -> None:
     ]
     console.table(rows, ("stage", "block", "from step", "steps", "tokens", "minutes"))
     console.say(f"{plan.ladder.steps * plan.tokens_per_step:,} tokens in all")
-    console.say(
-        "time: not estimated (no model here)" if plan.seconds_per_token is None else "time: from one timed step"
-    )
-    parts = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in plan.memory.items() if isinstance(value, int))
-    console.say(f"memory, GiB: {parts}" if parts else "memory: not estimated (no model here)")
+    told = plan.seconds_per_token is not None
+    console.say("time: at least this, from one timed matrix product" if told else "time: not estimated, no model here")
+    parts = ", ".join(f"{name} {plan.memory[name] / 2**30:.2f}" for name in MEMORY if plan.memory.get(name))
+    console.say(f"memory, GiB: {parts}" if parts else "memory: not estimated, no model here")
 
 
 def _minutes(row: dict[str, Any]) -> str:

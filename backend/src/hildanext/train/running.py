@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.config import Config
+from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet
+from hildanext.data.tokenize import tokenize
 from hildanext.errors import DataError, ModelError
 from hildanext.models.load import choose_device, choose_dtype
 from hildanext.models.preflight import estimate
@@ -30,6 +32,7 @@ def train_command(config: Config, console: Console, command: str, path: Path | N
         run = _run_dir(config, command, path, world)
         quiet = console if world.first else Console(quiet=True)
         with run.running() if world.first else nullcontext(run):
+            _prepare(config, quiet, world)
             return train_session(open_session(config, quiet, run, world))
     finally:
         world.close()
@@ -62,6 +65,13 @@ def _window(config: Config) -> int:
         return ShardSet.open(shards_folder(config) / config.train.split).window
     except DataError:
         return config.tokenize.window
+
+
+def _prepare(config: Config, console: Console, world: World) -> None:
+    if config.train.prepare and world.first and not shards_folder(config).is_dir():
+        prepare(config, console)
+        tokenize(config, console)
+    world.wait()
 
 
 def _run_dir(config: Config, command: str, path: Path | None, world: World) -> RunDir:

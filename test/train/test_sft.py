@@ -1,0 +1,75 @@
+# SFT: responses improve, prompts are neither masked nor scored; adapters train, resume and merge.
+# Entry points: pytest.
+# What the objective sees is recorded through a spy on the denoiser.
+"""Tests of commands/sft.py and of adapter runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hildanext.commands.sft import BASE
+from hildanext.config import load_config
+from hildanext.models.adapter import HFDenoiser
+from hildanext.models.load import load_model
+from hildanext.train.running import train_command
+from safetensors.torch import load_file
+from train.material import QUIET, losses, overrides, records, run
+
+WIDE = {"hidden": 64, "layers": 1, "heads": 2, "kv_heads": 1, "ffn": 64, "window": 64}
+
+
+def sft(path: Path, shards: Path, **changes: Any) -> dict[str, Any]:
+    values = overrides(shards, **{"ladder": {"fixed": 8}, "train__steps": 30, "optimizer__lr": 0.01, **changes})
+    return train_command(load_config(None, values, BASE), QUIET, "sft", path)
+
+
+def test_sft_lowers_the_response_nll_and_leaves_prompts_untouched(
+    shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, seen = HFDenoiser.noisy_features, []
+
+    def spy(self: Any, noisy: Any, batch: Any, block: int, select: Any) -> Any:
+        if self.training:
+            seen.append((bool((noisy != batch.tokens)[~batch.learn].any()), bool(select[~batch.learn].any()), block))
+        return plain(self, noisy, batch, block, select)
+
+    monkeypatch.setattr(HFDenoiser, "noisy_features", spy)
+    report = sft(tmp_path, shards, model__path=str(parent))
+    assert report["last"]["eval_nll"] < 0.8 * report["first"]["eval_nll"]
+    assert len(seen) == 30 * 2 * 2
+    assert set(seen) == {(False, False, 8)}
+    assert {record["phase"] for record in records(tmp_path) if "loss" in record} == {"fixed"}
+
+
+def test_sft_uses_the_per_document_grid_the_band_and_two_turns() -> None:
+    config = load_config(None, [], BASE)
+    assert config.model.block_grid == "per_document"
+    assert config.objective.model_dump()["turns"] == 2
+    assert config.objective.model_dump()["noise"] == {"low": 0.2, "high": 0.8, "complementary": True}
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_an_adapter_run_resumes_exactly_and_is_merged_into_a_plain_model(
+    kind: str, shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    if kind == "qlora":
+        pytest.importorskip("bitsandbytes")
+        run(tmp_path / "wide", shards, model__new=WIDE, objective__type="autoregressive", train__steps=1)
+        parent = tmp_path / "wide" / "model"
+    changes = {"model__path": str(parent), "model__adapter": {"kind": kind, "rank": 4}, "train__checkpoint_every": 4}
+    run(tmp_path / "whole", shards, **changes)
+    checkpoint = tmp_path / "whole" / "checkpoints" / "step-000004"
+    assert not list(checkpoint.glob("*.safetensors"))
+    run(tmp_path / "rest", shards, **changes, train__resume=str(checkpoint))
+    assert losses(tmp_path / "rest") == losses(tmp_path / "whole")[4:]
+    ours = load_file(tmp_path / "whole" / "model" / "model.safetensors")
+    before = load_file(parent / "model.safetensors")
+    assert not any("lora" in name for name in ours)
+    assert ours.keys() == before.keys()
+    assert any(not torch.equal(ours[name], before[name]) for name in before if "proj" in name)
+    config = load_config(None, [f"model.path={tmp_path / 'whole' / 'model'}", "model.device=cpu"])
+    assert load_model(config.model).denoiser.vocab_size > 0
