@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ class Jobs:
         if state not in FINAL:
             return False
         if files.status.get("state") != state and state != "lost":
-            RunDir.open(files.path).status(state=state)
+            RunDir.open(files.path).status(state=state, ended=datetime.now(UTC).isoformat(timespec="milliseconds"))
         return True
 
 
