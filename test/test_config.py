@@ -58,6 +58,13 @@ def test_another_plugin_type_replaces_the_section_whole(tmp_path: Path) -> None:
     assert load_config(tmp_path / "a.json", ["objective.y=2"]).objective.model_dump() == {"type": "one", "x": 1, "y": 2}
 
 
+def test_an_override_inside_a_plugin_section_keeps_the_default_plugin() -> None:
+    assert load_config(None, ["export.format.dtype=float16"]).export.format.model_dump() == {
+        "type": "huggingface",
+        "dtype": "float16",
+    }
+
+
 def test_every_problem_is_reported_with_the_nearest_key(tmp_path: Path) -> None:
     path = write(tmp_path, "bad.json", {"seeed": 1, "train": {"stepz": 1, "batch": 0}, "model": {"dtype": "fp8"}})
     with pytest.raises(ConfigError) as caught:

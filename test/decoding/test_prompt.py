@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hildanext.data.chat import render
 from hildanext.decoding.prompt import Limits, end_ids, prepare
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
@@ -57,7 +58,11 @@ def test_requests_that_cannot_be_prepared_say_why(qwen: Any, fields: dict[str, A
         prepare(Request.of(**fields), qwen, LIMITS)
 
 
-def test_a_tokenizer_without_a_template_refuses_messages(assets: Path) -> None:
-    tokenizer = load_tokenizer(str(assets / "stories260k-hf"))
-    with pytest.raises(DecodeError, match="no chat template"):
-        prepare(Request.of(messages=({"role": "user", "content": "Hi"},)), tokenizer, LIMITS)
+@pytest.mark.parametrize("folder", ["qwen3-tokenizer", "stories260k-hf"])
+def test_a_chat_prompt_is_what_training_rows_have_before_the_reply(assets: Path, folder: str) -> None:
+    tokenizer = load_tokenizer(str(assets / folder))
+    asked = ({"role": "user", "content": "Hi, who are you?"},)
+    prompt = list(prepare(Request.of(messages=asked), tokenizer, LIMITS).prompt)
+    row = render([*asked, {"role": "assistant", "content": "A model."}], tokenizer)
+    assert row.ids[: len(prompt)] == prompt
+    assert not any(row.learn[: len(prompt)]) and row.learn[len(prompt)]

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from hildanext.config.base import PluginSection
 from hildanext.config.nearest import describe, model_at, nearest
 from hildanext.config.root import Config
 from hildanext.errors import ConfigError, problems
@@ -90,13 +91,19 @@ def _apply(values: dict[str, Any], override: str, found: list[str]) -> None:
         found.append(f"--set {override}: expected a.b=value")
         return
     here = values
-    for key in keys[:-1]:
+    for depth, key in enumerate(keys[:-1]):
         child = here.get(key)
-        here[key] = dict(child) if isinstance(child, dict) else {}
+        here[key] = dict(child) if isinstance(child, dict) else _default_plugin(keys[: depth + 1])
         here = here[key]
     if keys[-1] == "type":
         here.clear()
     here[keys[-1]] = _typed(keys, text)
+
+
+def _default_plugin(keys: list[str]) -> dict[str, Any]:
+    section = model_at(Config, keys[:-1])
+    field = section.model_fields.get(keys[-1]) if section is not None else None
+    return field.default.model_dump() if field is not None and isinstance(field.default, PluginSection) else {}
 
 
 def _typed(keys: list[str], text: str) -> Any:

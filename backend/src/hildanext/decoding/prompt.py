@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hildanext.data.chat import generation_prompt
 from hildanext.decoding.layout import Layout
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
@@ -69,10 +70,8 @@ def _encode(request: Request, tokenizer: Any) -> list[int]:
 
 
 def _chat(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[int]:
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise DecodeError("messages: this tokenizer has no chat template; give prompt instead (without --chat)")
-    turns = [dict(turn) for turn in messages]
-    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False))
+    turns = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in messages]
+    return generation_prompt(turns, tokenizer)
 
 
 def _infill(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
