@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from train.material import QUIET, losses, overrides, records, run
+
 from hildanext.commands.sft import BASE
 from hildanext.config import load_config
 from hildanext.models.adapter import HFDenoiser
 from hildanext.models.load import load_model
 from hildanext.train.running import train_command
-from safetensors.torch import load_file
-from train.material import QUIET, losses, overrides, records, run
 
 WIDE = {"hidden": 64, "layers": 1, "heads": 2, "kv_heads": 1, "ffn": 64, "window": 64}
 

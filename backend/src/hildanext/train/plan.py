@@ -16,7 +16,6 @@ from hildanext.config import Config
 from hildanext.core.block_ladder import Ladder, Stage
 from hildanext.progress import Console
 
-
 MEMORY = ("parameters", "gradients", "optimizer", "activations", "logits", "total", "limit")
 
 
