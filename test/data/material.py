@@ -17,10 +17,7 @@ QUIET = Console(quiet=True)
 
 
 def configuration(
-    root: Path,
-    sources: Iterable[Mapping[str, Any]],
-    tokenize: Mapping[str, Any] | None = None,
-    **data: Any,
+    root: Path, sources: Iterable[Mapping[str, Any]], tokenize: Mapping[str, Any] | None = None, **data: Any
 ) -> Config:
     """A configuration whose data folder is `root`, read in this process unless `workers` says otherwise."""
     values = {"name": "set", "sources": list(sources), "workers": 1, **data}

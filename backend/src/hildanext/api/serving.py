@@ -19,7 +19,6 @@ from hildanext.config import Config
 from hildanext.errors import ConfigError
 from hildanext.progress import Console
 
-
 SWITCH_SECONDS = 0.0005
 
 

@@ -73,7 +73,8 @@ class Stats:
 @dataclass(frozen=True)
 class Canvas:
     """One active block. tokens [Q] int64; editable [Q] bool: False for prompt and given tokens; step: forwards the
-    block has had before; masks: its [MASK] count at step 0; uniform [Q] in [0, 1); history: (best, probability) [Q] of the steps before."""
+    block has had before; masks: its [MASK] count at step 0; uniform [Q] in [0, 1); history: (best, probability) [Q]
+    of the steps before."""
 
     tokens: Tensor
     editable: Tensor
