@@ -61,7 +61,14 @@ def load_tokenizer(path: str) -> Any:
     folder = Path(__file__).parent.parent / "tiny" / BUNDLED[path] if path in BUNDLED else Path(path)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         raise ModelError(f"{path or 'tokenizer'}: no tokenizer files there; give a folder that holds tokenizer.json")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: the tokenizer cannot be read ({_first_line(error)}); restore its files") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def choose_device(name: str) -> torch.device:
@@ -165,27 +172,56 @@ def _mask_id(model: ModelConfig, meta: HildaMeta, network: Any, tokenizer: Any) 
     if wanted is None:
         return choose_mask_token(network, tokenizer)
     rows = int(network.get_input_embeddings().weight.shape[0])
-    if wanted >= rows:
+    if not 0 <= wanted < rows:
         raise ModelError(f"model.mask_id {wanted}: the embedding has rows 0 to {rows - 1}; choose one of them or null")
     return wanted
 
 
 def _read(folder: Path, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     _check_files(folder, model.trust_remote_code)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=model.trust_remote_code)
+    config = read_config(folder, model.trust_remote_code)
     check_supported(config, str(folder))
     logging.disable_progress_bar()
     stored = quantisation(model.adapter, device)
     extra = {} if stored is None else {"quantization_config": stored, "device_map": {"": device}}
-    network = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
-        trust_remote_code=model.trust_remote_code, attn_implementation="sdpa", **extra,
-    )  # fmt: skip
+    asked = {"config": config, "dtype": dtype, "trust_remote_code": model.trust_remote_code, **extra}
+    network = _weights(folder, asked)
     check_head(network, str(folder))
     keep_differentiable(network)
+    return network
+
+
+def read_config(folder: Path, trust: bool = False) -> Any:
+    """The Hugging Face configuration of a folder. ModelError where this transformers cannot read it."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}/config.json: {_first_line(error)}; expected a supported causal LM") from error
+
+
+def _weights(folder: Path, asked: dict[str, Any]) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        network, found = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, attn_implementation="sdpa", output_loading_info=True,
+            **asked,
+        )  # fmt: skip
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{folder}: the weights cannot be loaded ({_first_line(error)}); they are damaged or do not fit config.json"
+        ) from error
+    if found["missing_keys"]:
+        absent = sorted(found["missing_keys"])
+        raise ModelError(
+            f"{folder}: {len(absent)} tensors of config.json are not in the weights, the first {absent[0]};"
+            " restore the weights or correct config.json"
+        )
     return network
 
 

@@ -28,12 +28,12 @@ def choose_mask_token(model: Any, tokenizer: Any) -> int:
     for text in (tokenizer.mask_token, MASK_TEXT):
         if text in known:
             tokenizer.mask_token = text
+            _grow(model, max(known.values()) + 1)
             return int(known[text])
     free = free_rows(model, tokenizer)
     wanted = free.start
     if not free:
-        model.resize_token_embeddings(wanted + 1, mean_resizing=False)
-        _fill_with_mean(model, wanted)
+        _grow(model, wanted + 1)
     tokenizer.add_special_tokens({"mask_token": MASK_TEXT})
     found = tokenizer.convert_tokens_to_ids(MASK_TEXT)
     if found != wanted:
@@ -45,10 +45,14 @@ def choose_mask_token(model: Any, tokenizer: Any) -> int:
 
 
 @torch.no_grad()
-def _fill_with_mean(model: Any, row: int) -> None:
+def _grow(model: Any, rows: int) -> None:
+    old = int(model.get_input_embeddings().weight.shape[0])
+    if old >= rows:
+        return
+    model.resize_token_embeddings(rows, mean_resizing=False)
     matrices = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     for weight in matrices.values():
-        weight[row] = weight[:row].float().mean(0).to(weight.dtype)
+        weight[old:] = weight[:old].float().mean(0).to(weight.dtype)
 
 
 class EmbeddingNoise:

@@ -18,7 +18,7 @@ from hildanext.core.types import Batch
 from hildanext.errors import ModelError
 from hildanext.models import attention
 from hildanext.models.backend import Backend, plan_causal
-from hildanext.models.load import Loaded, check_supported, load_tokenizer, resolve
+from hildanext.models.load import Loaded, check_supported, load_tokenizer, read_config, resolve
 from hildanext.models.mask_token import MASK_TEXT
 from hildanext.models.meta import HildaMeta
 
@@ -27,12 +27,15 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, tor
 
 class _Tensors:
     def __init__(self, folder: Path) -> None:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise ModelError(f"{folder}: no *.safetensors files; expected a Hugging Face model folder")
-        handles: list[Any] = [safe_open(file, framework="pt") for file in files]
+        try:
+            handles: list[Any] = [safe_open(file, framework="pt") for file in files]
+        except SafetensorError as error:
+            raise ModelError(f"{folder}: the weights are damaged ({error}); restore the files") from error
         self._owner = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
         self.names = sorted(self._owner)
 
@@ -44,10 +47,8 @@ class _Tensors:
 def inspect(folder: str, against: str | None = None) -> dict[str, Any]:
     """Architecture, parameters, ties, vocabulary, free rows and mask token of a model folder (or a bundled name); with
     `against`, the tensors that differ. Counts are elements, sizes bytes. ModelError for a folder that is none."""
-    from transformers import AutoConfig
-
     path = resolve(folder)
-    config, tensors = AutoConfig.from_pretrained(path, local_files_only=True), _Tensors(path)
+    config, tensors = read_config(path), _Tensors(path)
     each = (tensors[name] for name in tensors.names)
     rows = [(tensor.numel(), tensor.element_size(), str(tensor.dtype)) for tensor in each]
     found = {

@@ -1,0 +1,96 @@
+# Model folders that are damaged or contradict themselves: each is one clear line, and none loads with random weights.
+# Entry points: pytest.
+# Each case changes one file of a copy of stories260k; the unchanged copy loads, so the guard is not always on.
+"""Tests of the refusals of models/load.py and models/report.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hildanext.config.model import ModelConfig
+from hildanext.errors import ModelError
+from hildanext.models.load import load_model
+from hildanext.models.report import inspect
+
+
+@pytest.fixture
+def folder(assets: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "model"
+    shutil.copytree(assets / "stories260k-hf", copy, copy_function=shutil.copyfile)
+    copy.chmod(0o755)
+    return copy
+
+
+def half(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+
+def noise(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(bytes(range(1, 256)) * 20)
+
+
+def setting(name: str, value: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+    return change
+
+
+def tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+
+
+def negative_mask(folder: Path) -> None:
+    (folder / "hildanext.json").write_text('{"mask_id": -3}')
+
+
+CASES = {
+    "half the weights": (half, "cannot be loaded"),
+    "no safetensors": (noise, "cannot be loaded"),
+    "more layers than weights": (setting("num_hidden_layers", 7), "18 tensors of config.json are not in the weights"),
+    "another width": (setting("intermediate_size", 180), "do not fit config.json"),
+    "unknown type": (setting("model_type", "nonesuch"), "nonesuch"),
+    "tokenizer": (tokenizer, "tokenizer cannot be read"),
+    "negative mask": (negative_mask, "rows 0 to 511"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_damaged_folder_is_one_line_that_names_it(case: str, folder: Path) -> None:
+    damage, words = CASES[case]
+    load_model(ModelConfig(path=str(folder)))
+    damage(folder)
+    with pytest.raises(ModelError, match=words) as caught:
+        load_model(ModelConfig(path=str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [half, noise, setting("model_type", "nonesuch"), tokenizer])
+def test_inspect_refuses_what_it_cannot_read(damage: Callable[[Path], None], folder: Path) -> None:
+    inspect(str(folder))
+    damage(folder)
+    with pytest.raises(ModelError):
+        inspect(str(folder))
+
+
+def test_a_tokenizer_with_more_ids_than_rows_gets_a_row_for_each(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    known = AutoTokenizer.from_pretrained(folder)
+    known.add_tokens(["<extra one>", "<extra two>"])
+    known.add_special_tokens({"mask_token": "<|mask|>"})
+    known.save_pretrained(folder)
+    loaded = load_model(ModelConfig(path=str(folder)))
+    weight = loaded.denoiser.head()
+    assert (loaded.denoiser.mask_id, len(weight)) == (514, 515)
+    assert torch.allclose(weight[512:], weight[:512].mean(0).expand(3, -1), atol=1e-6)
+    assert loaded.denoiser.model.get_input_embeddings().weight is weight
