@@ -30,12 +30,17 @@ class StrictBody(BaseModel):
         return values
 
 
-def _encodable(value: Any) -> bool:
-    if isinstance(value, str):
-        return not any("\ud800" <= letter <= "\udfff" for letter in value) if not value.isascii() else True
-    if isinstance(value, dict):
-        return all(_encodable(key) and _encodable(item) for key, item in value.items())
-    return all(_encodable(item) for item in value) if isinstance(value, list) else True
+def _encodable(values: Any) -> bool:
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            return False
+    return True
 
 
 def _known_mode(mode: str) -> str:
