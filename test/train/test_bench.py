@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from train.material import QUIET
+
 from hildanext.config import load_config
 from hildanext.eval.bench_train import run
 from hildanext.models.preflight import estimate
 from hildanext.train.running import plan_command
-from train.material import QUIET
 
 CONFIGS = Path(__file__).resolve().parents[2] / "runs" / "configs"
 GPU_BYTES = 8_000_000_000
