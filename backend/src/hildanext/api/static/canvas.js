@@ -83,7 +83,8 @@ export class View {
   drawBlock(part, block, frame, live) {
     let at = -1;
     for (let i = block.history.length - 1; i >= 0 && at < 0; i--) if (block.history[i].frame <= frame) at = i;
-    const committed = frame >= block.committed && (at === block.history.length - 1);
+    const over = this.recording.result && frame >= this.recording.frames.length;
+    const committed = at === block.history.length - 1 && (frame > block.committed || (over && block.committed < Infinity));
     const look = committed ? `text ${block.text.length}` : `step ${at}`;
     if (look === part.look) return;
     part.look = look;
