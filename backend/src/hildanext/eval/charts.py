@@ -76,7 +76,7 @@ def _scales(points: Sequence[Mapping[str, Any]], axes: Axes) -> tuple[_Scale, _S
 
 
 def _widened(xs: Sequence[float]) -> tuple[float, float]:
-    room = 0.06 * (max(xs) - min(xs) or 1.0)
+    room = max(0.06 * (max(xs) - min(xs)), 0.2)
     return max(0.0, min(xs) - room) if min(xs) >= 0 else min(xs) - room, max(xs) + room
 
 

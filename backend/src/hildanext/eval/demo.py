@@ -28,7 +28,7 @@ LEAD = (
 )
 FULL = Sizes()
 QUICK = Sizes(
-    toy_steps=20, toy_items=8, steps=1, stories=3, nll_stories=2, samples=1, rounds=1, new_tokens=32, taus=(0.5, 0.9)
+    toy_steps=20, toy_items=8, steps=7, stories=3, nll_stories=2, samples=1, rounds=1, new_tokens=32, taus=(0.5, 0.9)
 )
 PARTS: tuple[tuple[str, Callable[[Stage], Part]], ...] = (
     ("toy", demo_toy.toy),

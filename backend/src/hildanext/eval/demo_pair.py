@@ -34,11 +34,14 @@ def conversion(stage: Stage) -> Part:
     tokenize(config, stage.console)
     report = train_command(config, stage.console, "convert-wsd", stage.work / "convert")
     stage.made["fresh"] = report["model"]
-    header = ("stage", "block", "steps")
-    rows = [(str(one["phase"]), str(one["block"]), str(one["steps"])) for one in report["stages"]]
+    header = ("block", "bound before, nats per token", "bound after")
+    before, after = report["first"]["nll"], report["last"]["nll"]
+    rows = [(f"{block}", f"{before[block]:.2f}", f"{after[block]:.2f}") for block in before]
+    climbed = ", ".join(f"{one['block']}" for one in report["stages"])
     prose = (
-        f"The parent's weights are kept; what changes is what a position may see and what it must predict. "
-        f"{report['steps']} optimiser steps, the block size climbing to the whole window and back to 32."
+        "The parent's weights are where it starts; what changes is what a position may see and what it must predict. "
+        f"{report['steps']} optimiser steps, the block size going through {climbed}. The parent's own NLL on this text is "
+        f"{report['parent_nll']:.2f} nats per token; the bundled child was trained the same way for longer."
     )
     keep = ("steps", "parent_nll", "first", "last", "stages")
     return Part(Section("The bundled parent, converted just now", prose, header, rows), {k: report[k] for k in keep})
@@ -51,7 +54,7 @@ def _conversion_config(stage: Stage) -> Any:
     )
     update = {
         "paths": paths, "train": train, "tokenize": TokenizeConfig(window=WINDOW),
-        "data": DataConfig(name="demo", sources=(SOURCE,), eval_share=0.05, humaneval_rows=0),
+        "data": DataConfig(name="demo", sources=(SOURCE,), eval_share=0.05, humaneval_rows=0, workers=1),
         "model": ModelConfig(path="tiny-parent"), "objective": ObjectiveSection(type="mask_and_edit"),
         "ladder": LadderConfig(warmup=(1, 4, 32), stable=(0,), decay_to=32, shares=(0.4, 0.2, 0.4)),
         "optimizer": OptimizerConfig(lr=2e-3, schedule="wsd", decay=0.4, weight_decay=0.01),
@@ -82,7 +85,7 @@ def likelihood(stage: Stage) -> Part:
     rows = [(f"{name} child", *(f"{found[name].measures[f'block_{b}'].value:.3f}" for b in blocks)) for name in found]
     rows += [("parent, left to right", f"{own:.3f}"), ("true entropy", f"{truth:.3f}")]
     rows = [(*row, *[""] * (len(header) - len(row))) for row in rows]
-    chart = lines(series, Axes("block size, tokens", "nats per token", log_x=True))
+    chart = lines(series, Axes("block size, tokens", "nats per token", log_x=True, floor=0.0))
     data = {"parent": parent.as_dict(), **{name: outcome.as_dict() for name, outcome in found.items()}}
     return Part(Section("How well each model knows the text", prose, header, rows, [chart]), data)
 

@@ -20,7 +20,7 @@ class Sizes:
     """How much each part does: optimiser steps, items, stories, Monte-Carlo samples, timing rounds,
     tokens of a story, thresholds."""
 
-    toy_steps: int = 700
+    toy_steps: int = 900
     toy_items: int = 100
     steps: int = 120
     stories: int = 40

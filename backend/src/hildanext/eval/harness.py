@@ -1,5 +1,5 @@
 # A model class for lm-evaluation-harness: text by block diffusion, likelihoods by the block ELBO.
-# Entry points: HildanextLM; `python -m hildanext.eval.harness --model hildanext --model_args pretrained=...`, which takes
+# Entry points: HildanextLM; `python -m hildanext.eval.harness --model hildanext --model_args pretrained=...`, which has
 # lm_eval's own arguments. A diffusion model's log-likelihoods are lower bounds: compare them with each other only.
 """Adapter to lm-evaluation-harness (needs the `eval` extra)."""
 

@@ -81,11 +81,11 @@ def _section(one: Section) -> str:
     parts = [f"<h2>{escape(one.title)}</h2><p>{escape(one.prose)}</p>"]
     if one.frames:
         parts.append(_replay(one.frames))
-    charts = "".join(f"<div>{chart}</div>" for chart in one.charts)
-    if charts:
-        parts.append(f'<div class="row">{charts}</div>')
-    if one.rows:
-        parts.append(_table(one.header, one.rows))
+    beside = [f"<div>{chart}</div>" for chart in one.charts]
+    table = [_table(one.header, one.rows)] if one.rows else []
+    wide = len(one.header) > 5
+    parts.append(f'<div class="row">{"".join(beside if wide else beside + table)}</div>')
+    parts += table if wide else []
     parts += [f"<p><b>{escape(name)}</b></p><pre>{escape(text)}</pre>" for name, text in one.texts.items()]
     return f"<section>{''.join(parts)}</section>"
 

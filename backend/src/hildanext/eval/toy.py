@@ -36,7 +36,7 @@ CHARACTERS = string.ascii_lowercase + string.digits + "+?"
 VOCABULARY = len(CHARACTERS) + 2
 SHAPE = NewModelConfig(hidden=128, layers=3, heads=4, kv_heads=2, head_dim=64, ffn=160, window=CANVAS)
 ROWS, WARMUP = 64, 60
-ORDER = ("add", "reverse", "add", "sort", "reverse")
+ORDER = ("add", "reverse", "add", "sort", "add")
 OBJECTIVE = {
     "type": "mask_and_edit",
     "noise": {"low": 0.3, "replace": 0.0},

@@ -1,0 +1,101 @@
+# A recorded generation as one animated SVG of a terminal: no script, no font, no GIF.
+# Entry points: `python docs/animation.py TRACE.jsonl OUT.svg`; animate(frames) -> SVG.
+# TRACE.jsonl comes from `hildanext generate --trace`; each line is the active block after one forward.
+"""Terminal animation from a trace."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from hildanext.eval.frames import frames_of
+
+COLUMNS, ADVANCE, LINE = 78, 9.2, 24
+SECONDS, PAUSE = 0.35, 3.0
+COLOURS = {
+    "mask": "#5b6472",
+    "new": "#4fc78b",
+    "edited": "#f0b455",
+    "kept": "#9cc3ff",
+    "given": "#8b94a3",
+    "done": "#e8eaee",
+}
+MASK = "\u2591\u2591\u2591"
+Piece = tuple[int, int, str, str]
+
+
+def layout(tokens: Sequence[Sequence[str]]) -> list[Piece]:
+    """(line, column, text, state) of every token, wrapped at 78 columns; a mask takes three columns and a space."""
+    line, column, found = 0, 0, []
+    for text, state in tokens:
+        shown = f" {MASK}" if state == "mask" else text.replace("\n", " ")
+        for word in shown.replace(" ", "\0 ").split("\0"):
+            if column + len(word) > COLUMNS and word.strip():
+                line, column = line + 1, 0
+                word = word.lstrip(" ")
+            if word:
+                found.append((line, column, word, state))
+                column += len(word)
+    return found
+
+
+def animate(frames: Sequence[Mapping[str, Any]], title: str) -> str:
+    """The SVG: frames shown one after another, the last one for three seconds, for ever. ValueError without frames."""
+    if not frames:
+        raise ValueError("animate: no frames")
+    placed = [layout(frame["tokens"]) for frame in frames]
+    height = 84 + LINE * (1 + max(piece[0] for pieces in placed for piece in pieces))
+    total = SECONDS * len(frames) + PAUSE
+    parts = [_frame(pieces, index, len(frames), total) for index, pieces in enumerate(placed)]
+    width = round(COLUMNS * ADVANCE) + 48
+    space = 'xmlns="http://www.w3.org/2000/svg"'
+    head = f'<svg {space} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+    style = "<style>text{font:15px ui-monospace,Menlo,Consolas,monospace;white-space:pre}</style>"
+    window = f'<rect width="{width}" height="{height}" rx="12" fill="#14161a"/>'
+    dots = "".join(
+        f'<circle cx="{24 + 20 * i}" cy="22" r="6" fill="{c}"/>'
+        for i, c in enumerate(("#ff5f57", "#febc2e", "#28c840"))
+    )
+    command = f'<text x="24" y="58" fill="#e8eaee">$ {escape(title)}</text>'
+    return f"{head}{style}{window}{dots}{command}\n" + "\n".join(parts) + "\n</svg>\n"
+
+
+def _frame(pieces: Sequence[Piece], index: int, count: int, total: float) -> str:
+    start, end = SECONDS * index / total, 1.0 if index == count - 1 else SECONDS * (index + 1) / total
+    if index == 0:
+        times, values = f"0;{end:.4f}", "inline;none"
+    elif index == count - 1:
+        times, values = f"0;{start:.4f}", "none;inline"
+    else:
+        times, values = f"0;{start:.4f};{end:.4f}", "none;inline;none"
+    if count == 1:
+        times, values = "0", "inline"
+    first = "inline" if index == count - 1 else "none"
+    move = (
+        f'<animate attributeName="display" calcMode="discrete" dur="{total:.2f}s" repeatCount="indefinite"'
+        f' keyTimes="{times}" values="{values}"/>'
+    )
+    return f'<g display="{first}">{move}{"".join(map(_piece, pieces))}</g>'
+
+
+def _piece(piece: Piece) -> str:
+    line, column, text, state = piece
+    x, y, length = 24 + column * ADVANCE, 90 + line * LINE, len(text) * ADVANCE
+    return (
+        f'<text x="{x:.1f}" y="{y}" fill="{COLOURS[state]}" textLength="{length:.1f}" xml:space="preserve">'
+        f"{escape(text)}</text>"
+    )
+
+
+def main(trace: Path, out: Path, prompt: str, title: str) -> None:
+    """Write the animation of a trace file."""
+    entries = [json.loads(line) for line in trace.read_text(encoding="utf-8").splitlines() if line.strip()]
+    out.write_text(animate(frames_of(prompt, entries), title), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *(sys.argv[3:5] if len(sys.argv) > 4 else ("", "hildanext generate")))

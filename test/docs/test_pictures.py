@@ -1,0 +1,60 @@
+# The pictures of the documentation are what the code draws today, and the animation shows every token it was given.
+# Entry points: pytest.
+# Redraw with `python docs/drawings.py`.
+"""Tests of docs/drawings.py and docs/animation.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_committed_drawings_are_the_ones_the_code_draws(project: Path) -> None:
+    for name, text in _load(project / "docs" / "drawings.py").draw().items():
+        assert (project / "docs" / "images" / name).read_text(encoding="utf-8") == text, f"redraw {name}"
+        ElementTree.fromstring(text)
+
+
+def test_the_animation_is_well_formed_and_shows_every_word_once_per_frame(project: Path) -> None:
+    animation = _load(project / "docs" / "animation.py")
+    frames = [
+        {"step": 1, "tokens": [["Tom", "given"], [" ran", "new"], ["", "mask"]]},
+        {"step": 2, "tokens": [["Tom", "given"], [" ran", "kept"], [" <home>", "edited"]]},
+    ]
+    text = animation.animate(frames, "hildanext generate")
+    ElementTree.fromstring(text)
+    assert text.count(">Tom<") == 2 and text.count("&lt;home&gt;") == 1 and len(re.findall("<animate ", text)) == 2
+
+
+def test_long_text_wraps_within_the_terminal(project: Path) -> None:
+    animation = _load(project / "docs" / "animation.py")
+    pieces = animation.layout([[" word", "done"]] * 60)
+    assert max(column + len(text) for _, column, text, _ in pieces) <= animation.COLUMNS
+    assert "".join(text for *_, text, _ in pieces).count("word") == 60
+
+
+def test_an_animation_without_frames_is_refused(project: Path) -> None:
+    with pytest.raises(ValueError, match="no frames"):
+        _load(project / "docs" / "animation.py").animate([], "x")
+
+
+def test_every_local_link_of_the_guides_leads_somewhere(project: Path) -> None:
+    missing = []
+    for page in (project / "docs").glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text(encoding="utf-8")):
+            if not (page.parent / target).exists():
+                missing.append(f"{page.name}: {target}")
+    assert not missing
