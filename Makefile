@@ -39,6 +39,7 @@ tiny-model: $(STAMP)
 	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_parent.json --run-dir runs/tiny-parent
 	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_parent_2.json --run-dir runs/tiny-parent-2
 	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_child.json --run-dir runs/tiny-child
+	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_child_2.json --run-dir runs/tiny-child-2
 	$(BIN)/hildanext sft --config runs/configs/tiny_sft.json --run-dir runs/tiny-sft
 
 OLDEST := .venv-oldest

@@ -135,6 +135,7 @@ def test_the_rope_base_of_a_qwen3_folder_is_written_explicitly(stories: load.Loa
     assert values["rope_theta"] == 5e5 and values["tie_word_embeddings"] is False
     loaded = load_model(ModelConfig(path=str(tmp_path / "q")))
     assert loaded.denoiser.shift == "clean" and loaded.meta.block_grid == "per_document"
+    assert loaded.denoiser.block_grid == "per_document"
 
 
 def test_new_models_are_equal_for_equal_seeds_and_leave_global_randomness_alone() -> None:

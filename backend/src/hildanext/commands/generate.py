@@ -74,9 +74,11 @@ def _tau_edit(value: str | None) -> dict[str, float | None]:
 
 
 def _report(context: Context, result: Any) -> None:
+    from hildanext.engines.choose import brief
+
     metrics, say = result.metrics, context.console.say
     if result.reasons:
-        context.console.warn(f"served by {result.engine}, not by an earlier engine: {'; '.join(result.reasons)}")
+        context.console.warn(f"served by {result.engine}, not by an earlier engine: {brief(result.reasons)}")
     for note in result.notes:
         context.console.warn(note)
     say(

@@ -60,7 +60,9 @@ class ModelConfig(Section):
     shift: Literal["auto", "none", "clean"] = Field(
         "auto", description="logit i predicts token i (none) or i+1 (clean stream); auto: as recorded, else none"
     )
-    block_grid: Literal["global", "per_document"] = Field("global", description="where blocks start in a packed row")
+    block_grid: Literal["auto", "global", "per_document"] = Field(
+        "auto", description="where blocks start in a packed row; auto: as recorded with the model, else global"
+    )
     mask_id: int | None = Field(None, ge=0, description="id of [MASK]; null: recorded one, else the first free row")
     max_vram_pct: float = Field(0.85, gt=0, le=1, description="share of a device's memory a run may need")
     trust_remote_code: bool = Field(False, description="run code from the model folder; off unless said here")

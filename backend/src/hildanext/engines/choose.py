@@ -1,9 +1,11 @@
 # Which engine serves: the first of the configured order that opens, with every reason on the way.
-# Entry points: choose.
+# Entry points: choose, brief.
 # A fallback is told three times: on the console, in every result and in /health.
 """Choice of the engine."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from hildanext.config import Config
 from hildanext.engines.protocol import EnginePlugin, Session
@@ -28,7 +30,19 @@ def choose(config: Config, console: Console) -> tuple[Session, tuple[str, ...]]:
 
 
 def _tell(session: Session, reasons: list[str], console: Console) -> None:
-    for reason in reasons:
-        console.say(f"engine not used: {reason}")
+    if reasons:
+        console.say(f"engines not used: {brief(reasons)}")
     facts = session.facts
     console.say(f"engine {session.name}: {facts.model} on {facts.device}, {facts.dtype}, block {facts.block}")
+
+
+def brief(reasons: Sequence[str]) -> str:
+    """Each engine's first reason and how many more there are; `hildanext doctor` prints them all."""
+    grouped: dict[str, list[str]] = {}
+    for reason in reasons:
+        name, _, text = reason.partition(": ")
+        grouped.setdefault(name, []).append(text)
+    more = {
+        name: f" (and {len(texts) - 1} more: hildanext doctor)" if texts[1:] else "" for name, texts in grouped.items()
+    }
+    return "; ".join(f"{name}: {texts[0]}{more[name]}" for name, texts in grouped.items())

@@ -131,8 +131,8 @@ def time_engine(
     denoiser = Timed(loaded.denoiser, clock)
     object.__setattr__(timed, "denoiser", denoiser)
     engine = BlockEngine(timed, decode)
-    texts = [{"prompt": prompts[row % len(prompts)]} for row in range(rows)] if prompts else []
-    made: list[dict[str, Any]] = list(texts) or [{"prompt_ids": tuple(i % 500 for i in prompt_ids(decode.bench, row))} for row in range(rows)]
+    made: list[dict[str, Any]] = [{"prompt": prompts[row % len(prompts)]} for row in range(rows)] if prompts else []
+    made = made or [{"prompt_ids": tuple(i % 500 for i in prompt_ids(decode.bench, row))} for row in range(rows)]
     started = clock()
     for source in made:
         engine.submit(Request.of(**source, **fields, ignore_eos=True, max_new_tokens=decode.bench.new_tokens))

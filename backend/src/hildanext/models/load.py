@@ -153,7 +153,8 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
     network = _fresh(model, tokenizer) if folder is None else _read(folder, model, dtype, device)
     mask_id = _mask_id(model, meta, network, tokenizer)
     shift = meta.shift if model.shift == "auto" else model.shift
-    denoiser = HFDenoiser(network, mask_id, attention=model.attention, shift=shift, block_grid=model.block_grid)
+    grid = meta.block_grid if model.block_grid == "auto" else model.block_grid
+    denoiser = HFDenoiser(network, mask_id, attention=model.attention, shift=shift, block_grid=grid)
     if not getattr(network, "is_quantized", False):
         denoiser = denoiser.to(device, dtype)
     if console is not None:
