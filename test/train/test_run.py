@@ -52,7 +52,8 @@ def test_a_stopped_and_resumed_run_repeats_every_loss_of_an_uninterrupted_one(
         with pytest.raises(Interrupted, match="step 4") as stopped:
             run(tmp_path / "parts", shards, **changes)
     assert stopped.value.exit_code == 130
-    assert read_status(tmp_path / "parts")["state"] == "cancelled"
+    status = read_status(tmp_path / "parts")
+    assert (status["state"], status["step"]) == ("cancelled", 4)
     run(tmp_path / "parts", shards, **changes, train__resume="latest")
     assert len(losses(tmp_path / "whole")) == 8
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")

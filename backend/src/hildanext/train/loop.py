@@ -120,6 +120,8 @@ class Trainer:
             for tracker in self.trackers:
                 tracker.flush()
             self.saved = self.recorder.save(self.step, self.state())
+            if self.job.world.first:
+                self.job.run.status(step=self.step, total=self.job.ladder.steps, checkpoint=self.saved)
         if stopping and not last:
             raise Interrupted(f"train: stopped at step {self.step}; resume with --set train.resume={self.saved}")
 
