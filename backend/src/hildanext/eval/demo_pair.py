@@ -40,8 +40,8 @@ def conversion(stage: Stage) -> Part:
     climbed = ", ".join(f"{one['block']}" for one in report["stages"])
     prose = (
         "The parent's weights are where it starts; what changes is what a position may see and what it must predict. "
-        f"{report['steps']} optimiser steps, the block size going through {climbed}. The parent's own NLL on this text is "
-        f"{report['parent_nll']:.2f} nats per token; the bundled child was trained the same way for longer."
+        f"{report['steps']} optimiser steps, the block size going through {climbed}. The parent's own NLL on this text "
+        f"is {report['parent_nll']:.2f} nats per token; the bundled child was trained the same way for longer."
     )
     keep = ("steps", "parent_nll", "first", "last", "stages")
     return Part(Section("The bundled parent, converted just now", prose, header, rows), {k: report[k] for k in keep})

@@ -1,0 +1,47 @@
+# Draws README's frontier plot from a demo's report: valid stories against tokens per forward.
+# Entry points: `python docs/frontier.py runs/<demo run>/report.json docs/images/frontier.png`.
+# Every point and interval is read from the report; nothing is computed here.
+"""Frontier plot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+LOOKS = {"parent": ("#2a63d4", "AR parent, temperature 1"), "child, editing": ("#c2571a", "diffusion child"),
+         "child, no editing": ("#15806b", "the same without editing")}  # fmt: skip
+
+
+def draw(points: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    """Write the plot of {name: [{x, y, low, high, label}]}."""
+    figure = Figure(figsize=(7.6, 4.2), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, series in points.items():
+        colour, label = LOOKS[name]
+        y = [100 * point["y"] for point in series]
+        errors = [
+            [100 * (point["y"] - point["low"]) for point in series],
+            [100 * (point["high"] - point["y"]) for point in series],
+        ]
+        axes.errorbar(
+            [point["x"] for point in series], y, yerr=[[max(0.0, e) for e in side] for side in errors], marker="o",
+            capsize=3, color=colour, label=label, linestyle="-" if len(series) > 1 else "none",
+        )  # fmt: skip
+        for point in series:
+            text, place = str(point["label"]), (point["x"], 100 * point["y"])
+            axes.annotate(text, place, xytext=(6, 6), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="tokens per forward", ylabel="valid stories, %", ylim=(0, 104))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower left")
+    figure.savefig(out)
+
+
+if __name__ == "__main__":
+    report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    draw(report["parts"]["frontier"]["points"], Path(sys.argv[2]))
