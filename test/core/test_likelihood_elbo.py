@@ -99,21 +99,65 @@ def test_a_wrong_pattern_weight_fails_the_order_average(monkeypatch):
     assert abs(block_elbo(model, batch_of(row), 4, rng()).nats - order_average(model, row[0].tolist())) > 1e-3
 
 
+def assert_normalised(model: TableModel, rows: torch.Tensor) -> None:
+    assert abs(sum(math.exp(-mixture_nll(model, row.tolist())) for row in rows) - 1) < 1e-12
+
+
+def gaps(model: TableModel, rows: torch.Tensor) -> list[float]:
+    """Bound less true NLL of every row."""
+    return [
+        block_elbo(model, batch_of(row[None]), model.block, rng()).nats - mixture_nll(model, row.tolist())
+        for row in rows
+    ]
+
+
+def assert_bounds(model: TableModel, rows: torch.Tensor) -> None:
+    found = gaps(model, rows)
+    assert min(found) >= -1e-12 and max(found) > 1e-3
+
+
+def assert_tight(model: TableModel, rows: torch.Tensor) -> None:
+    assert max(map(abs, gaps(model, rows))) < 1e-10
+
+
 @pytest.mark.parametrize("block", [2, 3])
 def test_the_bound_lies_above_the_true_nll_of_every_sequence_of_a_normalised_model(block):
     model, rows = TableModel(3, block), all_rows(3, 6)
-    nlls = [mixture_nll(model, row.tolist()) for row in rows]
-    assert abs(sum(math.exp(-nll) for nll in nlls) - 1) < 1e-12
-    gaps = [
-        block_elbo(model, batch_of(row[None]), block, rng()).nats - nll for row, nll in zip(rows, nlls, strict=True)
-    ]
-    assert min(gaps) >= -1e-12 and max(gaps) > 1e-3
+    assert_normalised(model, rows)
+    assert_bounds(model, rows)
 
 
 def test_the_bound_is_tight_where_all_orders_agree():
-    model, rows = TableModel(3, 3, agree=True), all_rows(3, 6)
-    for row in rows[::9]:
-        assert abs(block_elbo(model, batch_of(row[None]), 3, rng()).nats - mixture_nll(model, row.tolist())) < 1e-10
+    assert_tight(TableModel(3, 3, agree=True), all_rows(3, 6)[::9])
+
+
+class Unnormalised(TableModel):
+    """Gives 1 % less than its softmax."""
+
+    def log_probability(self, prefix: list[int], noisy_block: list[int], place: int, token: int) -> float:
+        return super().log_probability(prefix, noisy_block, place, token) - 0.01
+
+
+def test_a_model_that_loses_probability_fails_the_sum_over_sequences():
+    with pytest.raises(AssertionError):
+        assert_normalised(Unnormalised(3, 2), all_rows(3, 4))
+
+
+def test_a_bound_that_leaves_out_a_mask_set_lies_below_some_sequence_and_is_not_tight(monkeypatch):
+    right = elbo._pattern_weight
+    monkeypatch.setattr(elbo, "_pattern_weight", lambda pattern, size: right(pattern, size) * (pattern != 3))
+    with pytest.raises(AssertionError):
+        assert_bounds(TableModel(3, 3), all_rows(3, 6)[::27])
+    with pytest.raises(AssertionError):
+        assert_tight(TableModel(3, 3, agree=True), all_rows(3, 6)[::27])
+
+
+def test_a_model_whose_orders_agree_shows_no_gap_and_one_whose_orders_disagree_is_not_tight():
+    rows = all_rows(3, 6)[::27]
+    with pytest.raises(AssertionError):
+        assert_bounds(TableModel(3, 3, agree=True), rows)
+    with pytest.raises(AssertionError):
+        assert_tight(TableModel(3, 3), rows)
 
 
 @pytest.mark.parametrize("block", [2, 4])
@@ -153,9 +197,8 @@ def test_bernoulli_masks_with_every_schedules_weight_estimate_the_same_bound(sch
     assert abs(float(sums.mean()) - exact.nats) <= 4 * float(sums.std()) / math.sqrt(6000)
 
 
-def test_block_one_all_masked_is_the_sum_of_separate_forwards():
-    model, row = LayerModel(), torch.randint(0, 11, (10,), generator=rng())
-    total = 0.0
+def assert_sum_of_separate_forwards(model: LayerModel) -> None:
+    row, total = torch.randint(0, 11, (10,), generator=rng()), 0.0
     for i in range(1, 10):
         tokens = torch.cat([row[:i], torch.tensor([model.mask_id])])[None]
         mask = torch.ones(i + 1, i + 1, dtype=torch.bool).tril()[None, None]
@@ -166,7 +209,43 @@ def test_block_one_all_masked_is_the_sum_of_separate_forwards():
     assert block_elbo(model, batch_of(row[None]), 1, rng(), samples=5) == found
 
 
-def test_block_one_with_random_rates_has_the_exact_mean():
+def test_block_one_all_masked_is_the_sum_of_separate_forwards():
+    assert_sum_of_separate_forwards(LayerModel())
+
+
+class Leaky(LayerModel):
+    """Its noisy positions hold a hundredth of the clean token that they should predict."""
+
+    def body(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hidden, length = super().body(tokens, positions, mask), tokens.shape[1] // 2
+        if mask.shape[-1] != 20:
+            return hidden
+        return torch.cat([hidden[:, :length] + hidden[:, length:] / 100, hidden[:, length:]], 1)
+
+
+class Late(LayerModel):
+    """Its noisy half stands one place to the right of its clean half."""
+
+    def body(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        late = torch.arange(positions.shape[1]) < positions.shape[1] // 2
+        return super().body(tokens, positions + (late if mask.shape[-1] == 20 else 0), mask)
+
+
+@pytest.mark.parametrize("fault", [Leaky, Late])
+def test_a_model_that_sees_its_answer_or_misplaces_it_fails_the_separate_forwards(fault):
+    with pytest.raises(AssertionError):
+        assert_sum_of_separate_forwards(fault())
+
+
+def test_another_weight_than_one_fails_the_separate_forwards(monkeypatch):
+    right = elbo._pattern_weight
+    monkeypatch.setattr(elbo, "_pattern_weight", lambda pattern, size: right(pattern, size) * (1 + 1e-6))
+    with pytest.raises(AssertionError):
+        assert_sum_of_separate_forwards(LayerModel())
+
+
+def assert_block_one_mean(weigh) -> None:
+    """weigh(view) [B, L]: the weight of a masked position."""
     model, row = TableModel(3, 1), torch.randint(0, 3, (1, 8), generator=rng())
     exact = exact_block_elbo(model, batch_of(row), 1)
     learn = torch.ones(4000, 8, dtype=torch.bool)
@@ -176,8 +255,26 @@ def test_block_one_with_random_rates_has_the_exact_mean():
     with torch.no_grad():
         nll = token_nll(model, view.tokens, batch, 1, view.masked).nll
     sums = torch.zeros(4000, dtype=torch.float64)
-    sums.index_add_(0, view.masked.nonzero()[:, 0], nll * view.elbo[view.masked])
+    sums.index_add_(0, view.masked.nonzero()[:, 0], nll * weigh(view)[view.masked])
     assert abs(float(sums.mean()) - exact.nats) <= 4 * float(sums.std()) / math.sqrt(4000)
+
+
+def test_block_one_with_random_rates_has_the_exact_mean():
+    assert_block_one_mean(lambda view: view.elbo)
+
+
+WRONG_WEIGHTS = {
+    "none": lambda view: torch.ones_like(view.elbo),
+    "twice": lambda view: 2 * view.elbo,
+    "of the neighbour": lambda view: view.elbo.roll(1, dims=1),
+    "of the complement": lambda view: 1 / (1 - view.rate).clamp(min=1e-3),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_WEIGHTS)
+def test_another_weight_than_one_over_the_rate_fails_the_mean_of_block_one(fault):
+    with pytest.raises(AssertionError):
+        assert_block_one_mean(WRONG_WEIGHTS[fault])
 
 
 @pytest.mark.parametrize("block", [1, 4, 8, 0])

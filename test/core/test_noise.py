@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from pydantic import ValidationError
 from scipy import stats
 
 from hildanext.config.noise import NoiseConfig
-from hildanext.core.noise import allowed_tokens, corrupt, plant, slot_sizes, slots
+from hildanext.core import noise
+from hildanext.core.noise import Corruption, allowed_tokens, corrupt, plant, slot_sizes, slots
 from hildanext.core.schedules import SCHEDULES
+from hildanext.core.types import Batch
 
 MODEL = UniformModel(50)
 SCHEDULE_NAMES = sorted(SCHEDULES)
@@ -153,37 +156,101 @@ def test_a_span_is_one_cyclic_run_and_leaves_every_place_equally_likely():
     assert int((loose & ~loose.roll(1, dims=1)).sum(1).max()) > 1
 
 
-def test_the_changed_share_of_visible_tokens_is_the_ratio_less_the_chance_of_the_original():
-    for may, expected in ((True, 0.3 * (1 - 1 / 44)), (False, 0.3)):
-        config = NoiseConfig(replace=0.3, forbidden=(3, 4), vocabulary=47, may_draw_original=may)
-        tokens = torch.randint(5, 47, (3000, 32), generator=torch.Generator().manual_seed(4))
-        batch, model = batch_of(tokens), UniformModel(50, mask_id=0)
-        (view,) = corrupt(config, model, batch, 8, torch.Generator().manual_seed(5))
-        visible = view.maskable & ~view.masked
-        changed = (view.tokens != tokens)[visible].double()
-        assert_mean_is(changed, expected)
+def assert_changed_share(may_draw_original: bool, expected: float) -> None:
+    config = NoiseConfig(replace=0.3, forbidden=(3, 4), vocabulary=13, may_draw_original=may_draw_original)
+    tokens = torch.randint(5, 13, (3000, 32), generator=torch.Generator().manual_seed(4))
+    batch, model = batch_of(tokens), UniformModel(50, mask_id=0)
+    (view,) = corrupt(config, model, batch, 8, torch.Generator().manual_seed(5))
+    visible = view.maskable & ~view.masked
+    assert_mean_is((view.tokens != tokens)[visible].double(), expected)
+
+
+def assert_drawn_uniformly() -> None:
+    config = NoiseConfig(replace=1.0, forbidden=(3, 4), vocabulary=47)
+    _, (view,) = many(config, rows=500, model=UniformModel(50, mask_id=0))
+    drawn, allowed = view.tokens[view.replaced], [token for token in range(47) if token not in (0, 3, 4)]
+    assert set(drawn.tolist()) <= set(allowed)
+    assert stats.chisquare(torch.bincount(drawn, minlength=50)[allowed].numpy()).pvalue > 1e-3
+
+
+def assert_divides(view: Corruption, batch: Batch, clean: torch.Tensor) -> None:
+    """M2T, T2T and KEEP sets divide the learnable positions; the clean half and all else stand."""
+    total = view.masked.long() + view.replaced.long() + view.kept.long()
+    assert torch.equal(total, batch.learn.long())
+    assert torch.equal(view.tokens == MODEL.mask_id, view.masked)
+    stays = view.kept | ~batch.learn
+    assert torch.equal(view.tokens[stays], clean[stays])
+    assert torch.equal(batch.tokens, clean)
+
+
+def edited_view() -> tuple[Corruption, Batch, torch.Tensor]:
+    rng = torch.Generator().manual_seed(3)
+    clean, learn = torch.randint(0, 49, (40, 32), generator=rng), torch.rand(40, 32, generator=rng) < 0.6
+    batch = batch_of(clean.clone(), learn)
+    (view,) = corrupt(NoiseConfig(replace=0.5), MODEL, batch, 8, torch.Generator().manual_seed(0))
+    return view, batch, clean
+
+
+@pytest.mark.parametrize(("may", "expected"), [(True, 0.3 * (1 - 1 / 10)), (False, 0.3)])
+def test_the_changed_share_of_visible_tokens_is_the_ratio_less_the_chance_of_the_original(may, expected):
+    assert_changed_share(may, expected)
 
 
 def test_random_tokens_are_uniform_over_the_allowed_vocabulary():
-    config = NoiseConfig(replace=1.0, forbidden=(3, 4), vocabulary=47)
-    batch, (view,) = many(config, rows=500, model=UniformModel(50, mask_id=0))
-    drawn = view.tokens[view.replaced]
-    allowed = allowed_tokens(47, (0, 3, 4))
-    assert set(drawn.tolist()) <= set(allowed.tolist())
-    observed = torch.bincount(drawn, minlength=50)[allowed]
-    assert stats.chisquare(observed.numpy()).pvalue > 1e-3
-    biased = torch.cat([drawn, drawn[drawn < 20]])
-    assert stats.chisquare(torch.bincount(biased, minlength=50)[allowed].numpy()).pvalue < 1e-3
+    assert_drawn_uniformly()
 
 
 def test_masked_replaced_and_kept_are_disjoint_and_cover_what_may_change():
-    learn = torch.rand(40, 32) < 0.6
-    batch = batch_of(torch.randint(0, 49, (40, 32)), learn)
-    (view,) = corrupt(NoiseConfig(replace=0.5), MODEL, batch, 8, torch.Generator().manual_seed(0))
-    total = view.masked.long() + view.replaced.long() + view.kept.long()
-    assert torch.equal(total, learn.long())
-    assert torch.equal(view.tokens == MODEL.mask_id, view.masked)
-    assert torch.equal(view.tokens[view.kept | ~learn], batch.tokens[view.kept | ~learn])
+    assert_divides(*edited_view())
+
+
+def _draws(change):
+    right = noise._random_tokens
+    return lambda allowed, original, uniform, may: right(*change(allowed, original, uniform), may)
+
+
+WRONG_DRAWS = {
+    "skewed": lambda a, o, u: (a, o, u**1.1),
+    "forbidden": lambda a, o, u: (torch.arange(47), o, u),
+    "last token never": lambda a, o, u: (a[:-1], o, u),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_DRAWS)
+def test_another_distribution_fails_the_chi_square_or_the_vocabulary(fault, monkeypatch):
+    monkeypatch.setattr(noise, "_random_tokens", _draws(WRONG_DRAWS[fault]))
+    with pytest.raises(AssertionError):
+        assert_drawn_uniformly()
+
+
+@pytest.mark.parametrize(("may", "expected"), [(True, 0.3), (False, 0.27)])
+def test_another_share_fails_the_changed_share(may, expected):
+    with pytest.raises(AssertionError):
+        assert_changed_share(may, expected)
+
+
+def test_a_draw_that_keeps_one_original_in_ten_fails_the_changed_share(monkeypatch):
+    right = noise._random_tokens
+    monkeypatch.setattr(noise, "_random_tokens", lambda a, o, u, may: torch.where(u < 0.1, o, right(a, o, u, may)))
+    with pytest.raises(AssertionError):
+        assert_changed_share(False, 0.3)
+
+
+@pytest.mark.parametrize("fault", ["overlap", "gap", "mask outside", "kept changed", "clean half changed"])
+def test_sets_that_overlap_or_leave_a_gap_and_stray_writes_fail_the_division(fault):
+    view, batch, clean = edited_view()
+    if fault == "overlap":
+        view = replace(view, replaced=view.replaced | view.masked)
+    if fault == "gap":
+        view = replace(view, maskable=view.maskable & (torch.arange(32) > 3))
+    if fault == "mask outside":
+        view = replace(view, tokens=torch.where(batch.learn, view.tokens, MODEL.mask_id))
+    if fault == "kept changed":
+        view = replace(view, tokens=torch.where(view.kept, (view.tokens + 1) % 49, view.tokens))
+    if fault == "clean half changed":
+        batch.tokens.copy_(view.tokens)
+    with pytest.raises(AssertionError):
+        assert_divides(view, batch, clean)
 
 
 def test_random_replace_noise_writes_tokens_instead_of_masks():

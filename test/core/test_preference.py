@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from core.stand_ins import LayerModel, batch_of
+from torch import Tensor
 
 from hildanext.core.elbo import block_elbo
 from hildanext.core.preference import dpo_loss, draw_views, ratio_loss, sequence_bounds
@@ -68,7 +70,7 @@ def test_the_bound_is_never_positive_and_estimates_minus_the_elbo():
     assert abs(float(bounds.sum()) - exact) < 0.05 * abs(exact)
 
 
-def test_the_ratio_of_an_unchanged_policy_is_one_and_its_gradient_is_the_policy_gradient():
+def assert_policy_gradient(ratio_loss) -> None:
     model, (batch, _) = LayerModel(), pairs()
     views, advantage = draw_views(model, batch, 4, rng(), 2), torch.tensor([1.0, -0.5, 2.0])
     new = sequence_bounds(model, batch, 4, views)
@@ -80,10 +82,11 @@ def test_the_ratio_of_an_unchanged_policy_is_one_and_its_gradient_is_the_policy_
         assert (one is None and other is None) or torch.allclose(one, other, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("shift", "advantage", "moves"), [(0.5, 1.0, False), (0.5, -1.0, True), (-0.5, -1.0, False), (-0.5, 1.0, True)]
-)
-def test_the_ratio_is_clipped_only_where_it_would_go_further(shift, advantage, moves):
+def test_the_ratio_of_an_unchanged_policy_is_one_and_its_gradient_is_the_policy_gradient():
+    assert_policy_gradient(ratio_loss)
+
+
+def assert_clipped(ratio_loss, shift: float, advantage: float, moves: bool) -> None:
     new = torch.tensor([shift], requires_grad=True)
     loss, ratio = ratio_loss(new, torch.zeros(1), torch.tensor([advantage]), clip=(0.2, 0.3))
     loss.sum().backward()
@@ -91,3 +94,45 @@ def test_the_ratio_is_clipped_only_where_it_would_go_further(shift, advantage, m
     edge = 1.3 if shift > 0 else 0.8
     wanted = -advantage * (float(ratio.detach()) if moves else edge)
     assert abs(float(loss.detach()) - wanted) < 1e-6
+
+
+CORNERS = [(0.5, 1.0, False), (0.5, -1.0, True), (-0.5, -1.0, False), (-0.5, 1.0, True)]
+
+
+@pytest.mark.parametrize(("shift", "advantage", "moves"), CORNERS)
+def test_the_ratio_is_clipped_only_where_it_would_go_further(shift, advantage, moves):
+    assert_clipped(ratio_loss, shift, advantage, moves)
+
+
+def _wrong_ratio(fault: str, new: Tensor, old: Tensor, advantage: Tensor, clip=(0.2, 0.2)) -> tuple[Tensor, Tensor]:
+    ratio = (new - old.detach()).exp() if fault != "ratio upside down" else (old.detach() - new).exp()
+    low, high = clip[::-1] if fault == "edges swapped" else clip
+    clipped = ratio if fault == "no clip" else ratio.clamp(1 - low, 1 + high)
+    if fault == "clipped everywhere":
+        return -clipped * advantage, ratio
+    if fault == "advantage without sign":
+        advantage = advantage.abs()
+    if fault == "maximum for minimum":
+        return -torch.maximum(ratio * advantage, clipped * advantage), ratio
+    loss = -torch.minimum(ratio * advantage, clipped * advantage)
+    return -loss if fault == "sign" else loss, ratio
+
+
+@pytest.mark.parametrize("fault", ["sign", "advantage without sign", "ratio upside down"])
+def test_a_wrong_ratio_loss_fails_the_policy_gradient(fault):
+    assert_policy_gradient(partial(_wrong_ratio, "none"))
+    with pytest.raises(AssertionError):
+        assert_policy_gradient(partial(_wrong_ratio, fault))
+
+
+@pytest.mark.parametrize(
+    ("fault", "corner"),
+    [
+        ("no clip", 0), ("no clip", 2), ("clipped everywhere", 1), ("clipped everywhere", 3),
+        ("edges swapped", 0), ("edges swapped", 2), ("maximum for minimum", 0), ("sign", 1),
+    ],
+)  # fmt: skip
+def test_a_wrong_clip_fails_at_its_corner(fault, corner):
+    assert_clipped(partial(_wrong_ratio, "none"), *CORNERS[corner])
+    with pytest.raises(AssertionError):
+        assert_clipped(partial(_wrong_ratio, fault), *CORNERS[corner])

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import pytest
 import torch
 from core.stand_ins import batch_of
 from torch import Tensor
 
 from hildanext.config.noise import NoiseConfig
+from hildanext.core import repair
 from hildanext.core.repair import RepairCounts, repair_probe
 from hildanext.core.types import Batch
 
@@ -41,26 +44,71 @@ def probe(habit: str, sure: float) -> dict[float, RepairCounts]:
     return repair_probe(Scripted(habit, sure), BATCH, 8, torch.Generator().manual_seed(3), NOISE)
 
 
-def test_a_restoring_model_repairs_everything_below_its_confidence_and_nothing_above():
+def assert_restores() -> None:
     found = probe("restore", 0.7)
     assert [found[tau].repair_rate for tau in (0.0, 0.5, 0.9)] == [1.0, 1.0, 0.0]
     assert all(counts.false_edit_rate == 0.0 for counts in found.values())
 
 
-def test_a_copying_model_repairs_nothing_and_breaks_nothing():
+def assert_copies() -> None:
     for counts in probe("copy", 0.95).values():
         assert counts.repair_rate == 0.0 and counts.false_edit_rate == 0.0
 
 
-def test_an_erring_model_changes_every_correct_token_and_repairs_none():
+def assert_errs() -> None:
     counts = probe("err", 0.95)[0.9]
     assert counts.false_edit_rate == 1.0 and counts.repair_rate == 0.0
 
 
-def test_planted_and_correct_tokens_are_the_learnable_ones():
+def assert_counts_the_learnable() -> None:
     counts = probe("copy", 0.5)[0.0]
     assert counts.planted + counts.correct == int(LEARN.sum())
     assert 0.15 < counts.planted / int(LEARN.sum()) < 0.35
+
+
+def test_a_restoring_model_repairs_everything_below_its_confidence_and_nothing_above():
+    assert_restores()
+
+
+def test_a_copying_model_repairs_nothing_and_breaks_nothing():
+    assert_copies()
+
+
+def test_an_erring_model_changes_every_correct_token_and_repairs_none():
+    assert_errs()
+
+
+def test_planted_and_correct_tokens_are_the_learnable_ones():
+    assert_counts_the_learnable()
+
+
+RIGHT = repair._counts
+WRONG_COUNTS = {
+    "threshold upside down": (assert_restores, lambda b, s, t, x, w: RIGHT(b, ~s, t, x, w)),
+    "no threshold": (assert_restores, lambda b, s, t, x, w: RIGHT(b, s | True, t, x, w)),
+    "planted and correct exchanged": (assert_restores, lambda b, s, t, x, w: RIGHT(b, s, t, x, ~w)),
+    "same token as an edit": (assert_copies, lambda b, s, t, x, w: RIGHT(b, s, t, x - 1, w)),
+    "any edit as a repair": (assert_errs, lambda b, s, t, x, w: RIGHT(b, s, b, x, w)),
+    "edits of planted errors only": (assert_errs, lambda b, s, t, x, w: RIGHT(b, s & w, t, x, w)),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_COUNTS)
+def test_wrong_counting_fails_the_model_that_shows_it(fault, monkeypatch):
+    check, counts = WRONG_COUNTS[fault]
+    monkeypatch.setattr(repair, "_counts", counts)
+    with pytest.raises(AssertionError):
+        check()
+
+
+@pytest.mark.parametrize("fault", ["everywhere", "nowhere"])
+def test_errors_planted_everywhere_or_nowhere_fail_the_counts(fault, monkeypatch):
+    plant, learn = repair.plant, torch.ones_like(LEARN) if fault == "everywhere" else LEARN
+    noise = NOISE if fault == "everywhere" else NoiseConfig(replace=0.0, vocabulary=20)
+    changed = replace(BATCH, learn=learn)
+    monkeypatch.setattr(repair, "plant", lambda _, model, batch, rng: plant(noise, model, changed, rng))
+    with pytest.raises(AssertionError):
+        assert_counts_the_learnable()
 
 
 def test_counts_add_and_an_empty_set_has_no_rate():

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 from core.stand_ins import LayerModel, batch_of
 from torch import Tensor
 
 from hildanext import registry
 from hildanext.core.diffusion import Supervision
+from hildanext.core.objectives.multi_turn import MultiTurn
 from hildanext.core.types import Batch
 
 TOKENS = torch.randint(0, 11, (6, 16), generator=torch.Generator().manual_seed(1))
@@ -51,7 +55,7 @@ def test_one_turn_is_mask_and_edit():
     )
 
 
-def test_the_next_turn_holds_the_models_best_tokens_where_masks_were_filled():
+def assert_fills_with_best() -> None:
     model = Recorder()
     build(turns=3, fill=0.5).loss(model, BATCH, 4, rng())
     assert len(model.asked) == 3
@@ -63,7 +67,7 @@ def test_the_next_turn_holds_the_models_best_tokens_where_masks_were_filled():
         assert 0.2 < filled < 0.8
 
 
-def test_filling_all_leaves_no_mask_and_filling_none_repeats_the_turn():
+def assert_fills_all_or_none() -> None:
     model = Recorder()
     build(turns=2, fill=1.0).loss(model, BATCH, 4, rng())
     assert not bool((model.asked[1] == model.mask_id).any())
@@ -74,7 +78,7 @@ def test_filling_all_leaves_no_mask_and_filling_none_repeats_the_turn():
     assert abs(float((twice.total - once.total).detach())) < 1e-5
 
 
-def test_edits_above_zero_rewrite_visible_tokens_but_never_the_prompt():
+def assert_edits_visible_only() -> None:
     model = Recorder()
     build(turns=2, fill=0.0, edit_above=0.0).loss(model, BATCH, 4, rng())
     before, after = model.asked
@@ -83,7 +87,7 @@ def test_edits_above_zero_rewrite_visible_tokens_but_never_the_prompt():
     assert torch.equal(after[~LEARN], TOKENS[~LEARN])
 
 
-def test_the_loss_is_the_mean_of_its_turns_each_supervised_by_the_original():
+def assert_mean_of_turns() -> None:
     model = Recorder()
     exact = build(
         turns=2, fill=0.5, weighting="uniform", edit_weight=1.5, keep_weight=0.2, noise={"may_draw_original": False}
@@ -101,7 +105,7 @@ def _turn_loss(model: Recorder, noisy: Tensor) -> float:
     return float((weight * nll).sum().detach())
 
 
-def test_the_gradient_is_that_of_the_turns_with_their_inputs_held_fixed():
+def assert_gradient_of_fixed_inputs() -> None:
     model = Recorder()
     objective = build(turns=2, fill=0.5, weighting="uniform", keep_weight=1.0, noise={"may_draw_original": False})
     found = torch.autograd.grad(objective.loss(model, BATCH, 4, rng()).total, list(model.parameters()))
@@ -115,7 +119,7 @@ def test_the_gradient_is_that_of_the_turns_with_their_inputs_held_fixed():
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_later_turns_keep_the_mean_elbo_weight_of_a_masked_token_at_one():
+def assert_later_weights_have_mean_one() -> None:
     rows = torch.randint(0, 11, (1500, 8), generator=rng())
     batch, model, objective = batch_of(rows), LayerModel(), build(fill=0.6, noise={"replace": 0.0, "low": 0.2})
     (view,) = objective.views(model, batch, 4, rng())
@@ -129,3 +133,88 @@ def test_later_turns_keep_the_mean_elbo_weight_of_a_masked_token_at_one():
 
 def _supervision(view, batch):
     return Supervision(view, batch, torch.ones_like(batch.tokens).float(), view.maskable)
+
+
+def test_the_next_turn_holds_the_models_best_tokens_where_masks_were_filled():
+    assert_fills_with_best()
+
+
+def test_filling_all_leaves_no_mask_and_filling_none_repeats_the_turn():
+    assert_fills_all_or_none()
+
+
+def test_edits_above_zero_rewrite_visible_tokens_but_never_the_prompt():
+    assert_edits_visible_only()
+
+
+def test_the_loss_is_the_mean_of_its_turns_each_supervised_by_the_original():
+    assert_mean_of_turns()
+
+
+def test_the_gradient_is_that_of_the_turns_with_their_inputs_held_fixed():
+    assert_gradient_of_fixed_inputs()
+
+
+def test_later_turns_keep_the_mean_elbo_weight_of_a_masked_token_at_one():
+    assert_later_weights_have_mean_one()
+
+
+NEXT, SCORED, TURNS = MultiTurn.next_view, MultiTurn.scored_with_tokens, MultiTurn._turns
+
+
+def _answers(self, view, batch, scores, uniform):
+    return NEXT(self, view, batch, replace(scores, best=batch.tokens[view.maskable]), uniform)
+
+
+def _fills_all(self, view, batch, scores, uniform):
+    return NEXT(self, view, batch, scores, uniform * 0)
+
+
+def _fills_none(self, view, batch, scores, uniform):
+    return NEXT(self, view, batch, scores, uniform * 0 + 1)
+
+
+def _writes_the_prompt(self, view, batch, scores, uniform):
+    later = NEXT(self, view, batch, scores, uniform)
+    return replace(later, tokens=torch.where(view.maskable, later.tokens, (later.tokens + 1) % 11))
+
+
+def _trusts_the_draft(self, view, batch, scores, uniform):
+    later = NEXT(self, view, batch, scores, uniform)
+    return replace(later, replaced=torch.zeros_like(later.replaced))
+
+
+def _old_weights(self, view, batch, scores, uniform):
+    return replace(NEXT(self, view, batch, scores, uniform), elbo=view.elbo)
+
+
+def _gradient_through_a_draft(self, model, given, block, normaliser):
+    report, scores = SCORED(self, model, given, block, normaliser)
+    one = model.head().norm() / model.head().norm().detach()
+    return replace(report, total=report.total * one), scores
+
+
+def _last_turn_only(self, model, given, block, drawn):
+    return TURNS(self, model, given, block, drawn)[-1:]
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "fault"),
+    [
+        (assert_fills_with_best, "next_view", _answers),
+        (assert_fills_with_best, "next_view", _fills_all),
+        (assert_fills_all_or_none, "next_view", _fills_none),
+        (assert_edits_visible_only, "next_view", _writes_the_prompt),
+        (assert_edits_visible_only, "next_view", _answers),
+        (assert_mean_of_turns, "next_view", _trusts_the_draft),
+        (assert_mean_of_turns, "_turns", _last_turn_only),
+        (assert_gradient_of_fixed_inputs, "scored_with_tokens", _gradient_through_a_draft),
+        (assert_gradient_of_fixed_inputs, "_turns", _last_turn_only),
+        (assert_later_weights_have_mean_one, "next_view", _old_weights),
+        (assert_later_weights_have_mean_one, "next_view", _fills_none),
+    ],
+)
+def test_a_planted_fault_fails_the_check_that_guards_against_it(check, name, fault, monkeypatch):
+    monkeypatch.setattr(MultiTurn, name, fault)
+    with pytest.raises(AssertionError):
+        check()

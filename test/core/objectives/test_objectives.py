@@ -13,6 +13,7 @@ from core.stand_ins import LayerModel, UniformModel, batch_of
 from torch import Tensor
 
 from hildanext import registry
+from hildanext.core.diffusion import DiffusionObjective
 from hildanext.core.loss_report import autoregressive_report, merged
 from hildanext.core.types import Batch, LossReport
 
@@ -244,12 +245,16 @@ def test_positions_without_a_label_have_no_gradient_and_stand_unchanged_in_both_
     assert torch.equal(given.tokens, batch.tokens)
 
 
-def test_confidence_zero_is_the_plain_loss_and_its_term_is_the_mean_entropy_of_right_predictions():
+def assert_plain_loss(strength: float) -> None:
     batch = example(rows=16)
     plain = build("mask_and_edit").loss(LayerModel(), batch, 4, rng())
-    same = build("confidence", confidence=0.0).loss(LayerModel(), batch, 4, rng())
+    same = build("confidence", confidence=strength).loss(LayerModel(), batch, 4, rng())
     assert float(plain.total.detach()) == float(same.total.detach())
-    model = Recorder()
+
+
+def assert_mean_entropy_of_right_predictions() -> None:
+    batch, model = example(rows=16), Recorder()
+    plain = build("mask_and_edit").loss(LayerModel(), batch, 4, rng())
     report = build("confidence", confidence=2.0).loss(model, batch, 4, rng())
     noisy, _, _ = model.asked[0]
     logits = model.logits(0, 4)
@@ -265,8 +270,14 @@ def test_confidence_zero_is_the_plain_loss_and_its_term_is_the_mean_entropy_of_r
     assert abs(float(report.parts["confidence"] / report.counts["confidence"]) - wanted / 2) < 1e-9
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_the_confidence_gradient_goes_through_right_masked_predictions_only(right):
+def test_confidence_zero_is_the_plain_loss_and_its_term_is_the_mean_entropy_of_right_predictions():
+    assert_plain_loss(0.0)
+    assert_mean_entropy_of_right_predictions()
+    with pytest.raises(AssertionError):
+        assert_plain_loss(1e-3)
+
+
+def assert_gradient_through_right_masked(right: bool) -> None:
     batch = example()
     target = batch.tokens if right else (batch.tokens + 1) % 11
     raw = torch.nn.functional.one_hot(target, 12).double().mul(2).requires_grad_()
@@ -287,6 +298,44 @@ def test_the_confidence_gradient_goes_through_right_masked_predictions_only(righ
     moved = (found[1] - found[0]).abs().sum(-1) > 1e-9
     masked = (model.noisy == model.mask_id) & batch.learn
     assert torch.equal(moved, masked if right else torch.zeros_like(masked))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_confidence_gradient_goes_through_right_masked_predictions_only(right):
+    assert_gradient_through_right_masked(right)
+
+
+ENTROPY = DiffusionObjective._entropy_weights
+
+
+def _right_and_wrong(self, inputs, options, masked, normaliser):
+    return self.confidence * masked.float() * normaliser / masked.sum().clamp(min=1)
+
+
+def _visible_too(self, inputs, options, masked, normaliser):
+    return ENTROPY(self, inputs, options, masked | True, normaliser)
+
+
+def _entropy_sum(self, inputs, options, masked, normaliser):
+    return self.confidence * (ENTROPY(self, inputs, options, masked, normaliser) > 0).float()
+
+
+def _entropy_raised(self, inputs, options, masked, normaliser):
+    return -ENTROPY(self, inputs, options, masked, normaliser)
+
+
+@pytest.mark.parametrize("fault", [_right_and_wrong, _visible_too, _entropy_sum, _entropy_raised])
+def test_another_entropy_term_fails_the_mean_entropy(fault, monkeypatch):
+    monkeypatch.setattr(DiffusionObjective, "_entropy_weights", fault)
+    with pytest.raises(AssertionError):
+        assert_mean_entropy_of_right_predictions()
+
+
+@pytest.mark.parametrize(("fault", "right"), [(_right_and_wrong, False), (_visible_too, True)])
+def test_a_gradient_through_other_predictions_fails(fault, right, monkeypatch):
+    monkeypatch.setattr(DiffusionObjective, "_entropy_weights", fault)
+    with pytest.raises(AssertionError):
+        assert_gradient_through_right_masked(right)
 
 
 def test_the_shared_denominator_makes_the_confidence_term_independent_of_the_split():
