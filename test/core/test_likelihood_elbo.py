@@ -131,16 +131,11 @@ def test_the_bound_is_tight_where_all_orders_agree():
     assert_tight(TableModel(3, 3, agree=True), all_rows(3, 6)[::9])
 
 
-class Unnormalised(TableModel):
-    """Gives 1 % less than its softmax."""
-
-    def log_probability(self, prefix: list[int], noisy_block: list[int], place: int, token: int) -> float:
-        return super().log_probability(prefix, noisy_block, place, token) - 0.01
-
-
-def test_a_model_that_loses_probability_fails_the_sum_over_sequences():
+def test_a_model_that_loses_probability_fails_the_sum_over_sequences(monkeypatch):
+    right = TableModel.log_probability
+    monkeypatch.setattr(TableModel, "log_probability", lambda *a: right(*a) - 0.01)
     with pytest.raises(AssertionError):
-        assert_normalised(Unnormalised(3, 2), all_rows(3, 4))
+        assert_normalised(TableModel(3, 2), all_rows(3, 4))
 
 
 def test_a_bound_that_leaves_out_a_mask_set_lies_below_some_sequence_and_is_not_tight(monkeypatch):

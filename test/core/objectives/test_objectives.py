@@ -1,7 +1,7 @@
 # Every objective against literal loops over positions, and against splits, weights and bounds it must respect.
 # Entry points: pytest.
 # The loops recompute the masks' role from the noisy tokens the model was given, not from the objective's own weights.
-"""Tests of core/objectives and core/diffusion.py."""
+"""Tests of core/objectives and core/diffusion.py; the confidence term has a file of its own."""
 
 from __future__ import annotations
 
@@ -9,56 +9,14 @@ import math
 
 import pytest
 import torch
+from core.recorder import Recorder, build, example, mean, rng
 from core.stand_ins import LayerModel, UniformModel, batch_of
 from torch import Tensor
 
-from hildanext import registry
-from hildanext.core.diffusion import DiffusionObjective
 from hildanext.core.loss_report import autoregressive_report, merged
 from hildanext.core.types import Batch, LossReport
 
 DIFFUSION = ["mask_and_edit", "multi_turn", "confidence", "soft", "guidelines", "dllm", "soft_ce"]
-
-
-def build(name: str, **fields):
-    return registry.build("objectives", {"type": name, **fields})
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def example(rows: int = 4, length: int = 16, seed: int = 1) -> Batch:
-    generator = rng(seed)
-    tokens = torch.randint(0, 11, (rows, length), generator=generator)
-    learn = torch.ones(rows, length, dtype=torch.bool)
-    learn[:, -3:] = False
-    learn[0, :9] = False
-    docs = (torch.arange(length) >= 6).long() + (torch.arange(length) >= length - 3).long()
-    return batch_of(tokens, learn, docs.expand(rows, length).clone(), tuple(range(10, 10 + rows)))
-
-
-def mean(report: LossReport) -> Tensor:
-    return report.total / report.normaliser
-
-
-class Recorder(LayerModel):
-    """A LayerModel that keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[tuple[Tensor, Batch, Tensor]] = []
-
-    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
-        self.asked.append((noisy, batch, select))
-        return super().noisy_features(noisy, batch, block, select)
-
-    def logits(self, turn: int, block: int, exclude: bool = True) -> Tensor:
-        noisy, batch, _ = self.asked[turn]
-        every = torch.ones_like(noisy, dtype=torch.bool)
-        logits = LayerModel.noisy_features(self, noisy, batch, block, every) @ self.head().T
-        logits = logits.view(*noisy.shape, -1).detach()
-        return logits[..., : self.mask_id] if exclude else logits
 
 
 def by_loop(recorder: Recorder, weigh, block: int = 4, turn: int = 0, **options) -> float:
@@ -243,107 +201,6 @@ def test_positions_without_a_label_have_no_gradient_and_stand_unchanged_in_both_
     assert bool((raw.grad[batch.learn].abs().sum(-1) > 0).all())
     assert torch.equal(noisy[~batch.learn], batch.tokens[~batch.learn])
     assert torch.equal(given.tokens, batch.tokens)
-
-
-def assert_plain_loss(strength: float) -> None:
-    batch = example(rows=16)
-    plain = build("mask_and_edit").loss(LayerModel(), batch, 4, rng())
-    same = build("confidence", confidence=strength).loss(LayerModel(), batch, 4, rng())
-    assert float(plain.total.detach()) == float(same.total.detach())
-
-
-def assert_mean_entropy_of_right_predictions() -> None:
-    batch, model = example(rows=16), Recorder()
-    plain = build("mask_and_edit").loss(LayerModel(), batch, 4, rng())
-    report = build("confidence", confidence=2.0).loss(model, batch, 4, rng())
-    noisy, _, _ = model.asked[0]
-    logits = model.logits(0, 4)
-    logs, entropies = logits.log_softmax(-1), []
-    for row in range(16):
-        for place in range(16):
-            right = int(logits[row, place].argmax()) == int(batch.tokens[row, place])
-            if int(noisy[row, place]) == model.mask_id and right:
-                entropies.append(-sum(float(value.exp() * value) for value in logs[row, place]))
-    assert len(entropies) >= 3
-    wanted = 2.0 * sum(entropies) / len(entropies)
-    assert abs(float((mean(report) - mean(plain)).detach()) - wanted) < 1e-5
-    assert abs(float(report.parts["confidence"] / report.counts["confidence"]) - wanted / 2) < 1e-9
-
-
-def test_confidence_zero_is_the_plain_loss_and_its_term_is_the_mean_entropy_of_right_predictions():
-    assert_plain_loss(0.0)
-    assert_mean_entropy_of_right_predictions()
-    with pytest.raises(AssertionError):
-        assert_plain_loss(1e-3)
-
-
-def assert_gradient_through_right_masked(right: bool) -> None:
-    batch = example()
-    target = batch.tokens if right else (batch.tokens + 1) % 11
-    raw = torch.nn.functional.one_hot(target, 12).double().mul(2).requires_grad_()
-
-    class Logits(UniformModel):
-        def noisy_features(self, noisy, given, block, select):
-            self.noisy = noisy
-            return raw[select]
-
-        def head(self):
-            return torch.eye(12, dtype=torch.float64)
-
-    model = Logits(12)
-    found = []
-    for strength in (0.0, 2.0):
-        report = build("confidence", confidence=strength).loss(model, batch, 4, rng())
-        found.append(torch.autograd.grad(report.total, raw)[0])
-    moved = (found[1] - found[0]).abs().sum(-1) > 1e-9
-    masked = (model.noisy == model.mask_id) & batch.learn
-    assert torch.equal(moved, masked if right else torch.zeros_like(masked))
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_the_confidence_gradient_goes_through_right_masked_predictions_only(right):
-    assert_gradient_through_right_masked(right)
-
-
-ENTROPY = DiffusionObjective._entropy_weights
-
-
-def _right_and_wrong(self, inputs, options, masked, normaliser):
-    return self.confidence * masked.float() * normaliser / masked.sum().clamp(min=1)
-
-
-def _visible_too(self, inputs, options, masked, normaliser):
-    return ENTROPY(self, inputs, options, masked | True, normaliser)
-
-
-def _entropy_sum(self, inputs, options, masked, normaliser):
-    return self.confidence * (ENTROPY(self, inputs, options, masked, normaliser) > 0).float()
-
-
-def _entropy_raised(self, inputs, options, masked, normaliser):
-    return -ENTROPY(self, inputs, options, masked, normaliser)
-
-
-@pytest.mark.parametrize("fault", [_right_and_wrong, _visible_too, _entropy_sum, _entropy_raised])
-def test_another_entropy_term_fails_the_mean_entropy(fault, monkeypatch):
-    monkeypatch.setattr(DiffusionObjective, "_entropy_weights", fault)
-    with pytest.raises(AssertionError):
-        assert_mean_entropy_of_right_predictions()
-
-
-@pytest.mark.parametrize(("fault", "right"), [(_right_and_wrong, False), (_visible_too, True)])
-def test_a_gradient_through_other_predictions_fails(fault, right, monkeypatch):
-    monkeypatch.setattr(DiffusionObjective, "_entropy_weights", fault)
-    with pytest.raises(AssertionError):
-        assert_gradient_through_right_masked(right)
-
-
-def test_the_shared_denominator_makes_the_confidence_term_independent_of_the_split():
-    batch, objective = example(), build("confidence", confidence_over="normaliser")
-    parts = [Batch(batch.tokens[s], batch.learn[s], batch.docs[s], batch.ids[s]) for s in (slice(0, 1), slice(1, 4))]
-    model = LayerModel()
-    whole, split = objective.loss(model, batch, 4, rng()), merged([objective.loss(model, p, 4, rng()) for p in parts])
-    assert abs(float(whole.total.detach()) - float(split.total.detach())) < 1e-4
 
 
 def test_soft_is_label_smoothing_over_the_vocabulary_without_mask():
