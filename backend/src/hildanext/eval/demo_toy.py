@@ -1,4 +1,4 @@
-# First part of the demo: a model of 0.48 M parameters learns three tasks, then answers each in one or two forwards.
+# First part of the demo: a model of 0.49 M parameters learns three tasks, then answers each in one or two forwards.
 # Entry points: toy.
 # tau 1 is never exceeded, so it fills one token per forward: the price an AR decoder would pay.
 """Toy proof of parallel decoding."""

@@ -104,7 +104,7 @@ def batch_of(chosen: Sequence[Item]) -> Batch:
 
 
 def new_toy(seed: int) -> Any:
-    """A fresh model of 0.48 M parameters, with what the decoder reads from a loaded model."""
+    """A fresh model of 0.49 M parameters, with what the decoder reads from a loaded model."""
     model = new_model(SHAPE, VOCABULARY, seed, eos_token_id=END)
     denoiser = HFDenoiser(model, MASK)
     return SimpleNamespace(denoiser=denoiser, tokenizer=None, meta=HildaMeta(mask_id=MASK, block=CANVAS))
