@@ -29,17 +29,21 @@ Piece = tuple[int, int, str, str]
 
 
 def layout(tokens: Sequence[Sequence[str]]) -> list[Piece]:
-    """(line, column, text, state) of every token, wrapped at 78 columns; a mask takes three columns and a space."""
-    line, column, found = 0, 0, []
+    """(line, column, text, state) of runs of tokens in one state, wrapped at 78 columns; a mask takes a space and three
+    columns."""
+    line, column = 0, 0
+    found: list[Piece] = []
     for text, state in tokens:
         shown = f" {MASK}" if state == "mask" else text.replace("\n", " ")
         for word in shown.replace(" ", "\0 ").split("\0"):
             if column + len(word) > COLUMNS and word.strip():
                 line, column = line + 1, 0
                 word = word.lstrip(" ")
-            if word:
+            if word and found and found[-1][0] == line and found[-1][3] == state:
+                found[-1] = (line, found[-1][1], found[-1][2] + word, state)
+            elif word:
                 found.append((line, column, word, state))
-                column += len(word)
+            column += len(word)
     return found
 
 
