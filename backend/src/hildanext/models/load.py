@@ -164,7 +164,8 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
 
 
 def _fresh(model: ModelConfig, tokenizer: Any) -> Any:
-    eos = tokenizer.eos_token_id
+    turn = tokenizer.get_vocab().get("<|im_end|>")
+    eos = tokenizer.eos_token_id if turn is None else [tokenizer.eos_token_id, turn]
     return new_model(model.new, max(tokenizer.get_vocab().values()) + 1, model.new.seed, eos_token_id=eos)
 
 
