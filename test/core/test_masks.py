@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from hildanext.core.masks import (
     BlockDiffusionRule,
     block_causal_mask,
