@@ -18,7 +18,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --config backend/pyproject.toml --check $(FILES)
 	$(BIN)/ruff check --config backend/pyproject.toml $(FILES)
 	$(BIN)/mypy --config-file backend/pyproject.toml backend/src/hildanext
-	$(BIN)/python test/run_tests.py test/guards
+	$(BIN)/python test/run_tests.py test/guards -m "not slow"
 
 fmt: $(STAMP)
 	$(BIN)/ruff format --config backend/pyproject.toml $(FILES)

@@ -16,7 +16,7 @@ import pytest
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
-    named = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    named = [argument for argument in sys.argv[1:] if Path(argument.partition("::")[0]).exists()]
     config = [
         "-c",
         str(here.parent / "backend" / "pyproject.toml"),
