@@ -244,6 +244,6 @@ $("theme").onclick = () => theme(THEMES[(THEMES.indexOf(localStorage.getItem("hi
 dark.onchange = () => theme(localStorage.getItem("hildanext-theme"));
 theme(THEMES.includes(localStorage.getItem("hildanext-theme")) ? localStorage.getItem("hildanext-theme") : "auto");
 
-$("prompt").value = "once upon a time";
+$("prompt").value = "On a sunny morning the girl Lily walked to the park.";
 if (location.hash === "#jobs") select($("tab-jobs"));
 watchHealth();
