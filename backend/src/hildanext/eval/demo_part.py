@@ -25,10 +25,10 @@ class Sizes:
     steps: int = 120
     stories: int = 40
     nll_stories: int = 16
-    samples: int = 6
+    samples: int = 4
     rounds: int = 5
     new_tokens: int = 224
-    taus: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9, 1.0)
+    taus: tuple[float, ...] = (0.5, 0.7, 0.9, 0.99)
 
 
 @dataclass
