@@ -82,7 +82,8 @@ def likelihood(stage: Stage) -> Part:
         "entropy is the floor. A child's number is an upper bound (the block ELBO), the parent's is exact."
     )
     header = ("model", *(f"block {block}" for block in blocks))
-    rows = [(f"{name} child", *(f"{found[name].measures[f'block_{b}'].value:.3f}" for b in blocks)) for name in found]
+    names = {"fresh": "fresh child", "child": "bundled child"}
+    rows = [(names[name], *(f"{found[name].measures[f'block_{b}'].value:.3f}" for b in blocks)) for name in found]
     rows += [("parent, left to right", f"{own:.3f}"), ("true entropy", f"{truth:.3f}")]
     rows = [(*row, *[""] * (len(header) - len(row))) for row in rows]
     chart = lines(series, Axes("block size, tokens", "nats per token", log_x=True, floor=0.0))
@@ -126,7 +127,7 @@ def frontier(stage: Stage) -> Part:
         f"{best['x']:.1f}",
         f"tokens per forward at {100 * best['y']:.0f} % valid stories (parent: {100 * points['parent'][0]['y']:.0f} %)",
     )
-    return Part(Section("Quality against speed", prose, header, rows, [chart]), {"points": points}, (fact,))
+    return Part(Section("Quality against speed", prose, header, rows, [chart], wide=True), {"points": points}, (fact,))
 
 
 def _speed_then_quality(point: dict[str, Any]) -> tuple[float, float]:

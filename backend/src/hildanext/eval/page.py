@@ -48,7 +48,7 @@ for (const box of document.querySelectorAll(".replay")) {
 @dataclass(frozen=True)
 class Section:
     """One part of the report. rows under header; charts are SVG; frames: the canvas after every forward; skipped: why
-    the part did not run, shown in place of results; texts: named passages."""
+    the part did not run, shown in place of results; texts: named passages; wide: the table below the charts."""
 
     title: str
     prose: str
@@ -58,10 +58,13 @@ class Section:
     frames: Sequence[Mapping[str, Any]] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     skipped: str = ""
+    wide: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for report.json; charts are drawn from the numbers and left out."""
-        return {name: value for name, value in asdict(self).items() if name not in ("charts", "frames") and value}
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("charts", "frames", "wide") and value
+        }
 
 
 def page(title: str, lead: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section], footer: str) -> str:
@@ -83,9 +86,8 @@ def _section(one: Section) -> str:
         parts.append(_replay(one.frames))
     beside = [f"<div>{chart}</div>" for chart in one.charts]
     table = [_table(one.header, one.rows)] if one.rows else []
-    wide = len(one.header) > 5
-    parts.append(f'<div class="row">{"".join(beside if wide else beside + table)}</div>')
-    parts += table if wide else []
+    parts.append(f'<div class="row">{"".join(beside if one.wide else beside + table)}</div>')
+    parts += table if one.wide else []
     parts += [f"<p><b>{escape(name)}</b></p><pre>{escape(text)}</pre>" for name, text in one.texts.items()]
     return f"<section>{''.join(parts)}</section>"
 
