@@ -75,6 +75,7 @@ def test_stop_ends_a_long_generation(page: Browser) -> None:
     page.wait("document.querySelectorAll('#canvas .cell.new').length")
     page.click("#stop")
     page.wait("!document.getElementById('go').disabled && document.getElementById('n-end').textContent === 'you'", 30)
+    assert page.run("return document.getElementById('go').disabled") is False
 
 
 def test_an_error_is_shown_in_words(page: Browser) -> None:
@@ -102,6 +103,7 @@ def test_a_job_is_started_watched_and_cancelled(page: Browser) -> None:
     shot(page, "job")
     page.click(".job .buttons button")
     page.wait("document.querySelector('.badge.cancelled')", 30)
+    assert page.run("return document.querySelectorAll('.badge.running').length") == 0
 
 
 def test_every_control_has_a_name_and_nothing_was_blocked(page: Browser) -> None:

@@ -241,7 +241,9 @@ def test_an_output_bias_or_scale_is_refused(random_model: Make) -> None:
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "mistral", "qwen3_moe"])
 def test_the_five_families_are_supported(family: str, random_model: Make) -> None:
-    check_supported(random_model(family).config, "folder")
+    config = random_model(family).config
+    check_supported(config, "folder")
+    assert config.model_type == family
 
 
 @pytest.mark.parametrize(
