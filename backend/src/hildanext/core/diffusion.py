@@ -47,7 +47,7 @@ class DiffusionObjective(Plugin):
     )
     masked_weight: float = Field(1.0, ge=0, description="factor of the M2T term")
     edit_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")
-    keep_weight: float = Field(0.1, ge=0, description="factor of the KEEP term (lambda_k)")
+    keep_weight: float = Field(1.0, ge=0, description="factor of the KEEP term (lambda_k)")
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, the share spread over the vocabulary")
     confidence: float = Field(0.0, ge=0, description="factor of the entropy at correctly predicted masked positions")
     confidence_over: Literal["correct", "normaliser"] = Field(

@@ -42,6 +42,7 @@ OBJECTIVE = {
     "noise": {"low": 0.3, "replace": 0.0},
     "weighting": "uniform",
     "normaliser": "masked",
+    "keep_weight": 0.1,
 }
 
 
