@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from hildanext.config.decode import DecodeConfig
 from hildanext.data.tokenizers import storyworld_tokenizer
-from hildanext.errors import ModelError
+from hildanext.decoding.presets import resolve
+from hildanext.decoding.request import Request
+from hildanext.errors import DecodeError, ModelError
 from hildanext.export import sglang
 from hildanext.models.adapter import HFDenoiser
 from hildanext.models.load import Loaded
@@ -49,6 +52,24 @@ def test_transformers_alone_reads_the_plain_folder_with_equal_logits(loaded: Loa
 def test_the_dtype_of_the_weights_can_be_chosen(loaded: Loaded, tmp_path: Path) -> None:
     build("exports", {"type": "huggingface", "dtype": "bfloat16"}).write(loaded, tmp_path / "out")
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_calibrated_modes_are_written_beside_those_the_folder_had(loaded: Loaded, tmp_path: Path) -> None:
+    loaded.meta.decode["Q_MODE"] = {"tau_mask": 0.8}
+    calibrated = {"S_MODE": {"tau_mask": 0.6, "tau_edit": 0.5, "max_post_steps": 0}}
+    build("exports", {"type": "huggingface", "decode": calibrated}).write(loaded, tmp_path / "out")
+    meta = HildaMeta.read(tmp_path / "out")
+    assert meta.decode == {"Q_MODE": {"tau_mask": 0.8}, **calibrated}
+    assert resolve(Request(prompt="", mode="S_MODE"), DecodeConfig(), meta.decode).preset["source"] == "model folder"
+
+
+@pytest.mark.parametrize("calibrated", [{"FAST": {"tau_mask": 0.6}}, {"S_MODE": {"tau": 0.6}}])
+def test_a_calibration_no_request_could_use_is_refused_before_anything_is_written(
+    loaded: Loaded, tmp_path: Path, calibrated: dict[str, Any]
+) -> None:
+    with pytest.raises(DecodeError, match="FAST|tau"):
+        build("exports", {"type": "huggingface", "decode": calibrated}).write(loaded, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_sdar_folder_names_its_architecture_and_unties_the_head(

@@ -1,5 +1,5 @@
 # The named modes and how their values meet a model folder's calibration and a request's overrides.
-# Entry points: MODES, resolve(request, config, calibrated) -> Plan.
+# Entry points: MODES, resolve(request, config, calibrated) -> Plan, checked(calibrated).
 # S is speedy, Q is quality. Precedence: mode < model folder < configuration < request.
 """Presets of the decoding policies."""
 
@@ -52,6 +52,13 @@ def resolve(request: Request, config: DecodeConfig, calibrated: Mapping[str, Map
     source = "policy section" if section["type"] != DEFAULT_POLICY else "model folder" if own else "table"
     preset = {"mode": mode, "source": source, **section, **_shown(sampling)}
     return Plan(policy, sampling, preset, str(section["type"]))
+
+
+def checked(calibrated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The values of each mode, after a request in that mode was resolved with them; DecodeError where one cannot be."""
+    for mode in calibrated:
+        resolve(Request(prompt="", mode=mode), DecodeConfig(), calibrated)
+    return {mode: dict(values) for mode, values in calibrated.items()}
 
 
 @lru_cache(maxsize=256)

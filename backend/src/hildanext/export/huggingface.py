@@ -40,17 +40,23 @@ class Huggingface(Plugin):
 
     dtype: Literal["as_is", "float32", "bfloat16", "float16"] = Field("as_is", description="dtype of the weights")
     card: bool = Field(True, description="write README.md, the model card")
+    decode: dict[str, dict[str, Any]] = Field(
+        {}, description="calibrated values by mode, written over those of hildanext.json"
+    )
 
     def write(self, loaded: Any, folder: Path) -> list[str]:
-        """Write the folder, replacing it; returns the names of its files."""
+        """Write the folder, replacing it; returns the names of its files. DecodeError for a mode or value that no
+        request could be decoded with."""
         import torch
 
+        from hildanext.decoding.presets import checked
         from hildanext.models.save import save_model
 
-        denoiser = loaded.denoiser
+        denoiser, meta = loaded.denoiser, loaded.meta
+        meta = meta.model_copy(update={"decode": {**meta.decode, **checked(self.decode)}})
         if self.dtype != "as_is":
             denoiser = denoiser.to(getattr(torch, self.dtype))
-        save_model(denoiser, loaded.tokenizer, folder, loaded.meta)
+        save_model(denoiser, loaded.tokenizer, folder, meta)
         if self.card:
             write_atomic(folder / "README.md", self._card(loaded, folder.name))
         return sorted(path.name for path in folder.iterdir())
