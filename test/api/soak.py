@@ -1,24 +1,31 @@
 # Streaming clients that go on for a while, each answer held against the same request alone; health probed throughout.
-# Entry points: soak(url, clients, seconds, new_tokens); python -m api.soak URL [CLIENTS SECONDS TOKENS].
-# Prints requests/s, latency and health percentiles, and resident memory over time.
+# Entry points: soak(url, clients, seconds, new_tokens), unmet(report); python -m api.soak URL [CLIENTS SECONDS TOKENS].
+# Prints the figures, writes them to runs/soak.json and exits with 1 when a condition did not hold: every answer equal
+# to the same request alone, none lost, memory flat, every /health reply `ready` within 100 ms.
 """Soak of a running server."""
 
 from __future__ import annotations
 
+import http.client
 import json
-import re
 import statistics
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
+from api.probe import FAULTS, watching
 
 PROMPTS = [
     f"{who} {what}" for who in ("the fox", "a girl", "one boat", "old stone") for what in ("ran", "gave", "kept")
 ]
+HEALTH_MS = 100.0
+GROWTH_MB, GROWTH_SHARE, SAMPLES = 8.0, 0.02, 6
+BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+REPORT = Path(__file__).resolve().parents[2] / "runs" / "soak.json"
 
 
 @dataclass
@@ -28,98 +35,153 @@ class Tally:
     expected: dict[str, str]
     seconds: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
-    health: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    lost: int = 0
+    lost: list[str] = field(default_factory=list)
     tokens: int = 0
 
 
-def stream_one(client: httpx.Client, prompt: str, new_tokens: int, tally: Tally) -> None:
+def connect(url: str) -> http.client.HTTPConnection:
+    """A connection that is kept between requests."""
+    place = urlsplit(url)
+    return http.client.HTTPConnection(place.hostname or "", place.port, timeout=120)
+
+
+def post(connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:
+    """The reply to POST /generate; ConnectionError for any status but 200."""
+    connection.request("POST", "/generate", json.dumps(body), {"content-type": "application/json"})
+    reply = connection.getresponse()
+    if reply.status != 200:
+        raise ConnectionError(f"status {reply.status}: {reply.read()[:200]!r}")
+    return reply
+
+
+def stream_one(connection: http.client.HTTPConnection, prompt: str, new_tokens: int, tally: Tally) -> None:
     """One streamed generation."""
-    begun, text, first, result = time.monotonic(), "", 0.0, None
-    body = {"prompt": prompt, "max_new_tokens": new_tokens, "seed": 1, "stream": True}
-    with client.stream("POST", "/generate", json=body) as reply:
-        name = ""
-        for line in reply.iter_lines():
-            name = line[7:] if line.startswith("event: ") else name
-            if line.startswith("data: ") and name in ("commit", "done"):
-                first = first or time.monotonic() - begun
-                value = json.loads(line[6:])
-                text, result = (text + value["text"], None) if name == "commit" else (text, value)
+    begun, text, first, result, name = time.monotonic(), "", 0.0, None, b""
+    reply = post(connection, {"prompt": prompt, "max_new_tokens": new_tokens, "seed": 1, "stream": True})
+    for line in reply:
+        name = line[7:].strip() if line.startswith(b"event: ") else name
+        if line.startswith(b"data: ") and name in (b"commit", b"done"):
+            first = first or time.monotonic() - begun
+            value = json.loads(line[6:])
+            text, result = (text + value["text"], None) if name == b"commit" else (text, value)
+    if result is None:
+        raise ConnectionError(f"the stream ended with {name.decode()!r}")
     tally.seconds.append(time.monotonic() - begun)
     tally.first.append(first)
-    if result is None:
-        tally.lost += 1
-    elif text != result["text"] or text != tally.expected[prompt]:
+    tally.tokens += result["metrics"]["tokens"]
+    if text != result["text"] or text != tally.expected[prompt]:
         tally.wrong.append(prompt)
-    else:
-        tally.tokens += result["metrics"]["tokens"]
 
 
 def run_client(url: str, number: int, until: float, new_tokens: int, tally: Tally) -> None:
     """One client, one request after the other."""
-    with httpx.Client(base_url=url, timeout=120) as client:
-        turn = number
-        while time.monotonic() < until:
-            try:
-                stream_one(client, PROMPTS[turn % len(PROMPTS)], new_tokens, tally)
-            except httpx.HTTPError:
-                tally.lost += 1
-            turn += 7
+    connection, turn = connect(url), number
+    while time.monotonic() < until:
+        try:
+            stream_one(connection, PROMPTS[turn % len(PROMPTS)], new_tokens, tally)
+        except FAULTS as error:
+            tally.lost.append(f"{type(error).__name__}: {error}")
+            connection.close()
+        turn += 7
+    connection.close()
 
 
-def probe(url: str, stop: threading.Event, tally: Tally) -> None:
-    """Health ten times a second, memory once a second."""
-    with httpx.Client(base_url=url, timeout=30) as client:
-        turn = 0
-        while not stop.wait(0.1):
-            begun = time.monotonic()
-            client.get("/health").raise_for_status()
-            tally.health.append(time.monotonic() - begun)
-            if turn % 10 == 0:
-                found = re.search(r"^hildanext_memory_bytes (\S+)", client.get("/metrics").text, re.M)
-                tally.memory.append(float(found.group(1)) / 2**20 if found else 0.0)
-            turn += 1
+def alone(url: str, new_tokens: int) -> dict[str, str]:
+    """The text of every prompt, one request after the other."""
+    connection = connect(url)
+    bodies = {prompt: {"prompt": prompt, "max_new_tokens": new_tokens, "seed": 1} for prompt in PROMPTS}
+    found = {prompt: str(json.loads(post(connection, body).read())["text"]) for prompt, body in bodies.items()}
+    connection.close()
+    return found
 
 
 def soak(url: str, clients: int, seconds: float, new_tokens: int) -> dict[str, Any]:
-    """Figures of one soak; `wrong` and `lost` are what must be empty."""
-    with httpx.Client(base_url=url, timeout=120) as client:
-        body = {"max_new_tokens": new_tokens, "seed": 1}
-        alone = {p: client.post("/generate", json={"prompt": p, **body}).json()["text"] for p in PROMPTS}
-    tally, stop = Tally(alone), threading.Event()
-    watcher = threading.Thread(target=probe, args=(url, stop, tally))
-    watcher.start()
-    begun = time.monotonic()
-    workers = [
-        threading.Thread(target=run_client, args=(url, n, begun + seconds, new_tokens, tally)) for n in range(clients)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    took = time.monotonic() - begun
-    stop.set()
-    watcher.join()
+    """Figures of one soak; unmet() says which conditions they break."""
+    tally = Tally(alone(url, new_tokens))
+    with watching(url) as watch:
+        begun = time.monotonic()
+        until = begun + seconds
+        workers = [
+            threading.Thread(target=run_client, args=(url, number, until, new_tokens, tally))
+            for number in range(clients)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        took = time.monotonic() - begun
     return {
         "clients": clients, "seconds": round(took, 1), "answers": len(tally.seconds), "wrong": tally.wrong,
         "lost": tally.lost, "requests_per_second": round(len(tally.seconds) / took, 1),
         "tokens_per_second": round(tally.tokens / took, 1), "latency_ms": percentiles(tally.seconds),
-        "first_block_ms": percentiles(tally.first), "health_ms": percentiles(tally.health),
-        "memory_mb": [round(value) for value in tally.memory],
+        "first_block_ms": percentiles(tally.first), **_probed(watch.seen),
+    }  # fmt: skip
+
+
+def _probed(seen: dict[str, Any]) -> dict[str, Any]:
+    times = [seconds for _, seconds in seen["health"]]
+    slowest = sorted(seen["health"], key=lambda pair: -pair[1])[:5]
+    return {
+        "health_bad": seen["bad"], "health_replies": len(times), "health_ms": percentiles(times),
+        "health_distribution": distribution(times),
+        "health_slowest": [{"at_second": at, "ms": round(1000 * seconds, 1)} for at, seconds in slowest],
+        "memory_mb": [round(value, 1) for value in seen["memory"]],
     }  # fmt: skip
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """p50, p90, p99 and maximum in milliseconds."""
+    """p50, p90, p99, p99.9 and maximum in milliseconds of values in seconds."""
     if len(values) < 2:
         return {}
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    found = {"p50": cuts[49], "p90": cuts[89], "p99": cuts[98], "max": max(values)}
+    cuts = statistics.quantiles(values, n=1000, method="inclusive")
+    found = {"p50": cuts[499], "p90": cuts[899], "p99": cuts[989], "p99.9": cuts[998], "max": max(values)}
     return {name: round(1000 * value, 1) for name, value in found.items()}
 
 
+def distribution(values: list[float]) -> dict[str, int]:
+    """How many of the values, in seconds, are below each bound in milliseconds and not below the one before."""
+    rows, before = {}, 0.0
+    for bound in (*BOUNDS_MS, float("inf")):
+        rows[f"< {bound:g} ms"] = sum(before <= 1000 * value < bound for value in values)
+        before = bound
+    return rows
+
+
+def growth(memory: list[float]) -> float:
+    """Median of the last third minus median of the second third, in the unit of the samples; the first third warms."""
+    third = len(memory) // 3
+    return statistics.median(memory[-third:]) - statistics.median(memory[third:-third])
+
+
+def unmet(report: dict[str, Any]) -> list[str]:
+    """The conditions that did not hold, in words; empty when all did."""
+    found = [f"{name}: {len(report[name])}, first {report[name][0]}" for name in ("wrong", "lost") if report[name]]
+    if not report["answers"]:
+        found.append("answers: none")
+    if report["health_bad"]:
+        found.append(f"health: {len(report['health_bad'])} replies not ready, first {report['health_bad'][0]}")
+    slowest = report["health_ms"].get("max", float("inf"))
+    if slowest >= HEALTH_MS:
+        found.append(f"health: slowest reply {slowest} ms, below {HEALTH_MS:g} is needed")
+    memory = report["memory_mb"]
+    if len(memory) < SAMPLES:
+        found.append(f"memory: {len(memory)} samples, {SAMPLES} are needed to judge it; soak for longer")
+    elif growth(memory) > max(GROWTH_MB, GROWTH_SHARE * memory[-1]):
+        found.append(f"memory: grew by {growth(memory):.1f} MB between the second and the last third")
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Soak, print, write; 1 when a condition did not hold."""
+    clients, seconds, tokens = [float(value) for value in arguments[1:]] + [32, 60, 32][len(arguments) - 1 :]
+    report = soak(arguments[0], int(clients), seconds, int(tokens))
+    report["unmet"] = unmet(report)
+    REPORT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=1))
+    print(f"{'NOT HELD: ' + '; '.join(report['unmet']) if report['unmet'] else 'all conditions held'} ({REPORT})")
+    return bool(report["unmet"])
+
+
 if __name__ == "__main__":
-    arguments = [float(value) for value in sys.argv[2:]] + [32, 60, 32][len(sys.argv) - 2 :]
-    print(json.dumps(soak(sys.argv[1], int(arguments[0]), arguments[1], int(arguments[2])), indent=1))
+    sys.exit(main(sys.argv[1:]))

@@ -40,6 +40,7 @@ class Jobs:
         self._open: dict[str, JobFiles] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._keys: dict[str, tuple[str, str]] = {}
+        self._counts = {"queued": 0, "running": 0}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
@@ -52,6 +53,7 @@ class Jobs:
                 self._keys[record["key"]] = (record["digest"], files.path.name)
             if record and not self._settled(files):
                 self._open[files.path.name] = files
+        self._recount()
         self._thread.start()
 
     def stop(self) -> None:
@@ -69,10 +71,13 @@ class Jobs:
         return sorted(self._all(), key=_age)[:limit]
 
     def counts(self) -> dict[str, int]:
-        """Open jobs by state."""
-        with self._lock:
-            states = Counter(files.state() for files in self._open.values())
-        return {"queued": states["queued"], "running": states["running"] + states["cancelling"]}
+        """Open jobs by state, at most one poll old; never waits, so that /health does not."""
+        return self._counts
+
+    def _recount(self) -> dict[str, int]:
+        states = Counter(files.state() for files in self._open.values())
+        self._counts = {"queued": states["queued"], "running": states["running"] + states["cancelling"]}
+        return self._counts
 
     def find(self, text: str) -> JobFiles:
         """A run by id. ApiError 404."""
@@ -92,7 +97,7 @@ class Jobs:
             known = self._known(key, digest)
             if known is not None:
                 return known, False
-            if self.counts()["queued"] >= self.config.serve.jobs_queued:
+            if self._recount()["queued"] >= self.config.serve.jobs_queued:
                 raise ApiError(429, f"jobs: {self.config.serve.jobs_queued} are waiting already", Retry_After="60")
             run = RunDir.create(config, body.command)
             record = {**body.model_dump(), "key": key, "digest": digest, "order": time.time_ns()}
@@ -100,6 +105,7 @@ class Jobs:
             files = self._open[run.path.name] = JobFiles(run.path)
             if key:
                 self._keys[key] = (digest, run.path.name)
+            self._recount()
         return files, True
 
     def _known(self, key: str | None, digest: str) -> JobFiles | None:
@@ -125,6 +131,7 @@ class Jobs:
             if state == "running":
                 _signal(files, signal.SIGTERM)
             self._settled(files)
+            self._recount()
 
     def delete(self, files: JobFiles) -> None:
         """Remove an ended job's directory. ApiError 409 while it is not ended, or where it is no job."""
@@ -157,6 +164,7 @@ class Jobs:
         waiting = sorted((self._open[name] for name in queued), key=_order)
         for files in waiting[: max(0, self.config.serve.jobs_at_once - busy)]:
             self._launch(files)
+        self._recount()
 
     def _launch(self, files: JobFiles) -> None:
         command = [*LAUNCHER, str(files.path)]

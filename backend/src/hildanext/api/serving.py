@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from hildanext.api.app import api_key, create_app
+from hildanext.api.worker import Opened
 from hildanext.config import Config
+from hildanext.engines.choose import choose
 from hildanext.errors import ConfigError
 from hildanext.progress import Console
 
@@ -27,7 +31,7 @@ def serve(config: Config, console: Console) -> dict[str, Any]:
     when no engine opens."""
     sys.setswitchinterval(SWITCH_SECONDS)  # the engine thread must hand the interpreter over before /health is late
     key = api_key(config)
-    app = create_app(config, console, key)
+    app = create_app(config, console, key, partial(settled, config, console))
     bound = _bind(config)
     address = _address(config.serve.host, bound.getsockname()[1])
     settings = uvicorn.Config(
@@ -42,6 +46,16 @@ def serve(config: Config, console: Console) -> dict[str, Any]:
     if error is not None:
         raise error
     return {"address": address}
+
+
+def settled(config: Config, console: Console) -> Opened:
+    """The engine the configuration chooses. What is loaded by then is taken out of garbage collection for good: a full
+    collection walks every object of torch and transformers (0.4 million) and holds the interpreter, and every answer,
+    for a tenth of a second and more. EngineError when none opens."""
+    found = choose(config, console)
+    gc.collect()
+    gc.freeze()
+    return found
 
 
 def _bind(config: Config) -> socket.socket:
