@@ -20,6 +20,7 @@ from train.material import QUIET, configuration, losses, records, run
 from hildanext.config import Config
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.errors import ConfigError, DataError, HildaError, Interrupted, RunError
+from hildanext.models.meta import HildaMeta
 from hildanext.run_dir import read_status
 from hildanext.train.loop import Trainer
 from hildanext.train.running import plan_command
@@ -84,6 +85,18 @@ def test_every_metric_is_written_and_the_evaluation_names_each_block(
     assert (tmp_path / "plots" / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "inspect.json").read_text())["parity"]["ok"]
     assert json.loads((tmp_path / "model" / "hildanext.json").read_text())["block"] == 8
+
+
+def test_a_child_names_its_autoregressive_parent_also_after_a_second_stage(
+    shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    few = {"train__steps": 2, "train__eval_every": 0, "ladder__fixed": 8}
+    run(tmp_path / "ar", shards, model__path=str(parent), objective__type="autoregressive", **few)
+    run(tmp_path / "child", shards, model__path=str(tmp_path / "ar" / "model"), **few)
+    run(tmp_path / "child-2", shards, model__path=str(tmp_path / "child" / "model"), **few)
+    metas = [HildaMeta.read(tmp_path / name / "model") for name in ("ar", "child", "child-2")]
+    assert [meta.parent for meta in metas] == [parent.parent.name, "ar", "ar"]
+    assert [entry["run"] for entry in metas[-1].history] == ["ar", "child", "child-2"]
 
 
 def test_accumulation_equals_one_larger_batch(shards: Path, parent: Path, tmp_path: Path) -> None:

@@ -113,10 +113,14 @@ def _same_run(state: Mapping[str, Any], ladder: Ladder) -> None:
         )
 
 
+def _named(folder: Path) -> str:
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
 def meta_of(session: Session) -> HildaMeta:
     """hildanext.json of what the run saves."""
     meta, path = session.loaded.meta, session.loaded.path
-    parent = meta.parent or (None if path is None else path.name)
+    parent = meta.parent if meta.block or path is None else _named(path)
     run = session.run.path.name
     past = [*meta.history, {"run": run, "objective": session.config.objective.type, "steps": session.ladder.steps}]
     block = None if session.causal else session.ladder.last
