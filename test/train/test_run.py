@@ -96,7 +96,7 @@ def test_a_child_names_its_autoregressive_parent_also_after_a_second_stage(
     run(tmp_path / "child-2", shards, model__path=str(tmp_path / "child" / "model"), **few)
     metas = [HildaMeta.read(tmp_path / name / "model") for name in ("ar", "child", "child-2")]
     assert [meta.parent for meta in metas] == [parent.parent.name, "ar", "ar"]
-    assert [entry["run"] for entry in metas[-1].history] == ["ar", "child", "child-2"]
+    assert [entry["run"] for entry in metas[-1].history] == [parent.parent.name, "ar", "child", "child-2"]
 
 
 def test_accumulation_equals_one_larger_batch(shards: Path, parent: Path, tmp_path: Path) -> None:
