@@ -13,8 +13,12 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-LOOKS = {"parent": ("#2a63d4", "AR parent, temperature 1"), "child, editing": ("#c2571a", "diffusion child"),
-         "child, no editing": ("#15806b", "the same without editing")}  # fmt: skip
+LOOKS = {
+    "parent": ("#2a63d4", "AR parent, temperature 1", "none"),
+    "child, modes": ("#7a3fb0", "diffusion child in its modes", "none"),
+    "child, editing": ("#c2571a", "S_MODE at other tau_mask", "-"),
+    "child, no editing": ("#15806b", "the same without editing", "-"),
+}
 
 
 def draw(points: dict[str, list[dict[str, Any]]], out: Path) -> None:
@@ -23,7 +27,7 @@ def draw(points: dict[str, list[dict[str, Any]]], out: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name, series in points.items():
-        colour, label = LOOKS[name]
+        colour, label, joined = LOOKS[name]
         y = [100 * point["y"] for point in series]
         errors = [
             [100 * (point["y"] - point["low"]) for point in series],
@@ -31,7 +35,7 @@ def draw(points: dict[str, list[dict[str, Any]]], out: Path) -> None:
         ]
         axes.errorbar(
             [point["x"] for point in series], y, yerr=[[max(0.0, e) for e in side] for side in errors], marker="o",
-            capsize=3, color=colour, label=label, linestyle="-" if len(series) > 1 else "none",
+            capsize=3, color=colour, label=label, linestyle=joined,
         )  # fmt: skip
         for point in series:
             text, place = str(point["label"]), (point["x"], 100 * point["y"])

@@ -101,7 +101,7 @@ def watched(stage: Stage) -> Part:
     start, result = best
     edits = sum(result.metrics.edits_applied)
     verdict = check(f"{start} {result.text.strip()}")
-    told = "the checker accepts it" if verdict.valid else f"the checker objects {len(verdict.problems)} times"
+    told = "the checker accepts it" if verdict.valid else f"the checker's objections: {len(verdict.problems)}"
     prose = (
         f"S_MODE: {result.metrics.tokens} tokens in {result.metrics.forwards} forwards, {edits} words rewritten after "
         f"they were filled; {told}."
