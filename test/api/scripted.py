@@ -1,6 +1,6 @@
 # A session without a model: its text follows from the request alone, its drafts fill and edit like a real canvas.
 # Entry points: ScriptedSession, story.
-# Prompts "fail" and "slow" make a step raise, or take `slow` seconds.
+# Prompts "fail" and "slow" make a step raise, or take `slow` seconds; "lost" fails alone.
 """Scripted engine session for the tests of the server."""
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event
 from hildanext.decoding.request import Metrics, Request, Result
-from hildanext.engines.protocol import Capability, Facts
-from hildanext.errors import DecodeError
+from hildanext.engines.protocol import Capability, Facts, Failed
+from hildanext.errors import DecodeError, RunError
 
 WORDS = ("the", "a", "old", "fox", "boat", "river", "stone", "girl", "ran", "found", "kept", "gave", "slowly", "again")
 BLOCK = 8
@@ -66,12 +66,16 @@ class ScriptedSession:
         self.most = max(self.most, len(self.works))
         return self.numbers
 
-    def step(self) -> list[Event]:
+    def step(self) -> list[Event | Failed]:
         time.sleep(self.seconds)
-        events: list[Event] = []
+        events: list[Event | Failed] = []
         for number, work in list(self.works.items()):
             if work.request.prompt == "fail":
                 raise RuntimeError("planted failure")
+            if work.request.prompt == "lost":
+                del self.works[number]
+                events.append(Failed(number, RunError("scripted: planted loss")))
+                continue
             if work.request.prompt == "slow":
                 time.sleep(self.slow)
             events += self._advance(number, work)

@@ -129,6 +129,20 @@ def test_a_full_queue_is_a_429_with_retry_after(tmp_path: Path) -> None:
             assert [item.result().status_code for item in work] == [200, 200]
 
 
+def test_a_request_that_fails_alone_takes_no_other_with_it(tmp_path: Path) -> None:
+    with live_server(config_in(tmp_path), ScriptedSession(seconds=0.02)) as (url, app), ThreadPoolExecutor(4) as pool:
+        wait_ready(url)
+        bodies = [{"prompt": text, "max_new_tokens": 64} for text in ("one", "lost", "two")]
+        replies = list(pool.map(lambda body: httpx.post(f"{url}/generate", json=body), bodies))
+        assert [reply.status_code for reply in replies] == [200, 500, 200]
+        assert "planted loss" in replies[1].json()["error"]["message"]
+        with httpx.stream("POST", f"{url}/generate", json=bodies[1] | {"stream": True}) as reply:
+            assert "event: error" in reply.read().decode()
+        health = httpx.get(f"{url}/health").json()
+        assert health["status"] == "degraded" and "planted loss" in health["problem"]
+        assert app.state.server.worker.queued == 0
+
+
 def test_a_failing_step_is_a_500_and_the_server_goes_on_degraded(tmp_path: Path) -> None:
     with live_server(config_in(tmp_path), ScriptedSession()) as (url, _):
         wait_ready(url)

@@ -1,5 +1,6 @@
 # A server that follows sglang's documented /server_info and /generate, answering with our own engine.
-# Entry points: FakeSGLang (context manager), its faults are constructor arguments.
+# Entry points: FakeSGLang (context manager), its faults are constructor arguments; `spoil` (last prompt id -> one of
+# SPOILT) breaks the reply to single requests.
 # Tokens arrive as cumulative output_ids, a block at a time, as server-sent events ended by [DONE].
 """A fake of sglang's HTTP server."""
 
@@ -17,6 +18,10 @@ from hildanext.engines.choose import choose
 from hildanext.progress import Console
 
 THRESHOLD = 0.7
+SPOILT = {
+    "garbage": b"data: {half a\n\n", "list": b"data: [1]\n\n", "error": b'data: {"error": {"message": "OOM"}}\n\n',
+    "ids": b'data: {"output_ids": ["a"], "meta_info": {}}\n\n', "meta": b'data: {"output_ids": [5]}\n\n',
+}  # fmt: skip
 
 
 class FakeSGLang:
@@ -32,7 +37,7 @@ class FakeSGLang:
         self.wrong, self.status, self.garbage = wrong, status, garbage
         self.session, _ = choose(config, Console(quiet=True))
         self.lock = threading.Lock()
-        self.aborted = 0
+        self.spoil: dict[int, str] = {}
 
     def __enter__(self) -> FakeSGLang:
         handler = type("Handler", (_Handler,), {"fake": self})
@@ -86,18 +91,24 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         chunks = self.fake.answer(body)
-        if not body.get("stream"):
+        fault = self.fake.spoil.get(body["input_ids"][-1], "")
+        if fault == "status":
+            self._json({}, 500)
+        elif not body.get("stream"):
             self._json(chunks[-1])
-            return
+        elif fault != "hang up":
+            self._stream(chunks, fault)
+        self.close_connection = True
+
+    def _stream(self, chunks: list[dict[str, Any]], fault: str) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
-        for chunk in chunks:
+        for chunk in chunks[:1] if fault else chunks:
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
             self.wfile.flush()
-        self.wfile.write(b"data: [DONE]\n\n")
-        self.close_connection = True
+        self.wfile.write(SPOILT.get(fault, b"") if fault else b"data: [DONE]\n\n")
 
     def _json(self, value: Any, status: int = 200) -> None:
         data = b"<html>" if self.fake.garbage else json.dumps(value).encode()

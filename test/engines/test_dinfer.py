@@ -19,6 +19,7 @@ from hildanext.config import Config
 from hildanext.decoding.events import Done
 from hildanext.decoding.request import Request
 from hildanext.engines import dinfer
+from hildanext.engines.protocol import Failed
 from hildanext.errors import DecodeError, RunError
 from hildanext.progress import Console
 
@@ -145,9 +146,13 @@ def test_thresholds_of_a_request_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_failing_generation_is_an_error_of_the_run(folder: Path) -> None:
+def test_a_failing_generation_ends_its_own_request_only(folder: Path) -> None:
     session = opened(folder).session
     session.engine.fails = True
-    session.submit(Request.of(prompt="a"))
-    with pytest.raises(RunError, match="NCCL"):
-        session.step()
+    first, second = (session.submit(Request.of(prompt=text, max_new_tokens=9)) for text in "ab")
+    (failed,) = session.step()
+    assert isinstance(failed, Failed) and failed.request == first
+    assert isinstance(failed.error, RunError) and "NCCL" in str(failed.error)
+    session.engine.fails = False
+    done = session.step()[-1]
+    assert isinstance(done, Done) and done.request == second

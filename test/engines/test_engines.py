@@ -1,10 +1,12 @@
 # Every engine keeps the same protocol; the choice between them is told with its reasons.
 # Entry points: pytest.
-# The contract tests run over the native sessions and over sglang against a fake server.
+# The contract tests run over the native sessions, over sglang against a fake server, and against a real one where
+# HILDANEXT_SGLANG_URL names it, HILDANEXT_SGLANG_MODEL the same weights and HILDANEXT_SGLANG_THRESHOLD its threshold.
 """Engines."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from hildanext.decoding.events import Commit, Done, Draft
 from hildanext.decoding.request import Request
 from hildanext.engines.choose import choose
 from hildanext.engines.opening import OpenEngine
-from hildanext.engines.protocol import EnginePlugin
-from hildanext.errors import DecodeError, EngineError
+from hildanext.engines.protocol import EnginePlugin, Failed
+from hildanext.engines.sglang import Client
+from hildanext.errors import DecodeError, EngineError, RunError
 from hildanext.progress import Console
 
 QUIET = Console(quiet=True)
@@ -41,9 +44,25 @@ def configured(folder: Path | str, *engines: dict[str, Any]) -> Config:
     )
 
 
-@pytest.fixture(scope="module", params=["transformers", "sglang"])
+def live_engine() -> OpenEngine:
+    url, model = (os.environ.get(f"HILDANEXT_SGLANG_{name}", "") for name in ("URL", "MODEL"))
+    if not url or not model:
+        pytest.skip("no real sglang server: set HILDANEXT_SGLANG_URL and HILDANEXT_SGLANG_MODEL (the same weights)")
+    info = Client(url.rstrip("/"), 30.0).call("GET", "/server_info")
+    threshold = float(os.environ.get("HILDANEXT_SGLANG_THRESHOLD", "0.95"))
+    section = {"type": "sglang", "url": url, "algorithm": info["dllm_algorithm"], "threshold": threshold}
+    config = Config.model_validate({"model": {"path": model}, "serve": {"engines": (section,)}})
+    return OpenEngine(*choose(config, QUIET))
+
+
+@pytest.fixture(scope="module", params=["transformers", "sglang", "live sglang"])
 def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[OpenEngine]:
     config = configured(folder)
+    if request.param == "live sglang":
+        found = live_engine()
+        yield found
+        found.close()
+        return
     if request.param == "transformers":
         yield OpenEngine(*choose(config, QUIET))
         return
@@ -63,7 +82,7 @@ def test_an_open_engine_says_what_it_can_do(engine: OpenEngine) -> None:
     capability, facts = engine.session.capability, engine.session.facts
     assert capability.ok and capability.batch >= 1 and capability.devices
     assert capability.stream in ("step", "block", "end")
-    assert facts.model and facts.block == 8
+    assert facts.model and facts.block >= 1
 
 
 def test_a_result_has_the_length_asked_for_and_names_its_engine(engine: OpenEngine) -> None:
@@ -143,6 +162,58 @@ def test_sglang_refuses_a_server_that_is_not_the_same_model(folder: Path, fault:
         )
         opening = plugin.open(configured(folder), QUIET)
     assert not opening.capability.ok and words in " ".join(opening.capability.reasons)
+
+
+@pytest.fixture(scope="module")
+def faked(folder: Path) -> Iterator[tuple[FakeSGLang, OpenEngine]]:
+    with FakeSGLang(configured(folder)) as fake:
+        section = {"type": "sglang", "url": fake.url, "algorithm": "LowConfidence", "threshold": 0.7}
+        found = OpenEngine(*choose(configured(folder, section), QUIET))
+        yield fake, found
+        found.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("status", "status 500"), ("hang up", "without response"), ("cut", "before its end"), ("garbage", "half a"),
+        ("list", "no JSON object"), ("error", "OOM"), ("ids", "no output_ids"), ("meta", "meta_info"),
+    ],
+)  # fmt: skip
+def test_a_failing_reply_of_sglang_ends_its_own_request_only(
+    faked: tuple[FakeSGLang, OpenEngine], fault: str, words: str
+) -> None:
+    fake, engine = faked
+    requests = [Request.of(prompt=text, max_new_tokens=20, ignore_eos=True) for text in ("a", "spoilt!", "the boat")]
+    alone = [engine.generate(request).text for request in (requests[0], requests[2])]
+    fake.spoil = {engine.session.tokenizer("!")["input_ids"][-1]: fault}
+    try:
+        numbers = [engine.session.submit(request) for request in requests]
+        done, failed = outcomes(engine)
+    finally:
+        fake.spoil = {}
+    assert [done[number] for number in (numbers[0], numbers[2])] == alone
+    assert list(failed) == [numbers[1]] and words in failed[numbers[1]]
+    assert engine.generate(requests[1]).text
+
+
+def outcomes(engine: OpenEngine) -> tuple[dict[int, str], dict[int, str]]:
+    done: dict[int, str] = {}
+    failed: dict[int, str] = {}
+    while engine.session.pending:
+        for event in engine.session.step():
+            if isinstance(event, Failed):
+                failed[event.request] = str(event.error)
+            elif isinstance(event, Done):
+                done[event.request] = event.result.text
+    return done, failed
+
+
+def test_a_request_that_fails_alone_raises_its_reason(faked: tuple[FakeSGLang, OpenEngine]) -> None:
+    fake, engine = faked
+    fake.spoil = {engine.session.tokenizer("?")["input_ids"][-1]: "status"}
+    with pytest.raises(RunError, match="status 500"):
+        engine.generate(Request.of(prompt="what?", max_new_tokens=8))
 
 
 def test_sglang_without_a_server_says_so(folder: Path) -> None:

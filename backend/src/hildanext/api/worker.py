@@ -17,7 +17,7 @@ from typing import Any, Literal
 from hildanext.api.metrics import Metrics
 from hildanext.decoding.events import Done, Draft, Event
 from hildanext.decoding.request import Request
-from hildanext.engines.protocol import Session, signed
+from hildanext.engines.protocol import Failed, Session, signed
 from hildanext.errors import HildaError, RunError
 
 State = Literal["loading", "ready", "degraded", "failed", "stopped"]
@@ -208,9 +208,13 @@ class Worker:
         if self.state == "degraded" and time.monotonic() - self._failed_at > DEGRADED_SECONDS:
             self.state, self.problem = "ready", ""
 
-    def _deliver(self, event: Event) -> None:
+    def _deliver(self, event: Event | Failed) -> None:
         ticket = self._tickets.get(event.request)
         if ticket is None or self.session is None:
+            return
+        if isinstance(event, Failed):
+            self._degrade(str(event.error))
+            self._refuse(ticket, event.error)
             return
         if isinstance(event, Done):
             self._metrics.finished(event.result, time.monotonic() - ticket.created)
@@ -219,10 +223,12 @@ class Worker:
 
     def _broken(self, error: Exception) -> None:
         traceback.print_exc()
-        self.state, self._failed_at = "degraded", time.monotonic()
-        self.problem = f"{type(error).__name__}: {error}"
-        self._metrics.broken()
+        self._degrade(f"{type(error).__name__}: {error}")
         self._end_all(RunError(f"engine: a step failed ({type(error).__name__}); send the request again"))
+
+    def _degrade(self, problem: str) -> None:
+        self.state, self._failed_at, self.problem = "degraded", time.monotonic(), problem
+        self._metrics.broken()
 
     def _end_all(self, error: HildaError) -> None:
         for ticket in list(self._tickets.values()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,7 @@ from hildanext.decoding.events import Event
 from hildanext.decoding.presets import MODES
 from hildanext.decoding.prompt import Limits
 from hildanext.decoding.request import Request, Result
-from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Opening, refused
+from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, Opening, refused
 from hildanext.engines.relay import Relay, refuse_fixed
 from hildanext.errors import HildaError, RunError
 from hildanext.models.hardware import devices
@@ -142,13 +142,19 @@ class DinferSession:
         self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, limits, "threshold", preset))
         return self.waiting[-1].number
 
-    def step(self) -> list[Event]:
-        """Decode the next request to its end. RunError where dInfer fails."""
+    def step(self) -> Sequence[Event | Failed]:
+        """Decode the next request to its end; where dInfer fails, that request fails and the rest wait on."""
         if not self.waiting:
             return []
+        relay = self.waiting.popleft()
+        try:
+            return self._decode(relay)
+        except RunError as error:
+            return [Failed(relay.number, error)]
+
+    def _decode(self, relay: Relay) -> list[Event]:
         import torch
 
-        relay = self.waiting.popleft()
         block = self.facts.block
         length = -(-(len(relay.prompt) + relay.limits.new) // block) * block - len(relay.prompt)
         try:

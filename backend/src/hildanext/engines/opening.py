@@ -14,7 +14,7 @@ from hildanext.config import Config
 from hildanext.decoding.events import Done, Event
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.choose import choose
-from hildanext.engines.protocol import Session, signed
+from hildanext.engines.protocol import Failed, Session, signed
 from hildanext.errors import RunError
 from hildanext.progress import Console
 
@@ -27,13 +27,16 @@ class OpenEngine:
     reasons: tuple[str, ...] = ()
 
     def stream(self, request: Request, drafts: bool = True) -> Iterator[Event]:
-        """Events of one request up to its end; closing the iterator cancels it. RunError if it never ends."""
+        """Events of one request up to its end; closing the iterator cancels it. RunError where it fails."""
         number = self.session.submit(request, drafts)
         try:
             while self.session.pending:
                 for event in self.session.step():
-                    if event.request == number:
-                        yield signed(event, self.session.name, self.reasons)
+                    if event.request != number:
+                        continue
+                    if isinstance(event, Failed):
+                        raise event.error
+                    yield signed(event, self.session.name, self.reasons)
         finally:
             self.session.cancel(number)
 

@@ -1,16 +1,18 @@
 # What every engine says about itself and how it is driven.
-# Entry points: Capability, Facts, Session, Opening, EnginePlugin, signed.
+# Entry points: Capability, Facts, Session, Failed, Opening, EnginePlugin, signed.
 # An engine plugin is settings plus open(); what it opens is a Session, which one thread drives step by step.
 """Protocol of the engines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from hildanext.config import Config
 from hildanext.decoding.events import Done, Event
 from hildanext.decoding.request import Request, Result
+from hildanext.errors import HildaError
 from hildanext.progress import Console
 from hildanext.registry import Plugin
 
@@ -43,6 +45,14 @@ class Facts:
     block: int = 0
 
 
+@dataclass(frozen=True)
+class Failed:
+    """One request failed in an engine that goes on with the others; the engine has forgotten it."""
+
+    request: int
+    error: HildaError
+
+
 class Session(Protocol):
     """An open engine. Not thread-safe: one thread submits, steps and cancels."""
 
@@ -70,8 +80,9 @@ class Session(Protocol):
         """Accept a request; returns its id. drafts: report the active block too. DecodeError: it cannot be served."""
         ...
 
-    def step(self) -> list[Event]:
-        """Move every admitted request on; returns what happened, at once when nothing is pending."""
+    def step(self) -> Sequence[Event | Failed]:
+        """Move every admitted request on; returns what happened, at once when nothing is pending. It raises only where
+        no request can go on."""
         ...
 
     def cancel(self, number: int) -> Result | None:

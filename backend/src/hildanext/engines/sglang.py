@@ -9,7 +9,7 @@ import http.client
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -21,7 +21,7 @@ from hildanext.config import Config
 from hildanext.decoding.events import Event
 from hildanext.decoding.prompt import Limits
 from hildanext.decoding.request import Request, Result
-from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Opening, refused
+from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, Opening, refused
 from hildanext.engines.relay import Relay, refuse_fixed
 from hildanext.engines.transformers import NativeSession
 from hildanext.errors import EngineError, HildaError, RunError
@@ -68,15 +68,31 @@ class Client:
         return value
 
     def stream(self, body: dict[str, Any], connection: http.client.HTTPConnection) -> Iterator[dict[str, Any]]:
-        """Chunks of /generate, each with every output id so far."""
+        """Chunks of /generate, each with every output id so far. EngineError for a reply that is refused, malformed or
+        cut off before its end."""
         connection.request("POST", "/generate", json.dumps(body), {"content-type": "application/json"})
         reply = connection.getresponse()
         if reply.status != 200:
-            raise EngineError(f"{self.url}/generate: status {reply.status}; see that server's log")
+            raise EngineError(f"{self.url}/generate: status {reply.status}, expected 200; see that server's log")
         for line in reply:
             text = line.decode("utf-8", "replace").strip()
-            if text.startswith("data:") and text != "data: [DONE]":
-                yield json.loads(text[5:])
+            if text == "data: [DONE]":
+                return
+            if text.startswith("data:"):
+                yield self._chunk(text[5:])
+        raise EngineError(f"{self.url}/generate: the stream ended before its end")
+
+    def _chunk(self, text: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or "error" in value:
+            raise EngineError(f"{self.url}/generate: a chunk is an error or no JSON object ({text.strip()[:200]!r})")
+        ids, meta = value.get("output_ids"), value.get("meta_info")
+        if not (isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) and isinstance(meta, dict)):
+            raise EngineError(f"{self.url}/generate: a chunk has no output_ids or meta_info ({text.strip()[:200]!r})")
+        return value
 
 
 class Sglang(EnginePlugin):
@@ -199,11 +215,11 @@ class RemoteSession:
         finally:
             connection.close()
 
-    def step(self) -> list[Event]:
-        """What has arrived, after waiting a moment. RunError where the server failed."""
+    def step(self) -> Sequence[Event | Failed]:
+        """What has arrived, after waiting a moment; a reply that fails ends its own request only."""
         if not self.pending:
             return []
-        events: list[Event] = []
+        events: list[Event | Failed] = []
         try:
             item = self.arrived.get(timeout=STEP_SECONDS)
             while True:
@@ -212,16 +228,17 @@ class RemoteSession:
         except queue.Empty:
             return events
 
-    def _take(self, number: int, item: Any) -> list[Event]:
+    def _take(self, number: int, item: Any) -> Sequence[Event | Failed]:
         relay = self.relays.get(number)
         if relay is None:
             return []
         if isinstance(item, Exception):
-            raise RunError(f"{self.client.url}: {item}; see that server's log")
+            self._drop(number)
+            return [Failed(number, RunError(f"sglang: {item}; send the request again"))]
         if item is None:
             events = [] if relay.over else relay.push((), True)
         else:
-            events = relay.push(item.get("output_ids") or (), bool((item.get("meta_info") or {}).get("finish_reason")))
+            events = relay.push(item["output_ids"], bool(item["meta_info"].get("finish_reason")))
         if relay.over:
             self._drop(number)
         return events
