@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hildanext.core import linear_cross_entropy as module
-from hildanext.core.likelihood import autoregressive_nll, token_nll
+from hildanext.core.likelihood import autoregressive_nll, block_elbo, token_nll
 from hildanext.core.linear_cross_entropy import HeadOptions, chunk_rows, linear_cross_entropy, weighted_cross_entropy
 from hildanext.core.linear_kl import Teacher, linear_kl
 
@@ -111,32 +111,87 @@ def test_nothing_selected_gives_zero_and_finite_gradients():
     assert bool((weight.grad == 0).all()) and bool((features.grad == 0).all())
 
 
-def test_the_excluded_logit_has_no_effect_whatever_its_value():
+def assert_mask_logit_has_no_effect() -> None:
+    """1e3 on the logit of [MASK]: same scores of text, same bound, whatever computes them; and no gradient to it."""
     features, weight, targets, weights = inputs()
     raised = torch.cat([features, torch.ones(50, 1, dtype=torch.float64)], 1)
-    push = torch.zeros(30, 1, dtype=torch.float64)
-    before, _ = weighted_cross_entropy(raised, torch.cat([weight, push], 1), targets, weights[0], HeadOptions(EXCLUDED))
-    push[EXCLUDED] = 1e3
-    after, _ = weighted_cross_entropy(raised, torch.cat([weight, push], 1), targets, weights[0], HeadOptions(EXCLUDED))
-    included, _ = weighted_cross_entropy(raised, torch.cat([weight, push], 1), targets, weights[0])
-    assert float(after.detach()) == float(before.detach())
-    assert abs(float(included.detach()) - float(before.detach())) > 1
+    found = []
+    for height in (0.0, 1e3):
+        push = torch.zeros(30, 1, dtype=torch.float64)
+        push[EXCLUDED] = height
+        head = torch.cat([weight.detach(), push], 1).requires_grad_()
+        total, scores = weighted_cross_entropy(raised, head, targets, weights, HeadOptions(EXCLUDED, 0.1))
+        total.backward(retain_graph=True)
+        assert bool((head.grad[EXCLUDED] == 0).all()) and bool((head.grad != 0).any())
+        model = Raised(height)
+        found.append([total.detach(), scores.nll, scores.entropy, scores.best, scores.probability, *model.numbers()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def test_sums_are_float32_for_a_bfloat16_model_and_bfloat16_sums_are_worse():
-    rng = torch.Generator().manual_seed(3)
-    features = torch.randn(400, 32, generator=rng).bfloat16()
-    weight = torch.randn(500, 32, generator=rng).bfloat16()
-    targets = torch.randint(0, 500, (400,), generator=rng)
-    exact = functional.cross_entropy(features.double() @ weight.double().T, targets)
-    ours = linear_cross_entropy(features, weight, targets).nll
-    rough = functional.cross_entropy(features @ weight.T, targets, reduction="none").mean()
-    assert ours.dtype == torch.float32
-    assert abs(float(ours.double().mean() / exact) - 1) <= 1e-3
-    per_token = functional.cross_entropy(features.double() @ weight.double().T, targets, reduction="none")
-    coarse = functional.cross_entropy(features @ weight.T, targets, reduction="none")
-    assert float((ours - per_token).abs().mean()) < 0.8 * float((coarse.double() - per_token).abs().mean())
-    assert rough.dtype == torch.bfloat16
+class Raised(LayerModel):
+    """A LayerModel whose logit of [MASK] is higher by `height`."""
+
+    def __init__(self, height: float) -> None:
+        super().__init__()
+        self.height = height
+
+    def head(self) -> Tensor:
+        push = torch.zeros(12, 1, dtype=torch.float64)
+        push[self.mask_id] = self.height
+        return torch.cat([super().head(), push], 1)
+
+    def body(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        hidden = super().body(tokens, positions, mask)
+        return torch.cat([hidden, torch.ones(*hidden.shape[:2], 1, dtype=hidden.dtype)], 2)
+
+    def numbers(self) -> list[Tensor]:
+        batch = batch_of(torch.randint(0, 11, (2, 8), generator=torch.Generator().manual_seed(4)))
+        noisy = batch.tokens.masked_fill(torch.arange(8) > 4, self.mask_id)
+        bounds = [block_elbo(self, batch, 4, torch.Generator().manual_seed(0), samples).nats for samples in (0, 3)]
+        with torch.no_grad():
+            nll = token_nll(self, noisy, batch, 4, batch.learn).nll
+        return [nll, torch.tensor([*bounds, autoregressive_nll(self, batch).nats])]
+
+
+def test_the_logit_of_mask_has_no_effect_on_any_likelihood():
+    assert_mask_logit_has_no_effect()
+
+
+@pytest.mark.parametrize("wrong", [lambda token: None, lambda token: token - 1])
+def test_a_head_that_excludes_nothing_or_another_token_is_seen(wrong, monkeypatch):
+    right = module._forward
+    monkeypatch.setattr(module, "_forward", lambda *a: right(*a[:3], replace(a[3], exclude=wrong(a[3].exclude))))
+    with pytest.raises(AssertionError):
+        assert_mask_logit_has_no_effect()
+
+
+def assert_sums_are_precise(nll_of) -> None:
+    """nll_of(features, head, targets) [n] of a bfloat16 model against float64 from the same bfloat16 logits."""
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(400, 32, generator=generator).bfloat16()
+    head = torch.randn(500, 32, generator=generator).bfloat16()
+    targets = torch.randint(0, 500, (400,), generator=generator)
+    exact = functional.cross_entropy((features @ head.T).double(), targets, reduction="none")
+    found = nll_of(features, head, targets)
+    assert float((found.double() / exact - 1).abs().max()) <= 1e-3
+    assert abs(float(found.double().mean() / exact.mean()) - 1) <= 1e-6
+
+
+def test_the_sums_of_a_bfloat16_model_are_those_of_float64():
+    assert_sums_are_precise(lambda features, head, targets: linear_cross_entropy(features, head, targets).nll)
+    assert_sums_are_precise(
+        lambda features, head, targets: weighted_cross_entropy(features, head, targets, torch.ones(400))[1].nll
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_in_half_precision_fail(dtype):
+    with pytest.raises(AssertionError):
+        assert_sums_are_precise(
+            lambda features, head, targets: functional.cross_entropy(
+                (features @ head.T).to(dtype), targets, reduction="none"
+            )
+        )
 
 
 def test_under_autocast_the_head_is_multiplied_in_bfloat16_and_the_gradients_come_back_in_float32():

@@ -1,4 +1,4 @@
-# The forward process against its distributions: rates, mask sets, replaced tokens, complementary pairs, planted faults.
+# The forward process: schedules, exact counts, spans, replaced tokens, slots. Mask rates: test_mask_rates.py.
 # Entry points: pytest.
 # Statistical checks use fixed seeds; a check is a function that a deliberately wrong variant is shown to fail.
 """Tests of core/noise.py."""
@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from core.checks import assert_mean_is
 from core.stand_ins import UniformModel, batch_of
 from pydantic import ValidationError
 from scipy import stats
@@ -30,39 +31,6 @@ def many(config: NoiseConfig, block: int = 8, rows: int = 256, length: int = 32,
     return batch, corrupt(config, model, batch, block, torch.Generator().manual_seed(seed))
 
 
-def assert_mean_is(values: torch.Tensor, expected: float) -> None:
-    """values: independent along dim 0."""
-    error = values.std() / math.sqrt(len(values))
-    assert abs(float(values.mean()) - expected) <= 4 * float(error) + 1e-12, (
-        float(values.mean()),
-        expected,
-        float(error),
-    )
-
-
-@pytest.mark.parametrize("unit", ["block", "sequence", "document"])
-@pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
-@pytest.mark.parametrize("band", [(0.0, 1.0), (0.3, 0.8)])
-def test_the_elbo_weight_of_a_masked_token_has_mean_one(unit, schedule, band):
-    config = NoiseConfig(unit=unit, schedule=schedule, low=band[0], high=band[1])
-    _, (view,) = many(config, rows=2000)
-    assert_mean_is((view.masked * view.elbo).mean(1), 1.0)
-
-
-def test_the_mean_weight_of_a_million_draws_is_one_and_mdlms_scaled_rate_reads_0_999():
-    rows = []
-    scaled = []
-    for seed in range(8):
-        _, (view,) = many(NoiseConfig(unit="sequence"), rows=1000, length=128, seed=seed)
-        rows.append((view.masked * view.elbo).mean(1))
-        time = torch.rand(1000, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.999 + 0.001
-        scaled.append((0.999 * time / time).mean(1))
-    assert_mean_is(torch.cat(rows), 1.0)
-    assert abs(float(torch.cat(scaled).mean()) - 0.999) < 1e-9
-    with pytest.raises(AssertionError):
-        assert_mean_is(torch.cat(rows) * 0.9, 1.0)
-
-
 @pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
 def test_a_schedule_runs_from_zero_to_one_and_its_slope_and_inverse_are_its_own(schedule):
     curve = SCHEDULES[schedule]
@@ -72,65 +40,6 @@ def test_a_schedule_runs_from_zero_to_one_and_its_slope_and_inverse_are_its_own(
     numeric = (curve.rate(time + 1e-6, 3.0) - curve.rate(time - 1e-6, 3.0)) / 2e-6
     assert torch.allclose(curve.slope(time, 3.0), numeric, rtol=1e-6)
     assert torch.allclose(curve.time(curve.rate(time, 3.0), 3.0), time, atol=1e-9)
-
-
-def test_the_cap_bounds_the_weight_and_loses_mean_one():
-    _, (view,) = many(NoiseConfig(cap=2.0), rows=2000)
-    assert float(view.elbo.max()) <= 2.0
-    with pytest.raises(AssertionError):
-        assert_mean_is((view.masked * view.elbo).mean(1), 1.0)
-
-
-def test_each_token_is_masked_at_the_mean_rate():
-    for low, high in ((0.0, 1.0), (0.2, 0.6)):
-        _, (view,) = many(NoiseConfig(low=low, high=high), rows=3000)
-        error = (view.masked.double().std(0) / math.sqrt(3000)).max()
-        off = (view.masked.double().mean(0) - (max(low, 1e-3) + high) / 2).abs().max()
-        assert float(off) <= 4.5 * float(error)
-
-
-def assert_uniform(values: torch.Tensor) -> None:
-    assert stats.kstest(values.numpy(), "uniform", args=(0.001, 0.999)).pvalue > 1e-3
-
-
-def test_the_rate_of_every_block_slot_is_uniform_and_a_fixed_order_of_strata_is_not():
-    _, (view,) = many(NoiseConfig(), rows=1500)
-    rates = view.rate[:, ::8]
-    for slot in range(rates.shape[1]):
-        assert_uniform(rates[:, slot])
-    unpermuted = (torch.rand(1500, 1, generator=torch.Generator().manual_seed(1)) + torch.arange(4)) / 4
-    with pytest.raises(AssertionError):
-        assert_uniform(unpermuted[:, 0].double())
-
-
-def test_the_rates_of_a_row_are_one_per_stratum():
-    _, (view,) = many(NoiseConfig(), rows=64)
-    rates = ((view.rate[:, ::8] - 0.001) / 0.999).sort(1).values
-    gaps = rates.diff(dim=1)
-    assert torch.allclose(gaps, torch.full_like(gaps, 0.25), atol=1e-9)
-
-
-def test_realised_rates_stay_in_the_band_and_in_its_mirror_for_the_complement():
-    _, (first, second) = many(NoiseConfig(low=0.3, high=0.8, complementary=True))
-    assert float(first.rate.min()) >= 0.3 and float(first.rate.max()) <= 0.8
-    assert float(second.rate.min()) >= 0.2 - 1e-12 and float(second.rate.max()) <= 0.7 + 1e-12
-
-
-def test_complementary_views_divide_the_maskable_tokens():
-    tokens = torch.randint(0, 49, (40, 32))
-    learn = torch.rand(40, 32) < 0.7
-    batch = batch_of(tokens, learn)
-    first, second = corrupt(NoiseConfig(complementary=True), MODEL, batch, 8, torch.Generator().manual_seed(0))
-    assert not bool((first.masked & second.masked).any())
-    assert torch.equal(first.masked | second.masked, learn)
-    assert torch.equal(first.tokens[~learn], second.tokens[~learn])
-    assert torch.equal(first.tokens[~learn], tokens[~learn])
-
-
-def test_both_complementary_views_have_mean_weight_one():
-    _, (first, second) = many(NoiseConfig(complementary=True, low=0.1, high=0.9, schedule="cosine"), rows=4000)
-    assert_mean_is((first.masked * first.elbo).mean(1), 1.0)
-    assert_mean_is((second.masked * second.elbo).mean(1), 1.0)
 
 
 @pytest.mark.parametrize("span", [0.0, 1.0])

@@ -61,10 +61,12 @@ def assert_gradient_through_right_masked(right: bool) -> None:
             return torch.eye(12, dtype=torch.float64)
 
     model = Logits(12)
-    found = []
+    found, totals = [], []
     for strength in (0.0, 2.0):
         report = build("confidence", confidence=strength).loss(model, batch, 4, rng())
         found.append(torch.autograd.grad(report.total, raw)[0])
+        totals.append(float(report.total.detach()))
+    assert (totals[0] == totals[1]) is not right
     moved = (found[1] - found[0]).abs().sum(-1) > 1e-9
     masked = (model.noisy == model.mask_id) & batch.learn
     assert torch.equal(moved, masked if right else torch.zeros_like(masked))
@@ -94,6 +96,11 @@ def _entropy_raised(self, inputs, options, masked, normaliser):
     return -ENTROPY(self, inputs, options, masked, normaliser)
 
 
+def _entropy_of_nothing(self, inputs, options, masked, normaliser):
+    made = ENTROPY(self, inputs, options, masked, normaliser)
+    return made if bool((made > 0).any()) else made + self.confidence / len(made)
+
+
 @pytest.mark.parametrize("fault", [_right_and_wrong, _visible_too, _entropy_sum, _entropy_raised])
 def test_another_entropy_term_fails_the_mean_entropy(fault, monkeypatch):
     monkeypatch.setattr(DiffusionObjective, "_entropy_weights", fault)
@@ -101,7 +108,9 @@ def test_another_entropy_term_fails_the_mean_entropy(fault, monkeypatch):
         assert_mean_entropy_of_right_predictions()
 
 
-@pytest.mark.parametrize(("fault", "right"), [(_right_and_wrong, False), (_visible_too, True)])
+@pytest.mark.parametrize(
+    ("fault", "right"), [(_right_and_wrong, False), (_visible_too, True), (_entropy_of_nothing, False)]
+)
 def test_a_gradient_through_other_predictions_fails(fault, right, monkeypatch):
     monkeypatch.setattr(DiffusionObjective, "_entropy_weights", fault)
     with pytest.raises(AssertionError):
