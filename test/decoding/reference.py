@@ -1,13 +1,11 @@
-# Independent oracles of the decoder: one without cache, batch or engine, and denoisers that follow a script.
-# Entry points: loaded, reference_decode, block_causal_logits, Scripted, scripted.
-# Nothing here uses the package's masks, layout, statistics or policies.
-"""Oracles of the decoding tests."""
+# What an engine is given in tests: a Hugging Face model, or a denoiser that follows a script.
+# Entry points: loaded, Scripted, scripted, MASK.
+# A script gives the probabilities, so every expected number can be counted by hand.
+"""Models of the decoding tests."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,55 +22,6 @@ def loaded(model: Any, tokenizer: Any = None, mask_id: int = MASK, **meta: Any) 
     return SimpleNamespace(
         denoiser=HFDenoiser(model, mask_id).eval(), tokenizer=tokenizer, meta=SimpleNamespace(**meta)
     )
-
-
-def block_causal_logits(model: Any, tokens: list[int], block: int) -> tuple[Tensor, Any]:
-    """Logits [L, V] and the cache of one forward over the whole sequence; the mask is written entry by entry."""
-    with torch.no_grad():
-        out = model(input_ids=torch.tensor([tokens]), attention_mask=_mask(len(tokens), block), use_cache=True)
-    return out.logits[0], out.past_key_values
-
-
-@cache
-def _mask(size: int, block: int) -> Tensor:
-    mask = torch.full((1, 1, size, size), torch.finfo(torch.float32).min)
-    for query in range(size):
-        for key in range(size):
-            if key // block <= query // block:
-                mask[0, 0, query, key] = 0.0
-    return mask
-
-
-def reference_decode(
-    model: Any,
-    prompt: list[int],
-    new: int,
-    block: int,
-    tau_mask: float,
-    tau_edit: float | None,
-    mask_id: int = MASK,
-    post: int = 16,
-) -> list[int]:
-    """Greedy joint-threshold decoding, written from the paper's sets; at most `post` edit rounds."""
-    x = prompt + [mask_id] * (math.ceil((len(prompt) + new) / block) * block - len(prompt))
-    for start in range(len(prompt) // block * block, len(x), block):
-        rounds = 0
-        while True:
-            hidden = [i for i in range(start, start + block) if x[i] == mask_id]
-            rounds += not hidden
-            if not hidden and (tau_edit is None or rounds > post):
-                break
-            logits = block_causal_logits(model, x[: start + block], block)[0]
-            logits[:, mask_id] = -math.inf
-            best, p = logits.argmax(-1).tolist(), logits.softmax(-1).max(-1).values.tolist()
-            fill = [i for i in hidden if p[i] > tau_mask] or sorted(hidden, key=lambda i: (-p[i], i))[:1]
-            seen = [i for i in range(max(start, len(prompt)), start + block) if i not in hidden]
-            edit = [i for i in seen if tau_edit is not None and p[i] > tau_edit and best[i] != x[i]]
-            for i in fill + edit:
-                x[i] = best[i]
-            if not hidden and not edit:
-                break
-    return x[len(prompt) : len(prompt) + new]
 
 
 Rule = Callable[[list[int], list[int], int], dict[int, float]]

@@ -201,7 +201,9 @@ class BlockEngine:
             live.slots = [hole if slot == moved else slot for slot in live.slots]
 
     def cancel(self, number: int) -> Result | None:
-        """End a request at once and free its keys and values; its result so far, or None if it is not here."""
+        """End a request at once and free its keys and values; its result so far, or None if it is not here. What it has
+        not reported yet is dropped."""
+        self._backlog = [event for event in self._backlog if event.request != number]
         for live in [*self.running, *self.waiting]:
             if live.number == number:
                 self._remove(live)

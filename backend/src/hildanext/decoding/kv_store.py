@@ -128,13 +128,17 @@ class KVStore:
         self.lengths[slot] = len(keep)
 
     def release(self, slot: int) -> int | None:
-        """Free a slot. The last slot moves into the hole, so slots stay dense; returns its old index, if it moved."""
+        """Free a slot. The last slot moves into the hole, so slots stay dense; returns its old index, if it moved.
+        With the last one the memory goes too."""
         last = len(self.lengths) - 1
         if slot != last:
             for tensor in self._tensors():
                 tensor[slot, :, : self.lengths[last]] = tensor[last, :, : self.lengths[last]]
             self.lengths[slot] = self.lengths[last]
         self.lengths.pop()
+        if not self.lengths:
+            self.slots, self.capacity = 0, 0
+            self.layers.clear()
         return last if slot != last else None
 
     def _tensors(self) -> list[Tensor]:

@@ -153,7 +153,7 @@ class Live:
         ids = ids if place is None else ids[: place + 1]
         delta = self.text.push(ids, last)
         self.finish = "stop" if self.text.stopped else "eos" if place is not None else "length" if last else None
-        kept = tuple(self.text.ids[len(self.emitted) :])
+        kept = tuple(self.text.ids[len(self.emitted) : self.text.settled])
         self.emitted.extend(kept)
         self.counters.first_block = self.counters.first_block or time.monotonic()
         return [Commit(self.number, delta, kept)] if delta or kept else []

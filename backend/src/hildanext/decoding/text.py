@@ -14,7 +14,8 @@ CONTEXT_TOKENS = 8
 
 @dataclass
 class TextStream:
-    """Turns token ids into text deltas. stopped: a stop string was met; ids: the tokens whose text was kept."""
+    """Turns token ids into text deltas. stopped: a stop string was met; ids: the tokens whose text was kept; settled:
+    how many of them can no longer become part of a stop string."""
 
     tokenizer: Any
     prompt: Sequence[int]
@@ -23,6 +24,7 @@ class TextStream:
     ids: list[int] = field(default_factory=list)
     text: str = ""
     stopped: bool = False
+    settled: int = 0
     _context: list[int] = field(default_factory=list)
     _prefix: str = ""
 
@@ -48,20 +50,21 @@ class TextStream:
         whole = self._behind_prompt(self.ids)
         places = [place for stop in self.stops if (place := whole.find(stop)) >= 0]
         if places:
-            self._cut(min(places))
             whole = whole[: min(places)]
+            del self.ids[self._within(len(whole)) :]
             self.stopped = True
-        elif not last:
-            whole = whole[: len(whole) - self._held(whole)]
+        held = 0 if last or self.stopped else self._held(whole)
+        whole = whole[: len(whole) - held]
+        self.settled = self._within(len(whole)) if held else len(self.ids)
         delta = whole[len(self.text) :]
         self.text += delta
         return delta
 
-    def _cut(self, place: int) -> None:
+    def _within(self, length: int) -> int:
         count = len(self.ids)
-        while count and len(self._behind_prompt(self.ids[:count])) > place:
+        while count and len(self._behind_prompt(self.ids[:count])) > length:
             count -= 1
-        del self.ids[count:]
+        return count
 
     def _held(self, whole: str) -> int:
         broken = len(whole) - len(whole.rstrip("\ufffd"))

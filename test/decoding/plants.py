@@ -1,0 +1,270 @@
+# Realistic errors of a decoder, each planted into the package by a monkeypatch.
+# Entry points: every public function; it takes pytest's monkeypatch, which takes the error back.
+# test_planted_errors says which check must notice which.
+"""Errors to plant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from decoding import test_policies, test_statistics
+
+from hildanext.core.types import Canvas, Stats, Update
+from hildanext.decoding import forward, statistics
+from hildanext.decoding.canvas import RequestCanvas, Window
+from hildanext.decoding.engine import BlockEngine
+from hildanext.decoding.kv_store import KVStore
+from hildanext.decoding.layout import Layout
+from hildanext.decoding.live import Live
+from hildanext.decoding.policies import factor, hierarchy, static_quota, threshold_edit
+from hildanext.decoding.policies.credit import Credit
+from hildanext.decoding.policies.threshold_edit import ThresholdEdit
+from hildanext.decoding.policy import masked
+from hildanext.decoding.randomness import uniform as drawn
+from hildanext.decoding.text import TextStream
+from hildanext.models.adapter import HFDenoiser
+
+APPLY, WINDOW, LOGITS, EMIT = RequestCanvas.apply, RequestCanvas.window, HFDenoiser._logits, Live._emit
+CHUNK, PREPARED, STEP = statistics._chunk, statistics._prepared, ThresholdEdit.step
+VISIBILITY, CANVAS = forward.visibility, RequestCanvas.canvas
+
+
+def keys_of_the_changing_forward(patch: Any) -> None:
+    patch.setattr(RequestCanvas, "apply", lambda self, *rest: _kept(APPLY(self, *rest)))
+
+
+def _kept(step: Any) -> Any:
+    return replace(step, committed_on_entry=step.final)
+
+
+def positions_of_the_window(patch: Any) -> None:
+    def restarted(self: Any, tokens: Any, positions: Any, *rest: Any, **named: Any) -> Any:
+        return LOGITS(self, tokens, positions - positions[:, :1], *rest, **named)
+
+    patch.setattr(HFDenoiser, "_logits", restarted)
+
+
+def block_size_of_the_first_row(patch: Any) -> None:
+    patch.setattr(forward, "worth_packing", lambda *_: False)
+    patch.setattr(
+        forward,
+        "visibility",
+        lambda rows, *rest: VISIBILITY([replace(row, block=rows[0].block) for row in rows], *rest),
+    )
+
+
+def randomness_of_the_forward_count(patch: Any) -> None:
+    def uniform(self: Any, purpose: int) -> Any:
+        span = self.canvas.active()
+        return drawn(self.seed, 0, torch.arange(span.start, span.stop), self.counters.forwards, purpose)
+
+    patch.setattr(Live, "_uniform", uniform)
+
+
+def randomness_without_the_step(patch: Any) -> None:
+    uniform = Live._uniform
+
+    def same(self: Any, purpose: int) -> Any:
+        step, self.canvas.step = self.canvas.step, 0
+        found, self.canvas.step = uniform(self, purpose), step
+        return found
+
+    patch.setattr(Live, "_uniform", same)
+
+
+def randomness_of_the_queue(patch: Any) -> None:
+    uniform = Live._uniform
+
+    def numbered(self: Any, purpose: int) -> Any:
+        return (uniform(self, purpose) + 0.37 * self.number) % 1.0
+
+    patch.setattr(Live, "_uniform", numbered)
+
+
+def steps_forgotten_by_preemption(patch: Any) -> None:
+    preempt = BlockEngine.preempt
+
+    def forgetful(self: Any, number: int) -> None:
+        preempt(self, number)
+        self.waiting[0].canvas.step = 0
+
+    patch.setattr(BlockEngine, "preempt", forgetful)
+
+
+def moved_slot_without_its_keys(patch: Any) -> None:
+    def release(self: Any, slot: int) -> int | None:
+        last = len(self.lengths) - 1
+        self.lengths[slot] = self.lengths[last]
+        self.lengths.pop()
+        return last if slot != last else None
+
+    patch.setattr(KVStore, "release", release)
+
+
+def cancel_without_release(patch: Any) -> None:
+    patch.setattr(BlockEngine, "_remove", lambda self, live: self.running.remove(live))
+
+
+def memory_kept_when_empty(patch: Any) -> None:
+    release = KVStore.release
+
+    def hoarding(self: Any, slot: int) -> int | None:
+        layers, shape = dict(self.layers), (self.slots, self.capacity)
+        moved = release(self, slot)
+        self.layers, (self.slots, self.capacity) = layers, shape
+        return moved
+
+    patch.setattr(KVStore, "release", hoarding)
+
+
+def fork_that_shares_nothing(patch: Any) -> None:
+    patch.setattr(KVStore, "fork", lambda self, slot: _grown(self, slot))
+
+
+def _grown(store: Any, slot: int) -> int:
+    new: int = store.add()
+    store.lengths[new] = store.lengths[slot]
+    return new
+
+
+def separate_commits(patch: Any) -> None:
+    def window(self: Any, budget: int, fuse: bool) -> Window:
+        return WINDOW(self, budget, False)
+
+    patch.setattr(RequestCanvas, "window", window)
+
+
+def mask_left_in_the_normaliser(patch: Any) -> None:
+    raw: list[Any] = []
+
+    def prepared(logits: Any, *rest: Any) -> Any:
+        raw[:] = [logits.float().clone()]
+        return PREPARED(logits, *rest)
+
+    def chunk(scores: Any, *rest: Any) -> Any:
+        best, _, *others = CHUNK(scores, *rest)
+        return best, raw[0].softmax(dim=1).gather(1, best.unsqueeze(1)).squeeze(1), *others
+
+    patch.setattr(statistics, "_prepared", prepared)
+    patch.setattr(statistics, "_chunk", chunk)
+
+
+def thresholds_that_include_equality(patch: Any) -> None:
+    def step(self: Any, stats: Stats, canvas: Canvas) -> Update:
+        return STEP(self, replace(stats, probability=stats.probability + 1e-6), canvas)
+
+    patch.setattr(ThresholdEdit, "step", step)
+
+
+def ties_by_topk(patch: Any) -> None:
+    def best(score: Any, allowed: Any, count: int) -> Any:
+        chosen = torch.zeros_like(allowed)
+        chosen[torch.where(allowed, score, -torch.inf).flip(0).topk(count).indices] = True
+        return chosen.flip(0) & allowed
+
+    patch.setattr(threshold_edit, "best_first", best)
+
+
+def nothing_forced(patch: Any) -> None:
+    patch.setattr(threshold_edit, "best_first", lambda score, allowed, count: torch.zeros_like(allowed))
+
+
+def leftmost_instead_of_best(patch: Any) -> None:
+    patch.setattr(threshold_edit, "best_first", lambda score, allowed, count: allowed & (allowed.cumsum(0) <= count))
+
+
+def remainder_last(patch: Any) -> None:
+    patch.setattr(static_quota, "quota", lambda masks, steps, step: masks // steps + (step >= steps - masks % steps))
+    patch.setattr(test_policies, "quota", static_quota.quota)
+
+
+def one_mask_too_many(patch: Any) -> None:
+    best = factor.best_first
+    patch.setattr(factor, "best_first", lambda score, allowed, count: best(score, allowed, count + 1))
+
+
+def every_leader(patch: Any) -> None:
+    best = hierarchy.best_first
+    patch.setattr(hierarchy, "best_first", lambda score, allowed, count: best(score + 1, allowed, count + 1))
+
+
+def credit_at_weight_zero(patch: Any) -> None:
+    bias = Credit.bias
+    patch.setattr(Credit, "bias", lambda self, canvas: bias(self.model_copy(update={"alpha": 1.5}), canvas))
+
+
+def everything_editable(patch: Any) -> None:
+    def canvas(self: Any, uniform: Any = None) -> Canvas:
+        found = CANVAS(self, uniform)
+        return replace(found, editable=torch.ones_like(found.editable))
+
+    patch.setattr(RequestCanvas, "canvas", canvas)
+
+
+def no_edits(patch: Any) -> None:
+    patch.setattr(ThresholdEdit, "_edits", lambda *_: None)
+
+
+def edits_above_one_minus_tau(patch: Any) -> None:
+    edits = ThresholdEdit._edits
+
+    def lower(self: Any, *rest: Any) -> Any:
+        return edits(self if self.tau_edit is None else self.model_copy(update={"tau_edit": 1 - self.tau_edit}), *rest)
+
+    patch.setattr(ThresholdEdit, "_edits", lower)
+
+
+def edits_of_hidden_positions(patch: Any) -> None:
+    def step(self: Any, stats: Stats, canvas: Canvas) -> Update:
+        found = STEP(self, stats, canvas)
+        extra = masked(canvas) & (stats.probability > (1.0 if self.tau_edit is None else self.tau_edit))
+        return Update(torch.where(extra, stats.best, found.tokens), found.unmasked | extra, found.edited)
+
+    patch.setattr(ThresholdEdit, "step", step)
+
+
+def budget_of_one_more(patch: Any) -> None:
+    patch.setattr(ThresholdEdit, "post_steps", property(lambda self: self.max_post_steps + 1 if self.revises else 0))
+
+
+def fixed_points_ignored(patch: Any) -> None:
+    def apply(self: Any, update: Update, revises: bool, post: int, forced: bool = False) -> Any:
+        return APPLY(self, update, revises, min(post, 1), forced)
+
+    patch.setattr(RequestCanvas, "apply", apply)
+
+
+def coarse_uniform_numbers(patch: Any) -> None:
+    draw = statistics._draw
+    patch.setattr(statistics, "_draw", lambda scores, uniform: draw(scores, (uniform * 32).floor() / 32))
+
+
+def entropy_in_bits(patch: Any) -> None:
+    entropy = statistics._entropy
+    patch.setattr(statistics, "_entropy", lambda *both: entropy(*both) / math.log(2))
+
+
+def dreams_guidance(patch: Any) -> None:
+    patch.setattr(test_statistics, "guided", lambda c, u, scale: u + scale * (c - u))
+
+
+def block_after_the_end_token(patch: Any) -> None:
+    def emit(self: Any) -> Any:
+        ends, self.ends = self.ends, frozenset()
+        events, self.ends = EMIT(self), ends
+        if self.finish is None and any(token in ends for token in self.text.ids):
+            self.finish = "eos"
+        return events
+
+    patch.setattr(Live, "_emit", emit)
+
+
+def length_rounded_to_blocks(patch: Any) -> None:
+    patch.setattr(Layout, "limit", property(lambda self: -(-(self.given + self.new) // self.block) * self.block))
+
+
+def ids_of_held_text(patch: Any) -> None:
+    patch.setattr(TextStream, "_within", lambda self, length: len(self.ids))

@@ -1,0 +1,44 @@
+# The engine's tokens are those of a decoder that shares no code with it: every policy, greedy, sampled and guided.
+# Entry points: the tests.
+# Tiny random Qwen3 and Llama, float32; an empty prompt is left out: its all-[MASK] block is one exact tie.
+"""The engine against the independent decoder."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from decoding import oracle
+from decoding.subjects import BLOCK, POLICIES, SAMPLINGS, Subject, decoded, expected, opened, prompt, request
+
+from hildanext.registry import names
+
+LENGTHS = (1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 1)
+CASES = [(policy, sampling) for policy in POLICIES for sampling in SAMPLINGS]
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama"])
+def subject(request: Any, random_model: Any) -> Subject:
+    return opened(random_model, request.param)
+
+
+@pytest.mark.parametrize(("policy", "sampling"), CASES)
+def test_tokens_are_those_of_an_independent_decoder(subject: Subject, policy: str, sampling: str) -> None:
+    number = CASES.index((policy, sampling))
+    asked = request(prompt(LENGTHS[(number + number // 5) % 6], number), 9, policy, sampling)
+    assert list(decoded(subject, asked).token_ids) == expected(subject, asked)
+
+
+def test_every_policy_of_the_package_is_in_the_oracle() -> None:
+    assert {fields["type"] for fields in POLICIES.values()} == set(names("policies")) == set(oracle.RULES)
+
+
+def test_the_oracle_imports_nothing_of_the_package() -> None:
+    for name in ("oracle.py", "oracle_rules.py"):
+        tree = ast.parse((Path(__file__).parent / name).read_text(encoding="utf-8"))
+        found = [
+            getattr(node, "module", None) or node.names[0].name for node in ast.walk(tree) if hasattr(node, "names")
+        ]
+        assert not [module for module in found if str(module).startswith("hildanext")]
