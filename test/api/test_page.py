@@ -18,8 +18,10 @@ from api.scripted import ScriptedSession, story
 from api.test_jobs import STUB
 
 from hildanext.api import jobs
+from hildanext.api.worker import opened
 from hildanext.decoding.request import Request
 
+REASONS = ("dinfer: no CUDA device", "dinfer: no vllm", "transformers: no model folder")
 pytestmark = pytest.mark.skipif(
     shutil.which("chromedriver") is None, reason="Chromium is not installed (apt-get install chromium-driver)"
 )
@@ -29,7 +31,8 @@ pytestmark = pytest.mark.skipif(
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     before, jobs.LAUNCHER = jobs.LAUNCHER, (sys.executable, str(STUB))
     config = config_in(tmp_path_factory.mktemp("project"))
-    with live_server(config, ScriptedSession(seconds=0.03)) as (url, _), browser() as found:
+    opener = opened(ScriptedSession(seconds=0.03), REASONS)
+    with live_server(config, opener=opener) as (url, _), browser() as found:
         wait_ready(url)
         found.go(url)
         found.wait("document.querySelectorAll('input[name=mode]').length")
@@ -64,6 +67,8 @@ def test_the_scrubber_goes_back_to_masks(page: Browser) -> None:
     page.run("const s = document.getElementById('scrub'); s.value = 3; s.dispatchEvent(new Event('input'))")
     assert page.run("return document.querySelectorAll('#canvas .cell.mask').length") > 0
     assert page.run("return document.getElementById('step').textContent").startswith("step 3 of")
+    assert page.run("return document.getElementById('n-forwards').textContent") == "3"
+    assert page.run("return document.getElementById('n-tokens').textContent") == "0"
     shot(page, "scrubbed")
     page.click("#play")
     page.wait("document.getElementById('scrub').value === document.getElementById('scrub').max", 30)
@@ -104,6 +109,25 @@ def test_a_job_is_started_watched_and_cancelled(page: Browser) -> None:
     page.click(".job .buttons button")
     page.wait("document.querySelector('.badge.cancelled')", 30)
     assert page.run("return document.querySelectorAll('.badge.running').length") == 0
+
+
+def test_a_run_is_deleted_by_the_second_click_only(page: Browser) -> None:
+    page.run("const b = document.querySelectorAll('.job .buttons button')[1]; b.click()")
+    assert page.run("return document.querySelectorAll('.job .buttons button')[1].textContent") == "Delete for good?"
+    assert page.run("return document.querySelectorAll('.job').length") == 1
+    page.run("const b = document.querySelectorAll('.job .buttons button')[1]; b.click()")
+    page.wait("!document.querySelectorAll('.job').length", 30)
+
+
+def test_the_reasons_of_a_fallback_are_listed_under_the_engines_name(page: Browser) -> None:
+    page.click("#tab-generate")
+    page.run("document.getElementById('length').value = 8")
+    page.type("#prompt", "a browser")
+    page.click("#go")
+    page.wait("document.getElementById('n-end').textContent === 'length'", 30)
+    assert page.run("return document.getElementById('reasons-names').textContent") == "Not used: dinfer, transformers"
+    listed = page.run("return [...document.querySelectorAll('#reasons-list li')].map(line => line.textContent)")
+    assert listed == list(REASONS)
 
 
 def test_every_control_has_a_name_and_nothing_was_blocked(page: Browser) -> None:

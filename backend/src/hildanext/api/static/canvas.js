@@ -12,7 +12,7 @@ export class Recording {
     const last = tokens[tokens.length - 1].pos;
     let block = this.blocks[this.blocks.length - 1];
     if (!block || block.last !== last) {
-      block = { last, size: tokens.length, history: [], committed: Infinity, text: "" };
+      block = { last, size: tokens.length, history: [], committed: Infinity, text: "", count: 0 };
       this.blocks.push(block);
     }
     const before = block.history.length ? block.history[block.history.length - 1].tokens : [];
@@ -30,17 +30,29 @@ export class Recording {
     this.tokens += data.token_ids.length;
     const open = this.blocks.find(block => block.committed === Infinity);
     const block = open || this.blocks[this.blocks.length - 1];
-    if (!block) { this.blocks.push({ last: -1, size: 0, history: [], committed: this.frames.length, text: data.text }); return; }
+    if (!block) { this.blocks.push({ last: -1, size: 0, history: [], committed: this.frames.length, text: data.text, count: data.token_ids.length }); return; }
     block.committed = Math.min(block.committed, this.frames.length);
     block.text += data.text;
+    block.count += data.token_ids.length;
+  }
+
+  // Figures of the text as it was at a step, not as it is now.
+  at(frame) {
+    const tokens = this.blocks.reduce((sum, block) => sum + (block.committed <= frame ? block.count : 0), 0);
+    const edits = this.frames.slice(0, frame).reduce((sum, step) => sum + step.edits, 0);
+    return { tokens, forwards: frame, edits };
   }
 }
 
 // Draws a recording into an element; only blocks whose look has changed are touched.
 export class View {
-  constructor(element) { this.element = element; this.clear(); }
+  constructor(element) {
+    this.element = element;
+    element.onscroll = () => element.classList.toggle("scrolled", element.scrollTop > 0);
+    this.clear();
+  }
 
-  clear() { this.element.replaceChildren(); this.parts = []; this.tail = null; this.recording = null; }
+  clear() { this.element.replaceChildren(); this.parts = []; this.tail = null; this.recording = null; this.active = -1; }
 
   show(recording) {
     this.clear();
@@ -65,12 +77,18 @@ export class View {
     const finished = recording.result && frame >= recording.frames.length;
     const later = finished ? 0 : Math.max(0, Math.min(left, 2000));
     this.drawTail(later);
-    if (live) this.element.scrollTop = this.lastTop();
+    this.follow(frame);
   }
 
-  lastTop() {
-    const part = this.parts[this.parts.length - 1];
-    return part ? part.element.offsetTop - this.element.offsetTop - this.element.clientHeight * 0.6 : 0;
+  // Scrolls to the active block when it changes.
+  follow(frame) {
+    const active = recordingBlock(this.recording, frame);
+    if (active === this.active) return;
+    this.active = active;
+    const part = this.parts[active];
+    if (!part) return;
+    this.element.scrollTop = part.element.offsetTop - this.element.offsetTop - this.element.clientHeight * 0.6;
+    this.element.classList.toggle("scrolled", this.element.scrollTop > 0);
   }
 
   add() {
@@ -90,7 +108,7 @@ export class View {
     part.look = look;
     if (committed) part.element.replaceChildren(block.text);
     else if (at < 0) part.element.replaceChildren(...masks(block.size, "later"));
-    else part.element.replaceChildren(...block.history[at].tokens.map(token => cell(token, this.recording.glued)));
+    else part.element.replaceChildren(...block.history[at].tokens.flatMap(token => cell(token, this.recording.glued)));
   }
 
   drawTail(count) {
@@ -98,6 +116,10 @@ export class View {
     if (count > have) this.tail.append(...masks(count - have, "later"));
     for (let i = have; i > count; i--) this.tail.lastChild.remove();
   }
+}
+
+function recordingBlock(recording, frame) {
+  return frame > 0 ? recording.frames[Math.min(frame, recording.frames.length) - 1].block : 0;
 }
 
 function masks(count, kind) {
@@ -108,20 +130,22 @@ function masks(count, kind) {
   });
 }
 
-// glued: the tokens carry their own spaces; otherwise words are set apart, punctuation is not.
+// The nodes of one token. glued: the tokens carry their own spaces, which stay outside the coloured cell; otherwise
+// words are set apart, punctuation is not.
 function cell(token, glued) {
   const span = document.createElement("span");
   span.className = `cell ${token.state}`;
-  if (token.state === "mask") return span;
+  if (token.state === "mask") return [span];
   if (token.state === "new") span.style.setProperty("--sure", token.confidence.toFixed(2));
   if (token.old !== undefined && token.old.trim() !== token.text.trim()) {
     const old = document.createElement("s");
     old.textContent = token.old.trim();
     span.append(old);
   }
-  const text = token.text.replace(/\n/g, "↵\n");
+  const gap = /^ +(?=\S)/.exec(token.text)?.[0] || "";
+  const text = token.text.slice(gap.length).replace(/\n/g, "↵\n");
   if (!text) { span.classList.add("end"); span.textContent = " ∎"; } else span.append(text);
   if (!glued && /^\w/.test(text)) span.classList.add("apart");
   span.title = `${token.state}, position ${token.pos}${token.confidence ? `, confidence ${token.confidence.toFixed(3)}` : ""}`;
-  return span;
+  return gap ? [gap, span] : [span];
 }

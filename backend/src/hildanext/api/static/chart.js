@@ -7,9 +7,20 @@ function shape(name, attributes) {
   return element;
 }
 
-// frames: [{masks: share in [0, 1], edits: count}]; at: the step shown.
+// frames: [{masks: share in [0, 1], edits: count}]; at: the step shown. The curve is built again only when it has grown.
 export function drawMasks(svg, frames, at) {
   const width = 1000, height = 100, base = 84;
+  if (svg.frames !== frames || svg.steps !== frames.length) buildMasks(svg, frames, width, height, base);
+  if (!svg.cursor) return;
+  const x = Math.min(frames.length, at) * width / frames.length;
+  svg.cursor.setAttribute("x1", x);
+  svg.cursor.setAttribute("x2", x);
+}
+
+function buildMasks(svg, frames, width, height, base) {
+  svg.frames = frames;
+  svg.steps = frames.length;
+  svg.cursor = frames.length ? shape("line", { class: "cursor", x1: 0, x2: 0, y1: 0, y2: height }) : null;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const step = width / Math.max(1, frames.length);
   const most = Math.max(1, ...frames.map(frame => frame.edits));
@@ -25,8 +36,7 @@ export function drawMasks(svg, frames, at) {
       const tall = 14 * frame.edits / most;
       if (tall) parts.push(shape("rect", { class: "bar", x: i * step + step * 0.15, width: step * 0.7, y: height - tall, height: tall }));
     });
-    const x = Math.min(frames.length, at) * step;
-    parts.push(shape("line", { class: "cursor", x1: x, x2: x, y1: 0, y2: height }));
+    parts.push(svg.cursor);
   }
   svg.replaceChildren(...parts);
 }

@@ -53,7 +53,7 @@ function build(job) {
   card.cancel = make("button", "", "Cancel");
   card.remove = make("button", "", "Delete");
   card.cancel.onclick = () => act(() => send("POST", `/jobs/${job.id}/cancel`));
-  card.remove.onclick = () => act(() => send("DELETE", `/jobs/${job.id}`));
+  card.remove.onclick = () => twice(card.remove, () => act(() => send("DELETE", `/jobs/${job.id}`)));
   card.buttons.append(card.cancel, card.remove);
   head.append(make("h3", "", job.command), card.badge, make("code", "", job.id), card.buttons);
   card.progress = make("progress");
@@ -84,7 +84,7 @@ function fill(card, job) {
   if (job.step !== null && job.step > 0) figures.push(["step", job.total ? `${job.step} of ${job.total}` : job.step]);
   if (job.loss !== null) figures.push(["loss", job.loss.toFixed(4)]);
   if (job.eta_seconds !== null) figures.push(["left", duration(job.eta_seconds)]);
-  if (job.started) figures.push(["started", new Date(job.started).toLocaleString()]);
+  if (job.started) figures.push([job.state === "queued" ? "waiting since" : "started", new Date(job.started).toLocaleString()]);
   card.figures.replaceChildren(...figures.map(([name, value]) => {
     const item = make("span", "", `${name} `);
     item.append(make("b", "", String(value)));
@@ -114,6 +114,15 @@ async function details(job) {
 function duration(seconds) {
   if (seconds < 90) return `${Math.round(seconds)} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+// A second click within four seconds does it: a run's checkpoints go with it.
+function twice(button, work) {
+  if (button.dataset.asked) { work(); return; }
+  const label = button.textContent;
+  button.dataset.asked = "yes";
+  button.textContent = "Delete for good?";
+  setTimeout(() => { delete button.dataset.asked; button.textContent = label; }, 4000);
 }
 
 async function act(work) {

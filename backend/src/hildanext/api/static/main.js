@@ -16,7 +16,8 @@ async function watchHealth() {
     const state = await health();
     const model = state.model;
     $("status-dot").className = `dot ${state.status}`;
-    $("status-text").textContent = model ? `${model.model} · ${state.engine} · ${model.device}` : state.status;
+    const parts = model ? [...new Set([model.model, state.engine, model.device])] : [state.status];
+    $("status-text").textContent = parts.join(" · ");
     const lines = [`${state.status}${state.problem ? `: ${state.problem}` : ""}`];
     if (model) lines.push(`${model.dtype} (${model.dtype_reason}), window ${model.window}, block ${model.block}`);
     lines.push(...state.reasons.map(reason => `not used: ${reason}`));
@@ -101,6 +102,7 @@ async function generate() {
   shown = 0;
   view.show(own);
   busy(true);
+  if (narrow.matches) $("canvas").parentElement.scrollIntoView({ block: "start" });
   $("spoken").textContent = "Generating";
   try {
     for await (const { event, data } of events("/generate", values, mine.signal)) {
@@ -123,9 +125,16 @@ async function generate() {
 function finish(own, result) {
   own.result = result;
   const figures = result.metrics;
-  const why = result.reasons.length ? ` Not used: ${result.reasons.join("; ")}.` : "";
-  $("engine-line").textContent = `Engine ${result.engine}${result.exact ? ", exact" : ""}, ${figures.policy || "own policy"}, first block after ${figures.first_block_seconds.toFixed(2)} s.${why}`;
+  $("engine-line").textContent = `Engine ${result.engine}${result.exact ? ", exact" : ""}, ${figures.policy || "own policy"}, first block after ${figures.first_block_seconds.toFixed(2)} s.`;
+  reasons(result.reasons);
   $("spoken").textContent = `Done: ${figures.tokens} tokens in ${figures.forwards} forwards. ${result.text}`;
+}
+
+function reasons(found) {
+  const names = [...new Set(found.map(reason => reason.split(":")[0]))];
+  $("reasons").hidden = !found.length;
+  $("reasons-names").textContent = `Not used: ${names.join(", ")}`;
+  $("reasons-list").replaceChildren(...found.map(reason => Object.assign(document.createElement("li"), { textContent: reason })));
 }
 
 function stop() { if (running) { running.abort(); running = null; busy(false); } }
@@ -142,7 +151,8 @@ function problem(text) { $("problem").hidden = !text; $("problem").textContent =
 
 /* drawing: at most once per animation frame, and a fast model is slowed to what eyes can follow */
 const STEP_MS = 45, BEHIND = 40;
-let shown = 0, last = 0;
+let shown = 0, last = 0, looks = "";
+const narrow = matchMedia("(max-width: 60rem)");
 function schedule() {
   if (drawn) return;
   drawn = true;
@@ -157,7 +167,10 @@ function advance(now) {
   shown = Math.min(arrived, shown + Math.min(100, now - last) * pace);
   last = now;
   if (arrived - shown < 1 && !running) shown = arrived;
-  draw(Math.floor(shown), running || shown < arrived);
+  const at = Math.floor(shown), live = Boolean(running) || shown < arrived;
+  const look = `${at} ${arrived} ${live} ${Boolean(recording.result)} ${recording.stopped} ${recording.started}`;
+  if (look !== looks) draw(at, live);
+  looks = look;
   if (shown < arrived) schedule();
 }
 
@@ -168,19 +181,23 @@ function draw(at, live) {
   $("scrub").value = at;
   $("step").textContent = `step ${at} of ${recording.frames.length}`;
   drawMasks($("chart"), recording.frames, at);
-  numbers();
+  $("axis-last").textContent = recording.frames.length ? `step ${recording.frames.length}` : "";
+  numbers(at);
 }
 
-function numbers() {
-  const done = recording.result?.metrics;
-  const seconds = done ? done.seconds : (performance.now() - recording.started) / 1000;
-  const tokens = done ? done.tokens : recording.tokens;
-  const forwards = done ? done.forwards : recording.frames.length;
+function numbers(at) {
+  const finished = at >= recording.frames.length;
+  const done = finished ? recording.result?.metrics : undefined;
+  const so = recording.at(at);
+  const seconds = recording.result ? recording.result.metrics.seconds : (performance.now() - recording.started) / 1000;
+  const tokens = done ? done.tokens : so.tokens;
+  const forwards = done ? done.forwards : so.forwards;
+  const made = recording.result ? recording.result.metrics.tokens : recording.tokens;
   $("n-tokens").textContent = tokens;
   $("n-forwards").textContent = forwards;
   $("n-tpf").textContent = forwards ? (done ? done.tokens_per_forward : tokens / forwards).toFixed(2) : "–";
-  $("n-edits").textContent = done?.edits_applied.length ? done.edits_applied.reduce((a, b) => a + b, 0) : recording.edits;
-  $("n-tps").textContent = tokens ? (tokens / Math.max(seconds, 1e-3)).toFixed(tokens / seconds > 100 ? 0 : 1) : "–";
+  $("n-edits").textContent = done?.edits_applied.length ? done.edits_applied.reduce((a, b) => a + b, 0) : so.edits;
+  $("n-tps").textContent = made ? (made / Math.max(seconds, 1e-3)).toFixed(made / seconds > 100 ? 0 : 1) : "–";
   if (done) $("n-end").textContent = { eos: "end of text", length: "length", stop: "stop string", cancelled: "you" }[recording.result.finish_reason];
   else $("n-end").textContent = recording.stopped ? "you" : "–";
 }
