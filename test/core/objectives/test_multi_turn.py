@@ -9,12 +9,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from core.stand_ins import LayerModel, batch_of
+from core.stand_ins import LayerModel, UniformModel, batch_of
+from scipy import stats
 from torch import Tensor
 
 from hildanext import registry
 from hildanext.core.diffusion import Supervision
+from hildanext.core.objectives import multi_turn
 from hildanext.core.objectives.multi_turn import MultiTurn
+from hildanext.core.row_streams import row_uniforms
 from hildanext.core.types import Batch
 
 TOKENS = torch.randint(0, 11, (6, 16), generator=torch.Generator().manual_seed(1))
@@ -55,9 +58,9 @@ def test_one_turn_is_mask_and_edit():
     )
 
 
-def assert_fills_with_best() -> None:
+def assert_fills_with_best(draft: str = "best") -> None:
     model = Recorder()
-    build(turns=3, fill=0.5).loss(model, BATCH, 4, rng())
+    build(turns=3, fill=0.5, draft=draft).loss(model, BATCH, 4, rng())
     assert len(model.asked) == 3
     for before, after in zip(model.asked, model.asked[1:], strict=False):
         changed = before != after
@@ -159,6 +162,50 @@ def test_later_turns_keep_the_mean_elbo_weight_of_a_masked_token_at_one():
     assert_later_weights_have_mean_one()
 
 
+class Known(UniformModel):
+    """The same distribution at every position: token v with probability (v + 1) / 66."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.asked: list[Tensor] = []
+
+    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        self.asked.append(noisy)
+        return torch.arange(1, 13).double().log().expand(int(select.sum()), 12)
+
+    def head(self) -> Tensor:
+        return torch.eye(12, dtype=torch.float64)
+
+
+def assert_fills_with_draws() -> None:
+    """Filled masks follow the model's distribution, edits are its best tokens, and a row's draws are its own."""
+    model, rows = Known(), torch.randint(0, 10, (400, 16), generator=rng())
+    objective = build(draft="sample", fill=0.5, edit_above=0.1, noise={"replace": 0.2})
+    objective.loss(model, batch_of(rows, ids=tuple(range(400))), 4, rng())
+    before, after = model.asked
+    masked = before == model.mask_id
+    filled = after[masked & (after != model.mask_id)]
+    found, wanted = torch.bincount(filled, minlength=11), torch.arange(1, 12).double() / 66 * len(filled)
+    assert stats.chisquare(found.numpy(), wanted.numpy()).pvalue > 1e-3
+    assert 0.45 < len(filled) / int(masked.sum()) < 0.55
+    assert bool((after[~masked] == 10).all())
+    alone = Known()
+    objective.loss(alone, batch_of(rows[7:8], ids=(7,)), 4, rng())
+    assert torch.equal(alone.asked[1], after[7:8])
+
+
+def test_a_sampled_draft_follows_the_models_distribution():
+    assert_fills_with_draws()
+    with pytest.raises(AssertionError):
+        assert_fills_with_best("sample")
+
+
+def test_draws_from_the_numbers_that_choose_what_is_filled_fail(monkeypatch):
+    monkeypatch.setattr(multi_turn, "row_uniforms", lambda *given: row_uniforms(*given)[:1].expand(2, -1, -1))
+    with pytest.raises(AssertionError):
+        assert_fills_with_draws()
+
+
 NEXT, SCORED, TURNS = MultiTurn.next_view, MultiTurn.scored_with_tokens, MultiTurn._turns
 
 
@@ -198,9 +245,19 @@ def _last_turn_only(self, model, given, block, drawn):
     return TURNS(self, model, given, block, drawn)[-1:]
 
 
+def _best_for_drawn(self, view, batch, scores, uniform):
+    return NEXT(self, view, batch, replace(scores, drawn=None), uniform)
+
+
+def _edits_with_draws(self, view, batch, scores, uniform):
+    return NEXT(self, view, batch, replace(scores, best=scores.drawn), uniform)
+
+
 @pytest.mark.parametrize(
     ("check", "name", "fault"),
     [
+        (assert_fills_with_draws, "next_view", _best_for_drawn),
+        (assert_fills_with_draws, "next_view", _edits_with_draws),
         (assert_fills_with_best, "next_view", _answers),
         (assert_fills_with_best, "next_view", _fills_all),
         (assert_fills_all_or_none, "next_view", _fills_none),

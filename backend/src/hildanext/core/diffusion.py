@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hildanext.config.noise import NoiseConfig
 from hildanext.core.linear_cross_entropy import HeadOptions, TokenScores, weighted_cross_entropy
+from hildanext.core.linear_sample import sample_tokens
 from hildanext.core.loss_report import autoregressive_report, joined, sums_of
 from hildanext.core.noise import Corruption, corrupt, slot_sizes, slots
 from hildanext.core.types import Batch, Denoiser, LossReport
@@ -24,12 +25,14 @@ from hildanext.registry import Plugin
 @dataclass(frozen=True)
 class Supervision:
     """One forward to be scored: a view, the batch its clean half comes from, and the weight [B, L] of each position's
-    nll in the numerator. `select` [B, L] bool: the positions that are scored."""
+    nll in the numerator. `select` [B, L] bool: the positions that are scored. `uniform` [B, L] in [0, 1): also draw a
+    token at each of them, from the model's distribution."""
 
     view: Corruption
     batch: Batch
     weight: Tensor
     select: Tensor
+    uniform: Tensor | None = None
 
 
 class DiffusionObjective(Plugin):
@@ -123,6 +126,8 @@ class DiffusionObjective(Plugin):
             weight = torch.stack([weight, entropy])
         total, scores = weighted_cross_entropy(features, head, targets, weight, options)
         parts, counts = sums_of(view, select, scores, block)
+        if given.uniform is not None:
+            scores = replace(scores, drawn=sample_tokens(features, head, given.uniform[select], options))
         return LossReport(total.float(), normaliser, parts, counts), scores
 
     def _entropy_weights(

@@ -19,13 +19,14 @@ EXCLUDED = -1e30
 @dataclass(frozen=True)
 class TokenScores:
     """Per position, [n] each. nll: -log p(target) in nats, smoothed where asked; entropy of p in nats; best int64:
-    most likely token (ties: lowest id); probability of best."""
+    most likely token (ties: lowest id); probability of best; drawn int64: a token sampled from p, where asked."""
 
     nll: Tensor
     entropy: Tensor
     best: Tensor
     probability: Tensor
     correct: Tensor
+    drawn: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 """Objective `multi_turn`."""
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -22,7 +23,10 @@ class MultiTurn(DiffusionObjective):
     the original: still masked M2T, wrong T2T, right KEEP. Source: LLaDA2.1 sec. 3.1; rules are ours (recipe 4.1)."""
 
     turns: int = Field(2, ge=1, description="forwards per micro-batch and view, a count")
-    fill: float = Field(0.5, ge=0, le=1, description="probability that a masked position takes the model's best token")
+    fill: float = Field(0.5, ge=0, le=1, description="probability that a masked position takes a token of the model")
+    draft: Literal["best", "sample"] = Field(
+        "best", description="the token it takes: the most likely one, or one drawn from the model's distribution"
+    )
     edit_above: float | None = Field(
         None, ge=0, lt=1, description="visible tokens become the model's best above this probability; null: never"
     )
@@ -46,18 +50,22 @@ class MultiTurn(DiffusionObjective):
         for turn in range(self.turns):
             weight = self.weights(view, given.batch, share=1 / views)
             select = view.maskable if turn + 1 < self.turns else weight > 0
-            turn_given = Supervision(view, given.batch, weight, select)
+            uniform = row_uniforms(given.batch, rng, 2) if turn + 1 < self.turns else None
+            drawing = uniform[1] if uniform is not None and self.draft == "sample" else None
+            turn_given = Supervision(view, given.batch, weight, select, drawing)
             normaliser = self.denominator((view,), given.batch)
             report, scores = self.scored_with_tokens(model, turn_given, block, normaliser)
             reports.append(report)
-            if turn + 1 < self.turns:
-                view = self.next_view(view, given.batch, scores, row_uniforms(given.batch, rng, 1)[0])
+            if uniform is not None:
+                view = self.next_view(view, given.batch, scores, uniform[0])
         return reports
 
     def next_view(self, view: Corruption, batch: Batch, scores: TokenScores, uniform: Tensor) -> Corruption:
         """The view whose tokens are the draft after an update; scores are those of all maskable positions; uniform
         [B, L] decides which masks are filled. The ELBO weight grows by 1 / (1 - fill), so its mean stays 1."""
         best = batch.tokens.masked_scatter(view.maskable, scores.best)
+        filling = best if scores.drawn is None else batch.tokens.masked_scatter(view.maskable, scores.drawn)
+        best = torch.where(view.masked, filling, best)
         sure = torch.zeros_like(uniform).masked_scatter(view.maskable, scores.probability.detach().double())
         change = view.masked & (uniform < self.fill)
         if self.edit_above is not None:
