@@ -65,13 +65,14 @@ def test_tau_edit_of_one_is_no_editing_plus_one_look_per_block() -> None:
     assert sum(looked.metrics.edits_applied) == 0
 
 
-def test_an_oscillating_model_stops_after_exactly_the_post_budget() -> None:
-    def rule(tokens: list[int], positions: list[int], index: int) -> dict[int, float]:
-        return {8 if tokens[index] == 7 else 7: 0.9}
+def oscillating(tokens: list[int], positions: list[int], index: int) -> dict[int, float]:
+    return {8 if tokens[index] == 7 else 7: 0.9}
 
+
+def test_an_oscillating_model_stops_after_exactly_the_post_budget() -> None:
     for budget in (0, 1, 5, 16):
         request = ask(4, tau_mask=0.5, tau_edit=0.0, overrides={"max_post_steps": budget})
-        metrics = engine(rule).generate(request).metrics
+        metrics = engine(oscillating).generate(request).metrics
         first_block = metrics.edits_applied[: budget + 1]
         assert first_block == (0,) + (2,) * budget
         assert metrics.steps == 2 * (budget + 1)
@@ -214,6 +215,28 @@ def test_presets_are_overridden_by_the_model_folder_then_by_the_request() -> Non
     assert (table["source"], table["tau_mask"], table["tau_edit"], table["max_post_steps"]) == ("table", 0.5, 0.0, 16)
     careful = made.generate(Request.of(prompt_ids=(1,), max_new_tokens=2, mode="CONSERVATIVE")).preset
     assert (careful["tau_mask"], careful["tau_edit"]) == (0.95, 0.9)
+
+
+def test_the_post_budget_is_set_by_the_model_folder_the_configuration_or_the_request() -> None:
+    for budget, folder, config, overrides in (
+        (16, {}, "preset", {}), (3, {"max_post_steps": 3}, "preset", {}), (0, {"max_post_steps": 3}, 0, {}),
+        (5, {"max_post_steps": 3}, 0, {"max_post_steps": 5}),
+    ):  # fmt: skip
+        made = BlockEngine(
+            scripted(oscillating, decode={"S_MODE": folder}),
+            DecodeConfig(block=BLOCK, mode="S_MODE", max_post_steps=config),
+        )
+        result = made.generate(Request.of(prompt_ids=(1, 2, 3, 4), max_new_tokens=4, overrides=overrides))
+        assert result.preset["max_post_steps"] == budget and len(result.metrics.edits_applied) == 1 + budget
+
+
+def test_editing_without_post_steps_costs_the_forwards_of_no_editing() -> None:
+    for tau_mask in (0.0, 0.5, 0.95, 1.0):
+        plain = engine(oscillating, max_post_steps=0).generate(ask(14, tau_mask=tau_mask)).metrics
+        edited = engine(oscillating, max_post_steps=0).generate(ask(14, tau_mask=tau_mask, tau_edit=0.5)).metrics
+        looked = engine(oscillating, max_post_steps=1).generate(ask(14, tau_mask=tau_mask, tau_edit=0.5)).metrics
+        assert edited.forwards == plain.forwards == looked.forwards - 4
+        assert (sum(edited.edits_applied) > 0) == (tau_mask >= 0.95)
 
 
 def test_a_trace_holds_the_canvas_after_every_step() -> None:

@@ -10,13 +10,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+import hildanext
 from hildanext.config import load_config
+from hildanext.decoding.request import Metrics, Result
 from hildanext.eval.bench_decode import run
+from hildanext.eval.decode_modes import TINYSTORIES, differences, prompts_for, show
 from hildanext.eval.decode_timing import Timed, fastest
+from hildanext.models.load import load_tokenizer
 from hildanext.progress import Console
 
+BUNDLED = Path(hildanext.__file__).parent / "tiny"
 SMALL = {"prompt_tokens": 16, "new_tokens": 16, "context_tokens": 32, "blocks": [4, 8], "requests": 2, "repeats": 1}
 
 
@@ -38,9 +44,36 @@ def test_a_folder_without_weights_is_measured_with_random_ones(random_model: Any
     assert written["fastest"] == report["fastest"] and Path(report["plot"]).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_modes_are_compared_on_trained_weights(assets: Path, tmp_path: Path) -> None:
+def test_modes_are_compared_on_trained_weights(assets: Path, tmp_path: Path, capsys: Any) -> None:
     report = bench(assets / "stories260k-hf", tmp_path, precisions=["float32"], blocks=[8])
-    assert report["trained"] and 0.0 < report["modes"]["tokens_that_differ_s_against_q"] <= 1.0
+    modes = report["modes"]
+    assert report["trained"] and 0.0 < modes["s_against_q"]["tokens_that_differ"] <= 1.0
+    assert modes["prompts"] == list(TINYSTORIES) and modes["S_MODE"]["requests"] == len(TINYSTORIES)
+    for name in ("tokens_per_forward", "tokens_per_second"):
+        assert modes["s_against_q"][name] == modes["S_MODE"][name] / modes["Q_MODE"][name]
+    show(modes, Console())
+    shown = "".join(capsys.readouterr())
+    assert f"{100 * modes['s_against_q']['tokens_that_differ']:.1f} % of tokens by position" in shown
+    assert f"{modes['s_against_q']['tokens_per_forward']:.2f} times the tokens per forward" in shown
+
+
+def results(texts: tuple[str, ...]) -> list[Result]:
+    return [Result(text, tuple(map(ord, text)), "length", Metrics()) for text in texts]
+
+
+def test_differences_count_texts_positions_and_what_has_no_common_order() -> None:
+    found = differences(list(zip(results(("abcd", "same", "abc")), results(("xabc", "same", "abz")), strict=True)))
+    wanted = {"texts_that_differ": 2 / 3, "tokens_that_differ": 5 / 11, "tokens_not_shared": 1 - 2 * (3 + 4 + 2) / 22}
+    assert found == pytest.approx(wanted)
+
+
+def test_prompts_suit_the_vocabulary_unless_they_are_given() -> None:
+    child = load_tokenizer(str(BUNDLED / "child"))
+    openings = prompts_for(child, ())
+    assert len(openings) == 8 and "Once upon a time" not in openings
+    assert all(child.decode(child(text)["input_ids"]) == text for text in openings)
+    assert prompts_for(child, ("Once",)) == ("Once",)
+    assert prompts_for(lambda text, **_: {"input_ids": text.split()}, ()) == TINYSTORIES
 
 
 def test_the_stopwatch_counts_the_denoiser_and_nothing_else() -> None:

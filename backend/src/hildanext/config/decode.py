@@ -27,6 +27,11 @@ class BenchDecodeConfig(Section):
     precisions: tuple[Literal["float32", "bfloat16", "int8"], ...] = Field(
         ("float32", "bfloat16", "int8"), description="weights and compute compared; int8: dynamic quantisation"
     )
+    prompts: tuple[str, ...] = Field(
+        (),
+        description="prompts on which the modes are compared; empty: openings of TinyStories, or of the story world "
+        "where the vocabulary suits those better",
+    )
     tokens_per_forward: float = Field(4.0, gt=0.0, description="TPF of the scripted policy for untrained weights")
     threads: tuple[int, ...] = Field((1,), description="torch thread counts whose single forwards are timed as well")
     clock: Literal["wall", "cpu"] = Field(
@@ -43,6 +48,9 @@ class DecodeConfig(Section):
     tau_mask: float | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
     tau_edit: float | Literal["preset"] | None = Field(
         "preset", description="probability a rewrite must exceed; 0: edit freely; null: no editing"
+    )
+    max_post_steps: int | Literal["preset"] = Field(
+        "preset", description="looks at a block without masks, a count; 0: edits only while masks remain"
     )
     max_new_tokens: int = Field(128, ge=1, description="tokens to generate at most")
     seed: int = Field(0, description="seed of sampling")

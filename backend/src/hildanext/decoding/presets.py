@@ -76,7 +76,8 @@ def _section(request: Request, config: DecodeConfig, mode: Mapping[str, Any]) ->
 
 
 def _taus(asked: Request | DecodeConfig) -> dict[str, Any]:
-    return {name: value for name in ("tau_mask", "tau_edit") if (value := getattr(asked, name)) != "preset"}
+    names = ("tau_mask", "tau_edit", "max_post_steps")
+    return {name: value for name in names if (value := getattr(asked, name, "preset")) != "preset"}
 
 
 def _sampling(request: Request, config: DecodeConfig) -> Sampling:

@@ -15,6 +15,7 @@ import torch
 
 from hildanext.config import Config
 from hildanext.decoding.quantise import int8
+from hildanext.eval.decode_modes import compare, show
 from hildanext.eval.decode_plot import plot
 from hildanext.eval.decode_timing import time_autoregressive, time_engine, time_forwards
 from hildanext.models.adapter import HFDenoiser
@@ -22,22 +23,22 @@ from hildanext.models.load import load_model
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
 
-PROMPTS = ("Once upon a time", "One day, a little girl", "The dog saw a big", "Tom and Lily went to the park.")
-
 
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
     """Time every precision of decode.bench.precisions; report.json and plots/decode.png in a run directory."""
     directory = RunDir.create(config, "bench-decode", getattr(args, "run_dir", None))
     with directory.running():
         loaded, trained = _load(config, console)
+        # before the precisions: casting there and back would leave rounded weights
+        modes = compare(loaded, config.decode) if trained else None
         parts = {name: _precision(one, config, trained, console) for name, one in _precisions(loaded, config)}
         report = {
             "run": str(directory.path), "model": config.model.path, "trained": trained,
             "threads": torch.get_num_threads(), "device": str(loaded.denoiser.device), "precisions": parts,
             "fastest": _fastest(parts), "workload": config.decode.bench.model_dump(),
         }  # fmt: skip
-        if trained:
-            report["modes"] = _modes(loaded, config)
+        if modes:
+            report["modes"] = modes
         directory.environment(device=report["device"], dtype=list(parts))
         report["plot"] = plot(report, directory.plots / "decode.png")
         directory.write_json("report.json", report)
@@ -87,7 +88,7 @@ def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> 
     for size in bench.blocks:
         for rows in (1, bench.requests):
             found = time_engine(loaded, config.decode, _fields(size, bench.tokens_per_forward), rows)
-            part["engine"][f"block {size}, {rows} at once"] = {k: v for k, v in found.items() if k != "texts"}
+            part["engine"][f"block {size}, {rows} at once"] = {k: v for k, v in found.items() if k != "results"}
             console.say(f"block {size}, {rows} at once: {found['tokens_per_second']:.1f} tokens/s")
     return part
 
@@ -104,19 +105,6 @@ def _by_threads(loaded: Any, config: Config) -> dict[int, dict[str, float]]:
 def _fields(size: int, tokens_per_forward: float) -> dict[str, Any]:
     steps = max(1, math.ceil(size / tokens_per_forward))
     return {"block": size, "policy": {"type": "static_quota", "steps": steps}}
-
-
-def _modes(loaded: Any, config: Config) -> dict[str, Any]:
-    loaded.denoiser.to(torch.float32)
-    found = {
-        mode: time_engine(loaded, config.decode, {"mode": mode}, len(PROMPTS), PROMPTS)
-        for mode in ("S_MODE", "Q_MODE", "CONSERVATIVE")
-    }
-    quality = [token for text in found["Q_MODE"]["texts"] for token in text]
-    speedy = [token for text in found["S_MODE"]["texts"] for token in text]
-    differ = sum(a != b for a, b in zip(quality, speedy, strict=False)) / max(1, len(quality))
-    rows = {mode: {k: v for k, v in row.items() if k != "texts"} for mode, row in found.items()}
-    return rows | {"tokens_that_differ_s_against_q": differ}
 
 
 def _fastest(parts: dict[str, Any]) -> dict[str, Any]:
@@ -151,9 +139,7 @@ def _show(report: dict[str, Any], console: Console) -> None:
         even = ", ".join(f"block {size}: {value:.2f}" for size, value in part["break_even_tpf"].items())
         console.say(f"{precision}: block diffusion is faster than AR above this TPF: {even}")
     if "modes" in report:
-        console.say(
-            f"S_MODE and Q_MODE differ in {100 * report['modes']['tokens_that_differ_s_against_q']:.1f} % of tokens"
-        )
+        show(report["modes"], console)
     best = report["fastest"]
     console.say(f"fastest here: {best['precision']}, {best['setting']}, threads {best['threads']}")
     console.say(f"report: {report['run']}")

@@ -19,7 +19,7 @@ from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.events import Done
 from hildanext.decoding.forward import Row, forward
 from hildanext.decoding.kv_store import KVStore
-from hildanext.decoding.request import Request
+from hildanext.decoding.request import Request, Result
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -125,7 +125,7 @@ def time_engine(
     loaded: Any, decode: DecodeConfig, fields: Mapping[str, Any], rows: int, prompts: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Decode `rows` requests together: tokens/s, TPF of one request, forwards/s, seconds inside and outside the model.
-    fields: of Request; prompts: texts to use instead of made-up ids."""
+    fields: of Request; prompts: texts to use instead of made-up ids; results: what came back, in order of request."""
     timed = copy.copy(loaded)
     clock = CLOCKS[decode.bench.clock]
     denoiser = Timed(loaded.denoiser, clock)
@@ -135,10 +135,11 @@ def time_engine(
     made = made or [{"prompt_ids": tuple(i % 500 for i in prompt_ids(decode.bench, row))} for row in range(rows)]
     started = clock()
     for source in made:
-        engine.submit(Request.of(**source, **fields, ignore_eos=True, max_new_tokens=decode.bench.new_tokens))
-    results = []
+        engine.submit(Request.of(**{"ignore_eos": True, "max_new_tokens": decode.bench.new_tokens, **source, **fields}))
+    found: dict[int, Result] = {}
     while engine.pending:
-        results += [event.result for event in engine.step() if isinstance(event, Done)]
+        found |= {event.request: event.result for event in engine.step() if isinstance(event, Done)}
+    results = [found[number] for number in sorted(found)]
     seconds, tokens = clock() - started, sum(result.metrics.tokens for result in results)
     return {
         "requests": rows, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,
@@ -146,5 +147,5 @@ def time_engine(
         "forwards": engine.forwards, "forwards_per_second": engine.forwards / seconds,
         "model_seconds": denoiser.seconds, "overhead": (seconds - denoiser.seconds) / denoiser.seconds,
         "overhead_seconds_per_forward": (seconds - denoiser.seconds) / engine.forwards,
-        "texts": [result.token_ids for result in results],
+        "results": results,
     }  # fmt: skip
