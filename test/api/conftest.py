@@ -1,11 +1,12 @@
 # A scripted server for the tests of the routes.
-# Entry points: served, session.
+# Entry points: served, served_folder, session.
 # One server per test file; its session answers from the request alone.
 """Fixtures of the server's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,9 +21,15 @@ def session() -> ScriptedSession:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, session: ScriptedSession) -> Iterator[httpx.Client]:
+def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder whose data, models and runs `served` uses."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def served(served_folder: Path, session: ScriptedSession) -> Iterator[httpx.Client]:
     """A client of a live scripted server."""
-    config = config_in(tmp_path_factory.mktemp("project"), queue=48, body_seconds=1.0, request_seconds=3.0)
+    config = config_in(served_folder, queue=48, body_seconds=1.0, request_seconds=3.0)
     with live_server(config, session) as (url, _):
         wait_ready(url)
         with httpx.Client(base_url=url, timeout=30) as client:

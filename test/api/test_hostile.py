@@ -120,8 +120,8 @@ def test_a_hostile_job_is_a_clear_4xx_and_no_run(
 
 
 @pytest.fixture(scope="module")
-def folders(served: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = next(path for path in tmp_path_factory.getbasetemp().glob("project*") if (path / "runs").is_dir())
+def folders(served: httpx.Client, served_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = served_folder
     outside = tmp_path_factory.mktemp("outside")
     (outside / "config.json").write_text("{}")
     (root / "runs" / "link.json").symlink_to(outside / "config.json")

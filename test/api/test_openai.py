@@ -72,6 +72,37 @@ def test_completions_take_texts_and_ids(client: openai.OpenAI) -> None:
     assert text == one.choices[0].text
 
 
+def test_several_lists_of_ids_are_several_prompts(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model="scripted", prompt=[[1, 2], [3]], max_tokens=5)
+    ids = [(1, 2), (3,)]
+    assert [c.text for c in reply.choices] == ["".join(story(Request.of(prompt_ids=i, max_new_tokens=5))) for i in ids]
+
+
+def test_a_stream_of_completions_ends_with_usage(client: openai.OpenAI) -> None:
+    stream = client.completions.create(
+        model="scripted", prompt="ab", max_tokens=5, stream=True, stream_options={"include_usage": True}
+    )
+    last = list(stream)[-1]
+    assert last.usage is not None and (last.usage.completion_tokens, last.choices) == (5, [])
+
+
+def test_four_stops_and_text_beyond_ascii_arrive(client: openai.OpenAI) -> None:
+    turns: Any = [{"role": "user", "content": "ünï 你好 🙂"}]
+    words = "".join(story(Request.of(messages=tuple(turns), max_new_tokens=9))).split()
+    stops = ["é", "🙂", "你好", words[5]]
+    reply = client.chat.completions.create(model="scripted", messages=turns, max_completion_tokens=9, stop=stops)
+    text = str(reply.choices[0].message.content)
+    assert words[5] not in text and reply.choices[0].finish_reason == "stop"
+
+
+def test_an_answer_can_be_sent_back_as_the_package_gives_it(client: openai.OpenAI) -> None:
+    said = client.chat.completions.create(model="scripted", messages=TURNS, max_tokens=5).choices[0].message
+    again: Any = {"role": "user", "content": "go on"}
+    for turn in (said, said.model_dump(), {**said.model_dump(), "tool_calls": [], "annotations": []}):
+        conversation: Any = [*TURNS, turn, again]
+        assert client.chat.completions.create(model="scripted", messages=conversation, max_tokens=5).choices
+
+
 def test_seed_stop_and_our_own_fields_arrive(client: openai.OpenAI) -> None:
     extra = {"mode": "S_MODE", "tau_mask": 0.3}
     reply = client.chat.completions.create(
@@ -95,7 +126,8 @@ def test_text_parts_of_a_message_are_joined(client: openai.OpenAI) -> None:
     [
         ("logprobs", True), ("tools", [{"type": "function", "function": {"name": "f"}}]), ("presence_penalty", 0.5),
         ("frequency_penalty", 1.0), ("logit_bias", {"5": 1}), ("response_format", {"type": "json_object"}),
-        ("reasoning_effort", "high"),
+        ("reasoning_effort", "high"), ("response_format", {"type": "json_schema", "json_schema": {"name": "a"}}),
+        ("tool_choice", "auto"), ("top_logprobs", 2), ("store", True), ("service_tier", "flex"), ("verbosity", "low"),
     ],
 )  # fmt: skip
 def test_what_is_not_supported_is_a_400_that_names_it(client: openai.OpenAI, name: str, value: Any) -> None:
@@ -104,8 +136,38 @@ def test_what_is_not_supported_is_a_400_that_names_it(client: openai.OpenAI, nam
     assert found.value.param == name and name in found.value.message
 
 
+@pytest.mark.parametrize(("name", "value"), [("logprobs", 3), ("logprobs", 0), ("echo", True), ("best_of", 2)])
+def test_what_completions_do_not_support_is_a_400_that_names_it(client: openai.OpenAI, name: str, value: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as found:
+        client.completions.create(model="scripted", prompt="ab", extra_body={name: value})
+    assert found.value.param == name and name in found.value.message
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"stop": ""}, "stop"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"n": 0}, "n"),
+    ],
+)
+def test_a_wrong_value_is_named_as_the_client_wrote_it(
+    client: openai.OpenAI, values: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as found:
+        client.chat.completions.create(**({"model": "scripted", "messages": TURNS} | values))
+    assert found.value.param == name
+
+
+def test_what_the_engine_refuses_names_its_field(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as found:
+        client.completions.create(model="scripted", prompt="refuse")
+    assert found.value.param == "prompt"
+
+
 def test_values_that_change_nothing_are_accepted(client: openai.OpenAI) -> None:
     extra = {"presence_penalty": 0, "frequency_penalty": 0.0, "logprobs": False, "response_format": {"type": "text"}}
+    extra |= {"prompt_cache_key": "k", "safety_identifier": "s"}
     reply = client.chat.completions.create(model="scripted", messages=TURNS, max_tokens=3, user="u", extra_body=extra)
     assert reply.choices[0].message.content == said(3)
 

@@ -129,6 +129,13 @@ def test_reset_forgets_every_request_and_the_session_goes_on(engine: OpenEngine)
     assert engine.generate(Request.of(prompt="abc", max_new_tokens=4)).token_ids
 
 
+@pytest.mark.parametrize("unknown", [10_000_000, 1 << 20])
+def test_an_unknown_token_id_is_refused_before_it_can_fail_a_batch(engine: OpenEngine, unknown: int) -> None:
+    with pytest.raises(DecodeError, match=f"token id {unknown} is none of this model's"):
+        engine.session.submit(Request.of(prompt_ids=(5, unknown), max_new_tokens=4))
+    assert engine.session.pending == 0
+
+
 def test_an_impossible_request_is_refused_with_words(engine: OpenEngine) -> None:
     with pytest.raises(DecodeError):
         engine.session.submit(Request.of(prompt="abc", mode="FAST"))

@@ -23,6 +23,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+Empty = Annotated[list[Any], Field(max_length=0)] | None
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=MOST_TOKENS)]], Field(min_length=1, max_length=MOST_TOKENS)]
+
+
 class StreamOptions(StrictBody):
     """What a stream carries besides text."""
 
@@ -44,6 +48,10 @@ class ChatMessage(StrictBody):
     content: str | Annotated[list[Part], Field(min_length=1, max_length=100)]
     name: str | None = Field(None, max_length=64)
     refusal: None = None
+    annotations: Empty = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Empty = None
 
     def turn(self) -> dict[str, str]:
         """The turn as chat templates know it."""
@@ -67,6 +75,8 @@ class OpenAIBody(StrictBody):
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=1000, description="accepted, not used")
     metadata: dict[str, str] | None = Field(None, max_length=16, description="accepted, not used")
+    prompt_cache_key: str | None = Field(None, max_length=1000, description="accepted, not used")
+    safety_identifier: str | None = Field(None, max_length=1000, description="accepted, not used")
     mode: Mode | None = Field(None, description="preset")
     tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
     tau_edit: Share | Literal["preset"] | None = Field("preset", description="probability a rewrite must exceed")
@@ -100,8 +110,9 @@ class CompletionBody(OpenAIBody):
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=64)]
-        | Annotated[list[Annotated[int, Field(ge=0, le=MOST_TOKENS)]], Field(min_length=1, max_length=MOST_TOKENS)]
-    ) = Field(description="text, several texts, or token ids")
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=64)]
+    ) = Field(description="text, several texts, token ids, or several lists of them")
     logprobs: int | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -111,8 +122,9 @@ class CompletionBody(OpenAIBody):
         """One request's prompt field per prompt."""
         if isinstance(self.prompt, str):
             return [{"prompt": self.prompt}]
-        texts = [{"prompt": text} for text in self.prompt if isinstance(text, str)]
-        return texts or [{"prompt_ids": tuple(self.prompt)}]
+        if isinstance(self.prompt[0], int):
+            return [{"prompt_ids": tuple(self.prompt)}]
+        return [{"prompt": one} if isinstance(one, str) else {"prompt_ids": tuple(one)} for one in self.prompt]
 
 
 class ChatBody(OpenAIBody):
@@ -143,5 +155,6 @@ class ChatBody(OpenAIBody):
 def refuse_unsupported(body: OpenAIBody) -> None:
     """ApiError 400 naming the first field that is set to something this server does not do."""
     for name, neutral in NEUTRAL.items():
-        if name in type(body).model_fields and getattr(body, name) not in neutral:
+        value = getattr(body, name, None)
+        if value not in neutral or (name == "logprobs" and value is not None and value is not False):
             raise ApiError(400, f"{name}: not supported by this server; leave it out", name)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import re
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,6 +31,10 @@ TEXTS = {
     503: "The engine is not ready.", 504: "The time limit ran out.",
 }  # fmt: skip
 PROBLEMS_SHOWN = 8
+FIELD = re.compile(r"([a-z_]+): ")
+ALTERNATIVE = re.compile(
+    r"str|int|float|bool|none|constrained-\w+|(?:list|literal|nullable|function-\w+)\[.*\]|[A-Z]\w*"
+)
 
 
 class ApiError(Exception):
@@ -75,16 +81,22 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _hilda_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HildaError)
-    return error_reply(error.http_status, str(error))
+    field = FIELD.match(str(error)) if error.http_status == 400 else None
+    return error_reply(error.http_status, str(error), field[1] if field else None)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    places = [".".join(str(part)[:80] for part in item["loc"] if part != "body") for item in found]
-    lines = [_problem(place, item) for place, item in zip(places, found, strict=True)]
+    places = [_place(item["loc"]) for item in found]
+    lines = list(dict.fromkeys(_problem(place, item) for place, item in zip(places, found, strict=True)))
     more = f"; and {len(lines) - PROBLEMS_SHOWN} more" if len(lines) > PROBLEMS_SHOWN else ""
     return error_reply(422, "; ".join(lines[:PROBLEMS_SHOWN]) + more, places[0] if places else None)
+
+
+def _place(parts: Sequence[Any]) -> str:
+    names = [str(part)[:80] for part in parts if part != "body" and not ALTERNATIVE.fullmatch(str(part))]
+    return ".".join(names)
 
 
 def _problem(place: str, item: Any) -> str:

@@ -69,12 +69,17 @@ class BlockEngine:
         own = getattr(getattr(self.denoiser, "config", None), "max_position_embeddings", 0) or 0
         return min(own, self.config.window) if own and self.config.window else own or self.config.window
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids the model knows, a count; 0 where the denoiser does not say."""
+        return int(getattr(self.denoiser, "vocab_size", 0))
+
     def submit(self, request: Request, drafts: bool = False) -> int:
         """Queue a request; its number is in its events. drafts: also report the active block after every step.
         DecodeError where it can never be served."""
         plan = resolve(request, self.config, getattr(self.meta, "decode", None) or {})
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limits = Limits(request.block or self.block, self.window, new, self.denoiser.mask_id)
+        limits = Limits(request.block or self.block, self.window, new, self.denoiser.mask_id, self.vocabulary)
         prepared = prepare(request, self.tokenizer, limits)
         canvas = RequestCanvas(prepared.layout, prepared.tokens, prepared.editable, limits.mask_id)
         ends = end_ids(request, self.tokenizer, getattr(self.denoiser, "model", None))

@@ -1,6 +1,7 @@
 # From a request to the canvas it starts with: encoding, chat template, gaps to fill, stop ids.
 # Entry points: Prepared, prepare, end_ids.
-# A gap is written <gap:N> in the prompt and becomes N [MASK] tokens; the text around it is fixed.
+# A gap is written <gap:N> in the prompt and becomes N [MASK] tokens; the text around it is fixed. Where tokens carry the
+# space before a word, the space before a gap is left to the gap.
 """Preparation of a request."""
 
 from __future__ import annotations
@@ -38,21 +39,25 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a canvas must fit: block size, window in positions (0: none), new tokens, [MASK]."""
+    """What a canvas must fit: block, window in positions (0: none), new tokens, [MASK], ids the model has (0: any)."""
 
     block: int
     window: int
     new: int
     mask_id: int
+    vocabulary: int = 0
 
 
 def prepare(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
-    """The starting canvas. DecodeError for a prompt that holds [MASK], gaps without infill values, or no room."""
+    """The starting canvas. DecodeError for a prompt that holds [MASK] or unknown ids, gaps without infill, no room."""
     if request.infill:
         return _infill(request, tokenizer, limits)
     prompt = _encode(request, tokenizer)
     if limits.mask_id in prompt:
         raise DecodeError(f"prompt: holds the mask token (id {limits.mask_id}); use infill with <gap:N> to leave gaps")
+    unknown = [token for token in prompt if token < 0 or 0 < limits.vocabulary <= token]
+    if unknown:
+        raise DecodeError(f"prompt: token id {unknown[0]} is none of this model's {limits.vocabulary}; tokenize again")
     layout = Layout(len(prompt), limits.new, limits.block, limits.window)
     tokens = torch.full((layout.length,), limits.mask_id, dtype=torch.long)
     tokens[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
@@ -87,12 +92,18 @@ def _infill(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
         raise DecodeError(
             f"infill: the prompt has {len(sizes)} gaps of sizes {sizes}; write <gap:N>, N >= 1, where text is missing"
         )
-    ids: list[int] = list(tokenizer(pieces[0])["input_ids"])
-    for size, text in zip(sizes, pieces[2::2], strict=True):
+    texts = [*(_before_gap(text, tokenizer) for text in pieces[:-1:2]), pieces[-1]]
+    ids: list[int] = list(tokenizer(texts[0])["input_ids"])
+    for size, text in zip(sizes, texts[1:], strict=True):
         ids += [limits.mask_id] * size + _continued(text, tokenizer)
     tokens = torch.tensor(ids, dtype=torch.long)
     layout = Layout(0, len(ids), limits.block, limits.window, whole=False)
     return Prepared(layout, tokens, tokens == limits.mask_id, (), (INFILL_NOTE.format(block=limits.block),))
+
+
+def _before_gap(text: str, tokenizer: Any) -> str:
+    one, two = (len(tokenizer(words, add_special_tokens=False)["input_ids"]) for words in ("a", "a a"))
+    return text.removesuffix(" ") if two == 2 * one else text
 
 
 def _continued(text: str, tokenizer: Any) -> list[int]:

@@ -137,7 +137,7 @@ class DinferSession:
         """Queue a request. DecodeError for what is fixed at start."""
         refuse_fixed(request, self.name, self.plugin.mode)
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limits = Limits(self.facts.block, self.facts.window, new, self.mask_id)
+        limits = Limits(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer))
         preset = {"mode": self.plugin.mode, "source": "engine", "tau_mask": self.tau_mask, "tau_edit": None}
         self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, limits, "threshold", preset))
         return self.waiting[-1].number
