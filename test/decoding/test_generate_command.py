@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from hildanext.cli import main
+from hildanext.decoding import canvas_view
+from hildanext.decoding.canvas_view import last_lines, picture
+from hildanext.decoding.events import Draft, DraftToken
 
 
 @pytest.fixture
@@ -57,6 +62,10 @@ def test_infill_fills_the_gaps_and_says_what_it_cannot_do(base: list[str], capsy
     [
         (["--mode", "FAST"], "no mode 'FAST'"),
         (["--tau-edit", "maybe"], "neither a probability nor 'off'"),
+        (["--tau-edit", "1.5"], "tau_edit"),
+        (["--tau-mask", "-0.1"], "tau_mask"),
+        (["--max-new-tokens", "0"], "max_new_tokens"),
+        (["--trace", "missing/trace.jsonl"], "existing folder"),
         (["--infill"], "gaps"),
         (["--max-new-tokens", "100000"], "window"),
     ],
@@ -67,13 +76,32 @@ def test_mistakes_exit_with_2_and_say_what_to_do(base: list[str], capsys: Any, r
 
 
 def test_the_live_view_colours_tokens_by_what_happened_to_them() -> None:
-    from hildanext.decoding.canvas_view import picture
-    from hildanext.decoding.events import Draft, DraftToken
-
     draft = Draft(
         0,
         1,
         (DraftToken(0, 1, "a", 0.5, "new"), DraftToken(1, 9, "", 0.0, "mask"), DraftToken(2, 2, "b", 0.9, "edited")),
     )
+    assert picture("So ", draft, True).plain == picture("So ", draft).plain
     shown = picture("So ", draft)
     assert shown.plain == "So a░b" and [str(span.style) for span in shown.spans] == ["bold green", "dim", "bold yellow"]
+
+
+def test_given_tokens_are_drawn_only_where_they_are_part_of_the_text() -> None:
+    draft = Draft(0, 1, (DraftToken(0, 1, "so", 0.0, "given"), DraftToken(1, 9, "", 0.0, "mask")))
+    assert picture("", draft).plain == "░" and picture("", draft, True).plain == "so░"
+
+
+def test_the_live_view_shows_the_end_of_a_text_that_is_longer_than_the_terminal() -> None:
+    console = Console(width=20, height=5, file=io.StringIO())
+    console.print(last_lines(picture(" ".join(f"word{n}" for n in range(40)), None), console))
+    lines = console.file.getvalue().split("\n")
+    assert "word39" in console.file.getvalue() and len([line for line in lines if line.strip()]) == 4
+
+
+def test_a_terminal_gets_the_text_once_on_stdout(base: list[str], capsys: Any, monkeypatch: Any) -> None:
+    rest = [*base, "--prompt", "Once upon a time", "--max-new-tokens", "9", "--tau-edit", "off"]
+    assert main([*rest, "--quiet"]) == 0
+    plain = capsys.readouterr().out
+    monkeypatch.setattr(canvas_view, "watch", canvas_view._watch_live)
+    assert main([*rest, "--quiet", "--stream"]) == 0
+    assert capsys.readouterr().out == plain

@@ -43,6 +43,23 @@ def test_infill_leaves_masks_exactly_in_the_gaps(qwen: Any) -> None:
     )
 
 
+def test_the_space_before_a_gap_is_left_to_it_where_tokens_carry_spaces(qwen: Any) -> None:
+    text = "One day the <gap:1> went home."
+    prepared = prepare(Request.of(prompt=text, infill=True), qwen, LIMITS)
+    tokens = prepared.tokens.tolist()
+    hole = tokens.index(LIMITS.mask_id)
+    whole = qwen("One day the cat went home.")["input_ids"]
+    assert tokens[:hole] == whole[:hole] and tokens[hole + 1 :] == whole[hole + 1 :]
+
+
+def test_the_space_before_a_gap_stays_where_every_letter_is_a_token() -> None:
+    def letters(text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text]}
+
+    prepared = prepare(Request.of(prompt="1 + <gap:1> = 2", infill=True), letters, LIMITS)
+    assert prepared.tokens.tolist() == [*map(ord, "1 + "), LIMITS.mask_id, *map(ord, " = 2")]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

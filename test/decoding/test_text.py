@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hildanext.decoding.text import TextStream
+from hildanext.models.load import load_tokenizer
 
 
 class Bytes:
@@ -53,6 +55,25 @@ def test_nothing_of_a_stop_string_or_after_it_is_ever_shown(seed: int) -> None:
         assert "first line".startswith(shown)
     assert bytes(stream.ids).decode() == "first line"
     assert stream.push(list(b"late")) == ""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tokens_count_as_settled_only_with_their_text(seed: int) -> None:
+    text, shown = "one two three four", 0
+    stream, source = TextStream(Bytes(), [], ("two f", "e t")), random.Random(seed)
+    for part in pieces(text.encode(), source):
+        stream.push(part)
+        assert stream.settled == len(stream.text) >= shown
+        shown = stream.settled
+    assert stream.text == "on" and stream.settled == 2
+
+
+@pytest.mark.parametrize("folder", ["stories260k-hf", "qwen3-tokenizer"])
+def test_pieces_keep_the_space_before_a_word(assets: Path, folder: str) -> None:
+    tokenizer = load_tokenizer(str(assets / folder))
+    prompt, text = tokenizer("Once upon")["input_ids"], " a time, she said"
+    ids = tokenizer("Once upon" + text)["input_ids"][len(prompt) :]
+    assert "".join(TextStream(tokenizer, prompt).piece(token) for token in ids) == text
 
 
 def test_a_partial_stop_string_at_the_end_is_text_after_all() -> None:

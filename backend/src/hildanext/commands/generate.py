@@ -40,18 +40,29 @@ def run(context: Context) -> dict[str, Any]:
 
     args = context.args
     request = Request.of(**_fields(args))
+    if args.trace:
+        _write(args.trace, "")
     config = context.config
     if args.model:
         config = config.model_copy(update={"model": config.model.model_copy(update={"path": args.model})})
     engine = open_engine(config=config, console=context.console)
     live = args.stream and not args.json
-    result = watch(engine.stream(request)) if live else engine.generate(request)
+    result = watch(engine.stream(request), args.infill) if live else engine.generate(request)
     if args.trace:
-        args.trace.write_text("".join(json.dumps(step) + "\n" for step in result.trace), encoding="utf-8")
+        _write(args.trace, "".join(json.dumps(step) + "\n" for step in result.trace))
     if not args.json and not live:
         print(result.text)
     _report(context, result)
     return dict(result.as_dict())
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DecodeError(
+            f"--trace: cannot write {path} ({error.strerror}); name a file in an existing folder"
+        ) from error
 
 
 def _fields(args: argparse.Namespace) -> dict[str, Any]:
@@ -77,7 +88,7 @@ def _report(context: Context, result: Any) -> None:
     from hildanext.engines.choose import brief
 
     metrics, say = result.metrics, context.console.say
-    if result.reasons:
+    if result.reasons and context.console.quiet:
         context.console.warn(f"served by {result.engine}, not by an earlier engine: {brief(result.reasons)}")
     for note in result.notes:
         context.console.warn(note)

@@ -1,13 +1,15 @@
 # Settings of generation: mode presets, thresholds, length, sampling, and the limits of the decoder.
-# Entry points: DecodeConfig, PolicySection.
+# Entry points: DecodeConfig, PolicySection, Share (a number in [0, 1]).
 # tau_* are probabilities; "preset" takes the mode's or the model folder's own value; tau_edit null: no editing.
 """Decoding section of the configuration."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from hildanext.config.base import PluginSection, Section
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class PolicySection(PluginSection):
@@ -45,11 +47,11 @@ class DecodeConfig(Section):
 
     mode: str = Field("Q_MODE", description="S_MODE (speedy) | Q_MODE (quality) | CONSERVATIVE")
     policy: PolicySection | None = Field(None, description="another policy than the mode's threshold_edit")
-    tau_mask: float | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
-    tau_edit: float | Literal["preset"] | None = Field(
+    tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
+    tau_edit: Share | Literal["preset"] | None = Field(
         "preset", description="probability a rewrite must exceed; 0: edit freely; null: no editing"
     )
-    max_post_steps: int | Literal["preset"] = Field(
+    max_post_steps: Annotated[int, Field(ge=0)] | Literal["preset"] = Field(
         "preset", description="looks at a block without masks, a count; 0: edits only while masks remain"
     )
     max_new_tokens: int = Field(128, ge=1, description="tokens to generate at most")

@@ -140,8 +140,7 @@ class Live:
         return [Draft(self.number, step, tokens)] if self.drafts else []
 
     def _piece(self, token: int) -> str:
-        tokenizer = self.text.tokenizer
-        return "" if tokenizer is None or token == self.canvas.mask_id else str(tokenizer.decode([token]))
+        return "" if token == self.canvas.mask_id else self.text.piece(token)
 
     def _emit(self) -> list[Event]:
         limit = self.canvas.layout.limit

@@ -1,7 +1,7 @@
 # From a request to the canvas it starts with: encoding, chat template, gaps to fill, stop ids.
 # Entry points: Prepared, prepare, end_ids.
-# A gap is written <gap:N> in the prompt and becomes N [MASK] tokens; the text around it is fixed. Where tokens carry the
-# space before a word, the space before a gap is left to the gap.
+# A gap is written <gap:N> in the prompt and becomes N [MASK] tokens; the text around it is fixed.
+# Where tokens carry the space before a word, the space before a gap is left to the gap.
 """Preparation of a request."""
 
 from __future__ import annotations

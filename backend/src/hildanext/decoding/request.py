@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from hildanext.config.base import Section
-from hildanext.config.decode import PolicySection
+from hildanext.config.decode import PolicySection, Share
 from hildanext.config.nearest import describe
 from hildanext.errors import DecodeError
 
@@ -26,8 +26,8 @@ class Request(Section):
     prompt_ids: tuple[int, ...] | None = Field(None, description="token ids to continue")
     messages: tuple[Mapping[str, Any], ...] | None = Field(None, description="chat turns {role, content}")
     mode: str | None = Field(None, description="S_MODE | Q_MODE | CONSERVATIVE")
-    tau_mask: float | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
-    tau_edit: float | Literal["preset"] | None = Field("preset", description="probability a rewrite must exceed")
+    tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
+    tau_edit: Share | Literal["preset"] | None = Field("preset", description="probability a rewrite must exceed")
     max_new_tokens: int | None = Field(None, ge=1, description="tokens to generate at most")
     seed: int | None = Field(None, description="seed of sampling")
     sample: int = Field(0, ge=0, description="index of this sample among repeats of one prompt")

@@ -42,6 +42,10 @@ class TextStream:
     def _behind_prompt(self, ids: Sequence[int]) -> str:
         return self._decode([*self._context, *ids])[len(self._prefix) :]
 
+    def piece(self, token: int) -> str:
+        """The text of one token behind other text, so that a leading space is kept; special tokens by their names."""
+        return self._behind_prompt([token]) or str(self.tokenizer.decode([token])) if self.tokenizer else ""
+
     def push(self, ids: Sequence[int], last: bool = False) -> str:
         """The text that `ids` add for good; with `last` nothing is held back. After a stop string: nothing."""
         if self.stopped:

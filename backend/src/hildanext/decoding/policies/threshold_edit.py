@@ -18,9 +18,9 @@ class ThresholdEdit(BlockPolicy):
     """Unmask set: masked and p > tau_mask, at least `minimum_transfers` of highest confidence; edit set: visible, not
     given, p > tau_edit and another token. Source: LLaDA2.1 eq. 1-3, recipe 6.9."""
 
-    tau_mask: float = Field(0.7, description="probability a masked position must exceed to be filled")
+    tau_mask: float = Field(0.7, ge=0.0, le=1.0, description="probability a masked position must exceed to be filled")
     tau_edit: float | None = Field(
-        0.5, description="probability a rewrite must exceed; 0: edit freely; null: no editing"
+        0.5, ge=0.0, le=1.0, description="probability a rewrite must exceed; 0: edit freely; null: no editing"
     )
     max_post_steps: int = Field(16, ge=0, description="edit updates of a block without masks, a count")
     minimum_transfers: int = Field(1, ge=1, description="masks filled per forward at least, a count")

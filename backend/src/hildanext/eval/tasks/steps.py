@@ -1,6 +1,6 @@
 # Task `steps`: quality against cost, by running another task at several thresholds.
 # Entry points: Steps.
-# tau_mask above 1 fills one token per forward: the slowest, most careful setting and the frontier's anchor.
+# tau_mask 1 fills one token per forward: the slowest, most careful setting and the frontier's anchor.
 """Task plugin steps."""
 
 from __future__ import annotations
