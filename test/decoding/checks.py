@@ -172,3 +172,19 @@ def forwards_are_bounded(subject: Subject, policy: str, sampling: str) -> None:
         assert fused.metrics.forwards == fused.metrics.steps
         extra = separate.metrics.forwards - separate.metrics.steps - (length >= BLOCK)
         assert 0 <= extra <= len(blocks) - 1 and (post or extra == len(blocks) - 1)
+
+
+def streams_keep_their_events(subject: Subject) -> None:
+    """Streams of one engine that are read one after the other, last first, each give all of their own text."""
+    made, asked = engine(subject), some_requests(6, 5)
+    wanted = alone(subject, asked)
+    streams = [made.stream(one) for one in asked]
+    firsts = [[next(stream)] for stream in streams]
+    found = []
+    for events, stream in reversed(list(zip(firsts, streams, strict=True))):
+        events += stream
+        done = events[-1]
+        assert isinstance(done, Done)
+        assert "".join(event.text for event in events if isinstance(event, Commit)) == done.result.text
+        found.append(answer(done.result))
+    assert found[::-1] == wanted and made.pending == 0 and made.step() == []

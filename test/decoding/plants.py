@@ -120,6 +120,18 @@ def memory_kept_when_empty(patch: Any) -> None:
     patch.setattr(KVStore, "release", hoarding)
 
 
+def streams_that_end_with_the_queue(patch: Any) -> None:
+    def events(self: Any, number: int) -> Any:
+        while True:
+            found = self.step()
+            self._backlog = [event for event in found if event.request != number]
+            yield from (event for event in found if event.request == number)
+            if not self.pending:
+                return
+
+    patch.setattr(BlockEngine, "_events", events)
+
+
 def fork_that_shares_nothing(patch: Any) -> None:
     patch.setattr(KVStore, "fork", lambda self, slot: _grown(self, slot))
 

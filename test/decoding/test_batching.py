@@ -82,6 +82,10 @@ def test_two_streams_of_one_engine_interleave_and_closing_one_cancels_it(subject
     assert made.pending == 0 and made.store.lengths == [] and made.step() == []
 
 
+def test_a_stream_that_others_finish_still_gets_all_its_events(subject: Subject) -> None:
+    checks.streams_keep_their_events(subject)
+
+
 def test_the_store_grows_without_losing_what_it_holds(subject: Subject) -> None:
     made = engine(subject)
     asked = [Request.of(prompt_ids=(5,) * size, max_new_tokens=16, ignore_eos=True) for size in (3, 60, 150)]

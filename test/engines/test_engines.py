@@ -112,6 +112,24 @@ def test_a_batch_gives_what_each_request_gives_alone(engine: OpenEngine) -> None
     assert [found[number] for number in numbers] == alone
 
 
+def test_streams_and_submitted_requests_share_an_engine_and_lose_no_event(engine: OpenEngine) -> None:
+    engine = OpenEngine(engine.session, ("an earlier engine",))
+    requests = [Request.of(prompt=text, max_new_tokens=12) for text in ("a", "the boat", "once upon")]
+    alone = [engine.generate(request).text for request in requests]
+    number, first, second = engine.submit(requests[0]), *map(engine.stream, requests[1:])
+    begun = [next(first)]
+    texts = [
+        "".join(event.text for event in (*events,) if isinstance(event, Commit))
+        for events in (second, [*begun, *first])
+    ]
+    while engine.pending:
+        engine.backlog.extend(engine.step())
+    done = [event for event in engine.step() if isinstance(event, Done) and event.request == number]
+    assert [done[0].result.text, *texts[::-1]] == alone and done[0].result.engine == engine.session.name
+    assert done[0].result.reasons.count("an earlier engine") == 1
+    assert engine.pending == 0 and engine.step() == []
+
+
 def test_a_cancelled_request_leaves_nothing_behind(engine: OpenEngine) -> None:
     number = engine.session.submit(Request.of(prompt="abc", max_new_tokens=40))
     engine.session.step()

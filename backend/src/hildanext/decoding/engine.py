@@ -244,13 +244,13 @@ class BlockEngine:
             self.cancel(number)
 
     def _events(self, number: int) -> Iterator[Event]:
-        while True:
+        while self.pending or any(event.request == number for event in self._backlog):
             events = self.step()
-            own = [event for event in events if event.request == number]
-            self._backlog = [event for event in events if event.request != number]
-            yield from own
-            if any(isinstance(event, Done) for event in own) or not self.pending:
-                return
+            self._backlog += [event for event in events if event.request != number]
+            for event in [event for event in events if event.request == number]:
+                yield event
+                if isinstance(event, Done):
+                    return
 
 
 def _consecutive(seats: Sequence[Seat]) -> list[list[Seat]]:
