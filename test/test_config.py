@@ -110,3 +110,14 @@ def test_every_field_of_the_schema_has_a_description_or_is_a_section() -> None:
         return [n for p in parts for n, f in p.get("properties", {}).items() if not {"description", "$ref"} & set(f)]
 
     assert [name for name in fields(config_schema()) if name != "type"] == []
+
+
+def test_a_value_that_fits_none_of_several_types_is_one_problem_at_its_own_place() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["decode.tau_mask=7", "decode.max_post_steps=-1", "decode.block=-1"])
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.strip() for line in lines] == [
+        "decode.tau_mask: input should be less than or equal to 1, or 'preset' (found 7)",
+        "decode.max_post_steps: input should be greater than or equal to 0, or 'preset' (found -1)",
+        "decode.block: input should be greater than or equal to 0 (found -1)",
+    ]

@@ -55,7 +55,7 @@ def load(kind: str, name: str) -> type[Plugin]:
     """The plugin class. ConfigError where the name is unknown (with the nearest one) or its file cannot be imported."""
     known = names(kind)
     if name not in known:
-        raise ConfigError(f"{kind}: no plugin {name!r}, {nearest(name, known)}; there are {', '.join(known)}")
+        raise ConfigError(f"{kind}: no plugin {name!r}, {nearest(name, known, listed=True)}")
     for entry in entry_points(group=f"hildanext.{kind}"):
         if entry.name == name:
             return _single_class(entry.load(), name)

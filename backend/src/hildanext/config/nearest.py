@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+TAG = re.compile(r"(constrained-)?(float|int|str|bool)|(literal|list|tuple|dict)\[.*\]")
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or a list of what there is when nothing is close."""
+
+def nearest(name: str, known: Iterable[str], listed: bool = False) -> str:
+    """`did you mean 'x'?`, or a list of what there is when nothing is close; listed: the list in either case."""
     known = list(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(known))}"
+    close, valid = get_close_matches(name, known, n=1, cutoff=0.5), f"valid are {', '.join(sorted(known))}"
+    if not close:
+        return valid
+    return f"did you mean {close[0]!r}?" + (f" ({valid})" if listed else "")
 
 
 def model_at(model: type[BaseModel], path: Iterable[Any]) -> type[BaseModel] | None:
@@ -40,8 +45,18 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def describe(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
-    """One line per problem: `place: what is wrong (value), what was expected`."""
-    return [_line(item, model, prefix) for item in error.errors()]
+    """One line per problem: `place: what is wrong (value), what was expected`. A value that fits none of several types
+    is one problem."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for item in error.errors():
+        loc = tuple(part for part in item["loc"] if not TAG.fullmatch(str(part)))
+        groups.setdefault((*loc, item["type"]) if loc == item["loc"] else loc, []).append({**item, "loc": loc})
+    return [_line(_merged(items), model, prefix) for items in groups.values()]
+
+
+def _merged(items: list[Any]) -> Any:
+    first, *others = (str(item["msg"]) for item in items)
+    return {**items[0], "msg": ", or ".join([first, *(one.removeprefix("Input should be ") for one in others)])}
 
 
 def _line(item: Any, model: type[BaseModel], prefix: str) -> str:

@@ -41,7 +41,7 @@ def resolve(request: Request, config: DecodeConfig, calibrated: Mapping[str, Map
     """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field."""
     mode = request.mode or config.mode
     if mode not in MODES:
-        raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, list(MODES))}; there are {', '.join(MODES)}")
+        raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, MODES, listed=True)}")
     own = calibrated.get(mode, {})
     section = _section(request, config, {**MODES[mode], **own})
     try:
