@@ -32,7 +32,9 @@ $(STAMP): backend/pyproject.toml backend/constraints.txt
 docs: $(STAMP)
 	$(BIN)/python docs/drawings.py
 
-# Retrains the bundled pair from seed: about an hour and a half on one core. See backend/src/hildanext/tiny/README.md.
+# Retrains the bundled pair from seed, somewhat over two hours on one core; see backend/src/hildanext/tiny/README.md. The last
+# two lines replace the bundled weights; `make tiny-model TINY=folder` writes the pair elsewhere.
+TINY := backend/src/hildanext/tiny
 tiny-model: $(STAMP)
 	$(BIN)/hildanext prepare-data --config runs/configs/tiny_data.json
 	$(BIN)/hildanext tokenize --config runs/configs/tiny_data.json
@@ -40,7 +42,11 @@ tiny-model: $(STAMP)
 	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_parent_2.json --run-dir runs/tiny-parent-2
 	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_child.json --run-dir runs/tiny-child
 	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_child_2.json --run-dir runs/tiny-child-2
+	$(BIN)/hildanext convert-wsd --config runs/configs/tiny_child_3.json --run-dir runs/tiny-child-3
 	$(BIN)/hildanext sft --config runs/configs/tiny_sft.json --run-dir runs/tiny-sft
+	$(BIN)/hildanext merge-checkpoints runs/tiny-sft --members step-000400 runs/tiny-child-3/model
+	$(BIN)/hildanext export --model runs/tiny-parent-2/model --output $(TINY)/parent --set export.format.dtype=float16
+	$(BIN)/hildanext export --config runs/configs/tiny_export.json --output $(TINY)/child
 
 OLDEST := .venv-oldest
 # The lowest transformers that backend/pyproject.toml allows, on the parts that touch it.
