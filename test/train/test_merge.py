@@ -17,6 +17,7 @@ from train.material import QUIET, configuration, run
 from transformers import AutoModelForCausalLM
 
 from hildanext.errors import ModelError
+from hildanext.models.meta import HildaMeta
 from hildanext.train.merge import merge_folders, merge_run
 
 
@@ -71,3 +72,22 @@ def test_the_best_checkpoints_of_a_run_merge_into_a_tied_model_that_is_evaluated
     assert report["eval_nll"].keys() == {Path(path).name for path in report["members"]} | {"merged"}
     model = AutoModelForCausalLM.from_pretrained(report["model"])
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def test_a_model_folder_of_another_run_can_be_a_member(shards: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 2}
+    run(tmp_path / "base", shards, **changes)
+    later = {**changes, "model__path": str(tmp_path / "base" / "model")}
+    run(tmp_path / "later", shards, **later, train__checkpoint_every=2)
+    members = ("step-000002", str(tmp_path / "base" / "model"))
+    report = merge_run(configuration(shards, **later), QUIET, tmp_path / "later", members, 1, None)
+    assert report["eval_nll"].keys() == {"step-000002", "base/model", "merged"}
+    mean, two = read(Path(report["model"])), [read(Path(path)) for path in report["members"]]
+    assert all(torch.equal(value, (two[0][name] + two[1][name]) / 2) for name, value in mean.items())
+    assert any(not torch.equal(two[0][name], two[1][name]) for name in mean)
+    assert HildaMeta.read(Path(report["model"])).history[-1] == {"merged": ["step-000002", "base/model"]}
+
+
+def test_a_member_that_is_nowhere_is_named(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no checkpoint step-000009 in .*; name a checkpoint or a folder"):
+        merge_run(configuration(shards), QUIET, tmp_path, ("step-000009",), 1, None)

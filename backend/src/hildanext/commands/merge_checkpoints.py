@@ -12,7 +12,7 @@ from typing import Any
 from hildanext.commands import Context
 from hildanext.config import load_config
 
-HELP = "average a run's best checkpoints"
+HELP = "average a run's best checkpoints, or the members named"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--best", type=int, default=3, metavar="K", help="how many of lowest evaluation NLL (default 3)"
     )
-    parser.add_argument("--members", nargs="+", default=[], metavar="NAME", help="checkpoints by name, not the best")
+    parser.add_argument(
+        "--members", nargs="+", default=[], metavar="NAME", help="checkpoints by name or model folders, not the best"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write (default RUN/merged)")
 
 

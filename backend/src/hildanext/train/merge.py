@@ -49,7 +49,7 @@ def _same(folders: Sequence[Path]) -> dict[str, dict[str, tuple[int, ...]]]:
             name = wrong[0] if wrong else "file layout"
             raise ModelError(
                 f"merge: {folder} and {folders[0]} differ in {len(wrong)} tensors, first {name}"
-                f" ({theirs.get(name)} against {ours.get(name)}); merge checkpoints of one run"
+                f" ({theirs.get(name)} against {ours.get(name)}); merge checkpoints of one architecture"
             )
         _same_meta(folders[0], folder)
     return first
@@ -57,7 +57,7 @@ def _same(folders: Sequence[Path]) -> dict[str, dict[str, tuple[int, ...]]]:
 
 def _same_meta(first: Path, other: Path) -> None:
     ours, theirs = HildaMeta.read(first), HildaMeta.read(other)
-    for name in ("mask_id", "shift", "block_grid"):
+    for name in ("mask_id", "shift"):
         if getattr(ours, name) != getattr(theirs, name):
             raise ModelError(f"merge: {other}: {name} is {getattr(theirs, name)}, {getattr(ours, name)} in {first}")
 
@@ -91,23 +91,37 @@ def merge_folders(folders: Sequence[Path], output: Path) -> Path:
 
 def _note(folder: Path, members: Sequence[Path]) -> None:
     meta = HildaMeta.read(folder)
-    past = [*meta.history, {"merged": [path.name for path in members]}]
+    past = [*meta.history, {"merged": [_label(path) for path in members]}]
     write_atomic(folder / META_FILE, meta.model_copy(update={"history": past}).text())
 
 
 def merge_run(
     config: Config, console: Console, run: Path, members: Sequence[str], best: int, output: Path | None
 ) -> dict[str, Any]:
-    """Average the named checkpoints of a run, or its `best` ones, and evaluate every member and the mean."""
+    """Average the named members, or a run's `best` checkpoints, and evaluate every member and the mean. A member is a
+    checkpoint's name or a model folder; the first one's tokenizer and metadata are kept."""
     checkpoints = Checkpoints(run / "checkpoints")
-    folders = [checkpoints.folder / name for name in members] or checkpoints.best(best)
+    folders = [_member(checkpoints.folder, name) for name in members] or checkpoints.best(best)
     merged = merge_folders(folders, output or run / "merged")
-    scores = {path.name: _score(config, path) for path in [*folders, merged]}
+    scores = {_label(path): _score(config, path) for path in [*folders, merged]}
     rows = [(name, f"{score:.4f}") for name, score in scores.items()]
     console.table(rows, ("model", "evaluation NLL, nats/token"))
     report = {"model": str(merged), "members": [str(path) for path in folders], "eval_nll": scores}
     write_atomic(run / "merge.json", json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _member(checkpoints: Path, name: str) -> Path:
+    folder = next((path for path in (checkpoints / name, Path(name)) if path.is_dir()), None)
+    if folder is None:
+        raise ModelError(
+            f"merge: no checkpoint {name} in {checkpoints} and no such folder; name a checkpoint or a folder"
+        )
+    return folder
+
+
+def _label(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}" if folder.name == "model" else folder.name
 
 
 def _score(config: Config, folder: Path) -> float:
