@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,6 +122,32 @@ def test_health_waits_for_no_lock_of_the_jobs(tmp_path: Path) -> None:
         wait_ready(url)
         with app.state.server.jobs._lock:
             assert httpx.get(f"{url}/health", timeout=3).json()["jobs"] == {"queued": 0, "running": 0}
+
+
+@pytest.mark.parametrize(("protocol", "set_at_once"), [(socket.IPPROTO_TCP, True), (0, False)])
+def test_replies_are_not_held_back_for_an_acknowledgement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int, set_at_once: bool
+) -> None:
+    address = (socket.AF_INET, socket.SOCK_STREAM, protocol, "", ("127.0.0.1", 0))
+    monkeypatch.setattr(serving.socket, "getaddrinfo", lambda *_, **__: [address])
+    bound = serving._bind(config_in(tmp_path))
+    assert asyncio.run(_accepted_without_delay(bound)) is set_at_once
+
+
+def test_the_address_of_the_server_names_its_protocol(tmp_path: Path) -> None:
+    with contextlib.closing(serving._bind(config_in(tmp_path, port=0))) as bound:
+        assert bound.proto == socket.IPPROTO_TCP
+
+
+async def _accepted_without_delay(bound: socket.socket) -> bool:
+    accepted: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
+    async with await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=bound):
+        _, client = await asyncio.open_connection(*bound.getsockname())
+        server_side = await accepted
+        option = server_side.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        for writer in (client, server_side):
+            writer.close()
+    return bool(option)
 
 
 def test_what_is_loaded_is_taken_out_of_garbage_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
