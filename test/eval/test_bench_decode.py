@@ -57,6 +57,16 @@ def test_modes_are_compared_on_trained_weights(assets: Path, tmp_path: Path, cap
     assert f"{modes['s_against_q']['tokens_per_forward']:.2f} times the tokens per forward" in shown
 
 
+def test_made_up_prompts_hold_no_mask_whatever_its_id(tmp_path: Path) -> None:
+    prompts = {
+        "prompt_tokens": 128,
+        "new_tokens": 16,
+        "prompts": ["One windy morning a girl called Nora went to the zoo."],
+    }
+    report = bench(BUNDLED / "child", tmp_path, precisions=["float32"], blocks=[16], **prompts)
+    assert report["precisions"]["float32"]["engine"]["block 16, 2 at once"]["tokens"] == 2 * 16
+
+
 def results(texts: tuple[str, ...]) -> list[Result]:
     return [Result(text, tuple(map(ord, text)), "length", Metrics()) for text in texts]
 

@@ -121,6 +121,10 @@ def prompt_ids(bench: BenchDecodeConfig, row: int) -> tuple[int, ...]:
     return tuple((7 * i + 31 * row + 5) % 1000 for i in range(bench.prompt_tokens))
 
 
+def _without(mask_id: int, ids: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i % 500 + (i % 500 == mask_id) for i in ids)
+
+
 def time_engine(
     loaded: Any, decode: DecodeConfig, fields: Mapping[str, Any], rows: int, prompts: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -132,7 +136,9 @@ def time_engine(
     object.__setattr__(timed, "denoiser", denoiser)
     engine = BlockEngine(timed, decode)
     made: list[dict[str, Any]] = [{"prompt": prompts[row % len(prompts)]} for row in range(rows)] if prompts else []
-    made = made or [{"prompt_ids": tuple(i % 500 for i in prompt_ids(decode.bench, row))} for row in range(rows)]
+    made = made or [
+        {"prompt_ids": _without(loaded.denoiser.mask_id, prompt_ids(decode.bench, row))} for row in range(rows)
+    ]
     started = clock()
     for source in made:
         engine.submit(Request.of(**{"ignore_eos": True, "max_new_tokens": decode.bench.new_tokens, **source, **fields}))
