@@ -35,12 +35,17 @@ def draw(points: dict[str, list[dict[str, Any]]], out: Path) -> None:
         ]
         axes.errorbar(
             [point["x"] for point in series], y, yerr=[[max(0.0, e) for e in side] for side in errors], marker="o",
-            capsize=3, color=colour, label=label, linestyle=joined,
+            capsize=3, color=colour, label=label, linestyle=joined, zorder=4 if joined == "none" else 3,
         )  # fmt: skip
-        for point in series:
+        for point in series if name != "child, editing" else series[:1]:
             text, place = str(point["label"]), (point["x"], 100 * point["y"])
-            axes.annotate(text, place, xytext=(6, 6), textcoords="offset points", fontsize=9)
-    axes.set(xlabel="tokens per forward", ylabel="valid stories, %", ylim=(0, 104))
+            offset, turn = (
+                ((2, 6), 30)
+                if name == "child, modes"
+                else ((-24, -14) if point["y"] > 0.5 and point["x"] > 1 else (7, 4), 0)
+            )
+            axes.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=9, rotation=turn)
+    axes.set(xlabel="tokens per forward", ylabel="valid stories, %", ylim=(0, 122), yticks=range(0, 101, 20))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower left")
     figure.savefig(out)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,20 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(DataError, match="not an evaluation report"):
         read_report(tmp_path)
+
+
+def test_labels_of_points_side_by_side_do_not_cover_each_other() -> None:
+    near = [
+        {"x": 4.0 + 0.1 * i, "y": 1.0, "label": label} for i, label in enumerate(("Q_MODE", "0.7", "S_MODE", "0.9"))
+    ]
+    again = [{"x": 4.1, "y": 1.0, "label": "0.7"}, {"x": 1.0, "y": 0.5, "label": "AR"}]
+    text = lines([Series("a", near), Series("b", again)], Axes("x", "y", percent=True, floor=0.0))
+    found = re.findall(r'<text class="note" x="([\d.]+)" y="([\d.]+)">([^<]+)<', text)
+    assert sorted(label for _, _, label in found) == ["0.7", "0.9", "AR", "Q_MODE", "S_MODE"]
+    for index, (x, y, label) in enumerate(found):
+        for other_x, other_y, other in found[index + 1 :]:
+            apart = abs(float(x) - float(other_x)) >= 7 * len(label if float(x) < float(other_x) else other)
+            assert apart or abs(float(y) - float(other_y)) >= 11
 
 
 def _points(*pairs: tuple[float, float]) -> list[dict[str, Any]]:

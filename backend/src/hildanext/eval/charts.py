@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 46
+WIDTH, HEIGHT = 560, 344
+LEFT, RIGHT, TOP, BOTTOM = 58, 18, 40, 46
+PLACES = ((7, -7), (7, 15), (-34, -7), (-34, 15), (7, -21), (-34, 29), (7, 29), (-34, -21))
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def lines(series: Sequence[Series], axes: Axes) -> str:
     x, y = _scales(points, axes)
     body = [_grid(x, y, axes, sorted({float(point["x"]) for point in points}))]
     body += [_line(one, index, x, y) for index, one in enumerate(series)]
-    return _svg(body + [_legend(series)], f"{axes.y} against {axes.x}")
+    return _svg([*body, _notes(series, x, y), _legend(series)], f"{axes.y} against {axes.x}")
 
 
 def _scales(points: Sequence[Mapping[str, Any]], axes: Axes) -> tuple[_Scale, _Scale]:
@@ -122,11 +124,38 @@ def _line(one: Series, index: int, x: _Scale, y: _Scale) -> str:
             parts.append(
                 f'<circle class="dot" cx="{across:.1f}" cy="{up:.1f}" r="4"><title>{_tip(one, point)}</title></circle>'
             )
-        if point.get("label"):
-            parts.append(
-                f'<text class="note" x="{across + 7:.1f}" y="{up - 7:.1f}">{escape(str(point["label"]))}</text>'
-            )
     return f'<g class="s{index % 6}">{"".join(parts)}</g>'
+
+
+def _notes(series: Sequence[Series], x: _Scale, y: _Scale) -> str:
+    points = [point for one in series for point in one.points]
+    dots = [(x.at(float(point["x"])), y.at(float(point["y"]))) for point in points]
+    taken = [(across - 5, up - 5, across + 5, up + 5) for across, up in dots]
+    told = {
+        (round(across / 12), round(up / 12), str(point.get("label") or ""))
+        for (across, up), point in zip(dots, points, strict=True)
+    }
+    parts = []
+    for (across, up), point in zip(dots, points, strict=True):
+        label = str(point.get("label") or "")
+        place = (round(across / 12), round(up / 12), label)
+        spots = [_spot(across + right, up + down, label) for right, down in PLACES] if label and place in told else []
+        told.discard(place)
+        free = next((spot for spot in spots if not any(_overlap(spot, other) for other in taken)), None)
+        if free:
+            taken.append(free)
+            parts.append(f'<text class="note" x="{free[0]:.1f}" y="{free[3] - 2:.1f}">{escape(label)}</text>')
+    return "".join(parts)
+
+
+def _spot(across: float, up: float, label: str) -> Box:
+    width = 7.2 * len(label)
+    left = across if across + width < WIDTH else across - width - 14
+    return left, up - 10, left + width, up + 2
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _tip(one: Series, point: Mapping[str, Any]) -> str:

@@ -98,20 +98,20 @@ def repair(stage: Stage) -> Part:
 
 
 def watched(stage: Stage) -> Part:
-    """The story, among a few, that was edited most, kept forward by forward."""
+    """A story, among some two dozen, that ended well and was edited most, kept forward by forward."""
     from hildanext.data.storyworld import check, story
 
     child = loaded(stage, "child")
     best: Any = None
-    for index in range(6):
+    for index in range(24):
         start = story(f"{SEED}:watched:{index}").sentences[0]
         engine = BlockEngine(child, stage.config.decode)
         result = engine.generate(
             Request(prompt=start, mode="S_MODE", max_new_tokens=stage.sizes.new_tokens, trace=True)
         )
-        if best is None or sum(result.metrics.edits_applied) > sum(best[1].metrics.edits_applied):
-            best = (start, result)
-    start, result = best
+        rank = (check(f"{start} {result.text.strip()}").valid, sum(result.metrics.edits_applied))
+        best = max(best, (rank, start, result), key=_rank) if best else (rank, start, result)
+    _, start, result = best
     edits = sum(result.metrics.edits_applied)
     verdict = check(f"{start} {result.text.strip()}")
     told = "the checker accepts it" if verdict.valid else f"the checker's objections: {len(verdict.problems)}"
@@ -123,3 +123,7 @@ def watched(stage: Stage) -> Part:
     section = Section("One story, forward by forward", prose, frames=frames)
     data = {"story": start + result.text, "valid": verdict.valid, "edits": edits, "forwards": result.metrics.forwards}
     return Part(section, data)
+
+
+def _rank(candidate: tuple[tuple[bool, int], str, Any]) -> tuple[bool, int]:
+    return candidate[0]

@@ -28,7 +28,7 @@ class Sizes:
     samples: int = 4
     rounds: int = 5
     new_tokens: int = 224
-    taus: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)
+    taus: tuple[float, ...] = (0.5, 0.55, 0.6, 0.7, 0.9)
 
 
 @dataclass
