@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from hildanext import registry
 from hildanext.config import Config, config_schema, load_config, resolved_json
 from hildanext.errors import ConfigError
 from hildanext.registry import plugin_problems
@@ -121,3 +122,10 @@ def test_a_value_that_fits_none_of_several_types_is_one_problem_at_its_own_place
         "decode.max_post_steps: input should be greater than or equal to 0, or 'preset' (found -1)",
         "decode.block: input should be greater than or equal to 0 (found -1)",
     ]
+
+
+def test_an_unknown_key_is_named_also_where_it_reads_like_a_type() -> None:
+    with pytest.raises(ConfigError, match=r"decode\.float: unknown key"):
+        load_config(None, ["decode.float=1"])
+    with pytest.raises(ConfigError, match="int: unknown key"):
+        registry.build("policies", {"type": "threshold_edit", "int": 1}, "policy")

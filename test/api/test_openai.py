@@ -149,6 +149,8 @@ def test_what_completions_do_not_support_is_a_400_that_names_it(client: openai.O
         ({"stop": ""}, "stop"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
         ({"n": 0}, "n"),
+        ({"extra_body": {"Temperature": 1}}, "Temperature"),
+        ({"extra_body": {"str": 1}}, "str"),
     ],
 )
 def test_a_wrong_value_is_named_as_the_client_wrote_it(

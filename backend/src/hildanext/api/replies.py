@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -88,15 +87,17 @@ async def _hilda_error(request: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    places = [_place(item["loc"]) for item in found]
+    places = [_place(item) for item in found]
     lines = list(dict.fromkeys(_problem(place, item) for place, item in zip(places, found, strict=True)))
     more = f"; and {len(lines) - PROBLEMS_SHOWN} more" if len(lines) > PROBLEMS_SHOWN else ""
     return error_reply(422, "; ".join(lines[:PROBLEMS_SHOWN]) + more, places[0] if places else None)
 
 
-def _place(parts: Sequence[Any]) -> str:
-    names = [str(part)[:80] for part in parts if part != "body" and not ALTERNATIVE.fullmatch(str(part))]
-    return ".".join(names)
+def _place(item: Any) -> str:
+    key = item["loc"][-1:] if item["type"] == "extra_forbidden" else ()
+    outer = item["loc"][: len(item["loc"]) - len(key)]
+    names = (*(part for part in outer if part != "body" and not ALTERNATIVE.fullmatch(str(part))), *key)
+    return ".".join(str(name)[:80] for name in names)
 
 
 def _problem(place: str, item: Any) -> str:

@@ -49,9 +49,15 @@ def describe(error: ValidationError, model: type[BaseModel], prefix: str) -> lis
     is one problem."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for item in error.errors():
-        loc = tuple(part for part in item["loc"] if not TAG.fullmatch(str(part)))
+        loc = _place(item)
         groups.setdefault((*loc, item["type"]) if loc == item["loc"] else loc, []).append({**item, "loc": loc})
     return [_line(_merged(items), model, prefix) for items in groups.values()]
+
+
+def _place(item: Any) -> tuple[Any, ...]:
+    key = item["loc"][-1:] if item["type"] == "extra_forbidden" else ()
+    outer = item["loc"][: len(item["loc"]) - len(key)]
+    return (*(part for part in outer if not TAG.fullmatch(str(part))), *key)
 
 
 def _merged(items: list[Any]) -> Any:
