@@ -20,6 +20,7 @@ from api.live import config_in, live_server, wait_ready
 from api.scripted import ScriptedSession, story
 from prometheus_client.parser import text_string_to_metric_families
 
+from hildanext.api import worker
 from hildanext.api.app import api_key
 from hildanext.config import Config
 from hildanext.decoding.presets import MODES
@@ -141,6 +142,21 @@ def test_a_request_that_fails_alone_takes_no_other_with_it(tmp_path: Path) -> No
         health = httpx.get(f"{url}/health").json()
         assert health["status"] == "degraded" and "planted loss" in health["problem"]
         assert app.state.server.worker.queued == 0
+
+
+def test_a_degraded_server_is_ready_again_without_another_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "DEGRADED_SECONDS", 1.0)
+    with live_server(config_in(tmp_path), ScriptedSession()) as (url, _):
+        wait_ready(url)
+        assert httpx.post(f"{url}/generate", json={"prompt": "lost"}).status_code == 500
+        assert httpx.get(f"{url}/health").json()["status"] == "degraded"
+        deadline = time.monotonic() + 10
+        while httpx.get(f"{url}/health").json()["status"] != "ready":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert httpx.get(f"{url}/health").json()["problem"] == ""
 
 
 def test_a_failing_step_is_a_500_and_the_server_goes_on_degraded(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ class Worker:
             return
         while self._messages():
             self._step()
+            self._recover()
         self._end_all(RunError("server: shutting down; send the request again"))
         if self.session is not None:
             self.session.close()
@@ -205,6 +206,8 @@ class Worker:
             return
         for event in events:
             self._deliver(event)
+
+    def _recover(self) -> None:
         if self.state == "degraded" and time.monotonic() - self._failed_at > DEGRADED_SECONDS:
             self.state, self.problem = "ready", ""
 
