@@ -151,7 +151,7 @@ def test_a_failing_generation_ends_its_own_request_only(folder: Path) -> None:
     session.engine.fails = True
     first, second = (session.submit(Request.of(prompt=text, max_new_tokens=9)) for text in "ab")
     (failed,) = session.step()
-    assert isinstance(failed, Failed) and failed.request == first
+    assert isinstance(failed, Failed) and (failed.request, failed.kind) == (first, "failed")
     assert isinstance(failed.error, RunError) and "NCCL" in str(failed.error)
     session.engine.fails = False
     done = session.step()[-1]

@@ -38,9 +38,9 @@ class OpenEngine:
 
     def step(self) -> list[Event | Failed]:
         """Move every admitted request on; what happened, after what a stream beside it has left."""
-        left, name, reasons = list(self.backlog), self.session.name, self.reasons
+        new, name, reasons = self.session.step(), self.session.name, self.reasons
+        left = list(self.backlog)
         self.backlog.clear()
-        new = self.session.step()
         return [*left, *(event if isinstance(event, Failed) else signed(event, name, reasons) for event in new)]
 
     def cancel(self, number: int) -> Result | None:

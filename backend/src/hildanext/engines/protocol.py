@@ -51,6 +51,7 @@ class Failed:
 
     request: int
     error: HildaError
+    kind: Literal["failed"] = "failed"
 
 
 class Session(Protocol):

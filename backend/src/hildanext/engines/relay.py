@@ -33,6 +33,7 @@ class Relay:
     started: float = field(default_factory=time.monotonic)
     first: float = 0.0
     seen: int = 0
+    emitted: int = 0
 
     def __post_init__(self) -> None:
         self.prompt = prepare(self.request, self.tokenizer, self.limits).prompt
@@ -46,10 +47,10 @@ class Relay:
         new = new if place is None else new[: place + 1]
         self.seen += len(new)
         last = final or place is not None or self.seen >= self.limits.new
-        before = len(self.text.ids)
         delta = self.text.push(new, last)
         self.first = self.first or time.monotonic()
-        kept = tuple(self.text.ids[before:])
+        kept = tuple(self.text.ids[self.emitted : self.text.settled])
+        self.emitted += len(kept)
         events: list[Event] = [Commit(self.number, delta, kept)] if delta or kept else []
         if last or self.text.stopped:
             self.over = True
