@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from hildanext.errors import ModelError
 from hildanext.models.meta import HildaMeta
+from hildanext.train import merge, session
 from hildanext.train.merge import merge_folders, merge_run
 
 
@@ -91,3 +92,26 @@ def test_a_model_folder_of_another_run_can_be_a_member(shards: Path, tmp_path: P
 def test_a_member_that_is_nowhere_is_named(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no checkpoint step-000009 in .*; name a checkpoint or a folder"):
         merge_run(configuration(shards), QUIET, tmp_path, ("step-000009",), 1, None)
+
+
+def test_members_of_one_name_are_scored_apart(shards: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 2, "train__checkpoint_every": 2}
+    for name in ("one", "two"):
+        run(tmp_path / name, shards, **changes, seed=len(name) + (name == "two"))
+    members = ("step-000002", str(tmp_path / "two" / "checkpoints" / "step-000002"))
+    report = merge_run(configuration(shards, **changes), QUIET, tmp_path / "one", members, 1, None)
+    assert report["eval_nll"].keys() == {*report["members"], "merged"}
+
+
+def test_a_member_is_not_replaced_by_the_mean(tmp_path: Path) -> None:
+    one, other = member(tmp_path / "one", 1), member(tmp_path / "other", 2)
+    before = read(other)
+    with pytest.raises(ModelError, match="name another folder with --output"):
+        merge_folders([one, other], tmp_path / "one" / ".." / "other")
+    assert all(torch.equal(value, before[name]) for name, value in read(other).items())
+
+
+def test_a_relative_model_folder_is_called_by_its_runs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "base" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "base")
+    assert merge._label(Path("model")) == "base/model" and session._named(Path("model")) == "base"

@@ -74,9 +74,12 @@ def _mean(folders: Sequence[Path], file: str, name: str) -> Tensor:
 
 def merge_folders(folders: Sequence[Path], output: Path) -> Path:
     """Write the equal-weight mean of model folders to `output`. One member is copied unchanged. ModelError where names,
-    shapes, file layout or mask token differ. Source: LLaDA2.0 arXiv:2512.15745 sec. 4.3; float64 sums are ours."""
+    shapes, file layout or mask token differ, or the output is a member. Source: LLaDA2.0 arXiv:2512.15745 sec. 4.3;
+    float64 sums are ours."""
     if not folders:
         raise ModelError("merge: no checkpoint with an evaluation NLL; set train.eval_every or name the members")
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise ModelError(f"merge: {output} is a member and would be replaced; name another folder with --output")
     parts = _same(folders)
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -103,7 +106,8 @@ def merge_run(
     checkpoints = Checkpoints(run / "checkpoints")
     folders = [_member(checkpoints.folder, name) for name in members] or checkpoints.best(best)
     merged = merge_folders(folders, output or run / "merged")
-    scores = {_label(path): _score(config, path) for path in [*folders, merged]}
+    every = [*folders, merged]
+    scores = {name: _score(config, path) for name, path in zip(_labels(every), every, strict=True)}
     rows = [(name, f"{score:.4f}") for name, score in scores.items()]
     console.table(rows, ("model", "evaluation NLL, nats/token"))
     report = {"model": str(merged), "members": [str(path) for path in folders], "eval_nll": scores}
@@ -121,7 +125,12 @@ def _member(checkpoints: Path, name: str) -> Path:
 
 
 def _label(folder: Path) -> str:
-    return f"{folder.parent.name}/{folder.name}" if folder.name == "model" else folder.name
+    return f"{folder.absolute().parent.name}/{folder.name}" if folder.name == "model" else folder.name
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    names = [_label(folder) for folder in folders]
+    return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 
 
 def _score(config: Config, folder: Path) -> float:

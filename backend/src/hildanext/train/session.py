@@ -114,7 +114,7 @@ def _same_run(state: Mapping[str, Any], ladder: Ladder) -> None:
 
 
 def _named(folder: Path) -> str:
-    return folder.parent.name if folder.name == "model" else folder.name
+    return folder.absolute().parent.name if folder.name == "model" else folder.name
 
 
 def meta_of(session: Session) -> HildaMeta:
