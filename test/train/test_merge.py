@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from train.material import QUIET, configuration, run
 from transformers import AutoModelForCausalLM
 
+from hildanext.cli import main
 from hildanext.errors import ModelError
 from hildanext.models.meta import HildaMeta
 from hildanext.train import merge, session
@@ -115,3 +116,12 @@ def test_a_relative_model_folder_is_called_by_its_runs_name(tmp_path: Path, monk
     (tmp_path / "base" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "base")
     assert merge._label(Path("model")) == "base/model" and session._named(Path("model")) == "base"
+
+
+def test_the_command_merges_the_run_of_the_model_path_when_none_is_named(shards: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 4}
+    run(tmp_path / "base", shards, **changes, train__checkpoint_every=2, train__eval_every=2)
+    job = ["merge-checkpoints", "--config", str(tmp_path / "base" / "config.json"), "--run-dir", str(tmp_path / "job")]
+    assert main([*job, "--set", f"model.path={tmp_path / 'base' / 'model'}"]) == 0
+    assert (tmp_path / "base" / "merged" / "model.safetensors").is_file()
+    assert main([*job, "--set", "model.path=tiny"]) == 2
