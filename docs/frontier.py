@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 LOOKS = {
-    "parent": ("#2a63d4", "AR parent, temperature 1", "none"),
+    "parent": ("#2a63d4", "AR parent", "none"),
     "child, modes": ("#7a3fb0", "diffusion child in its modes", "none"),
     "child, editing": ("#c2571a", "S_MODE at other tau_mask", "-"),
     "child, no editing": ("#15806b", "the same without editing", "-"),
@@ -39,16 +39,18 @@ def draw(points: dict[str, list[dict[str, Any]]], out: Path) -> None:
         )  # fmt: skip
         for point in series if name != "child, editing" else series[:1]:
             text, place = str(point["label"]), (point["x"], 100 * point["y"])
-            offset, turn = (
-                ((2, 6), 30)
-                if name == "child, modes"
-                else ((-24, -14) if point["y"] > 0.5 and point["x"] > 1 else (7, 4), 0)
-            )
+            offset, turn = _place(name, point)
             axes.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=9, rotation=turn)
     axes.set(xlabel="tokens per forward", ylabel="valid stories, %", ylim=(0, 122), yticks=range(0, 101, 20))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower left")
     figure.savefig(out)
+
+
+def _place(name: str, point: dict[str, Any]) -> tuple[tuple[int, int], int]:
+    if name == "child, modes":
+        return ((-100, -14), 0) if "sampled" in point["label"] else ((2, 6), 30)
+    return ((8, -4), 0) if point["y"] <= 0.5 or point["x"] <= 1 else ((-24, -14), 0)
 
 
 if __name__ == "__main__":

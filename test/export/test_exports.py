@@ -55,11 +55,12 @@ def test_the_dtype_of_the_weights_can_be_chosen(loaded: Loaded, tmp_path: Path) 
 
 
 def test_calibrated_modes_are_written_beside_those_the_folder_had(loaded: Loaded, tmp_path: Path) -> None:
-    loaded.meta.decode["Q_MODE"] = {"tau_mask": 0.8}
-    calibrated = {"S_MODE": {"tau_mask": 0.6, "tau_edit": 0.5, "max_post_steps": 0}}
+    loaded.meta.decode.update({"Q_MODE": {"tau_mask": 0.8}, "S_MODE": {"tau_mask": 0.4, "max_post_steps": 0}})
+    calibrated = {"S_MODE": {"tau_mask": 0.6, "tau_edit": 0.5}}
     build("exports", {"type": "huggingface", "decode": calibrated}).write(loaded, tmp_path / "out")
     meta = HildaMeta.read(tmp_path / "out")
-    assert meta.decode == {"Q_MODE": {"tau_mask": 0.8}, **calibrated}
+    assert meta.decode["Q_MODE"] == {"tau_mask": 0.8}
+    assert meta.decode["S_MODE"] == {"tau_mask": 0.6, "tau_edit": 0.5, "max_post_steps": 0}
     assert resolve(Request(prompt="", mode="S_MODE"), DecodeConfig(), meta.decode).preset["source"] == "model folder"
 
 

@@ -100,13 +100,16 @@ def _nll(stage: Stage, task: Nll, name: str) -> Outcome:
 def frontier(stage: Stage) -> Part:
     """Share of valid stories against tokens per forward: the parent, the bundled child in its modes and at several
     thresholds."""
-    points: dict[str, list[dict[str, Any]]] = {"parent": [_ar_point(stage)]}
+    points: dict[str, list[dict[str, Any]]] = {
+        "parent": [_ar_point(stage, 1.0, "AR, sampled"), _ar_point(stage, 0.0, "AR")]
+    }
     points["child, modes"] = [_point(stage, {"mode": mode}, mode) for mode in MODES]
+    points["child, modes"].append(_point(stage, {"mode": "Q_MODE", "temperature": 1.0}, "Q_MODE, sampled"))
     for name, edit in (("child, editing", "preset"), ("child, no editing", None)):
         settings = [{"mode": "S_MODE", "tau_mask": tau, "tau_edit": edit} for tau in stage.sizes.taus]
         points[name] = [_point(stage, values, f"{values['tau_mask']:g}") for values in settings]
     series = [
-        Series("parent, temperature 1", points["parent"], joined=False),
+        Series("parent", points["parent"], joined=False),
         Series("bundled child, its modes", points["child, modes"], joined=False),
         Series("S_MODE at other tau_mask", points["child, editing"]),
         Series("the same without editing", points["child, no editing"]),
@@ -114,7 +117,8 @@ def frontier(stage: Stage) -> Part:
     prose = (
         f"{stage.sizes.stories} stories from the same first sentences. Valid means that no sentence contradicts "
         "another and the plot is whole, as the generator's own checker says; one wrong word makes a story invalid. "
-        "Numbers on the curves are tau_mask; an autoregressive decoder stands at one token per forward."
+        "Numbers on the curves are tau_mask; an autoregressive decoder stands at one token per forward. Sampled means "
+        "temperature 1, the rest is greedy."
     )
     header = (
         "model",
@@ -129,7 +133,7 @@ def frontier(stage: Stage) -> Part:
     chart = lines(series, Axes("tokens per forward", "valid stories", percent=True, floor=0.0))
     best = max(points["child, modes"], key=_speed_then_quality)
     told = f"tokens per forward in {best['label']} at {100 * best['y']:.0f} % valid stories"
-    fact = (f"{best['x']:.1f}", f"{told} (parent: {100 * points['parent'][0]['y']:.0f} %)")
+    fact = (f"{best['x']:.1f}", f"{told} (parent: {100 * points['parent'][1]['y']:.0f} %)")
     return Part(Section("Quality against speed", prose, header, rows, [chart], wide=True), {"points": points}, (fact,))
 
 
@@ -137,9 +141,9 @@ def _speed_then_quality(point: dict[str, Any]) -> tuple[float, float]:
     return round(float(point["y"]), 1), float(point["x"])
 
 
-def _ar_point(stage: Stage) -> dict[str, Any]:
+def _ar_point(stage: Stage, temperature: float, label: str) -> dict[str, Any]:
     model = loaded(stage, "parent")
-    return _judged(stage, model, ARGenerator(model, stage.config.decode), 1.0) | {"label": "AR"}
+    return _judged(stage, model, ARGenerator(model, stage.config.decode), temperature) | {"label": label}
 
 
 def _point(stage: Stage, settings: dict[str, Any], label: str) -> dict[str, Any]:

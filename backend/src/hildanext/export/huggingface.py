@@ -53,7 +53,7 @@ class Huggingface(Plugin):
         from hildanext.models.save import save_model
 
         denoiser, meta = loaded.denoiser, loaded.meta
-        meta = meta.model_copy(update={"decode": {**meta.decode, **checked(self.decode)}})
+        meta = meta.model_copy(update={"decode": meta.decode | checked(_over(meta.decode, self.decode))})
         if self.dtype != "as_is":
             denoiser = denoiser.to(getattr(torch, self.dtype))
         save_model(denoiser, loaded.tokenizer, folder, meta)
@@ -69,3 +69,7 @@ class Huggingface(Plugin):
             dtype=str(denoiser.dtype).removeprefix("torch."), mask_id=denoiser.mask_id,
             block=meta.block or "not recorded", shift=denoiser.shift,
         )  # fmt: skip
+
+
+def _over(own: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {mode: {**own.get(mode, {}), **values} for mode, values in new.items()}
