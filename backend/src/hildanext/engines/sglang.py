@@ -102,6 +102,7 @@ class Sglang(EnginePlugin):
     algorithm: str = Field("JointThreshold", description="its --dllm-algorithm: LowConfidence | JointThreshold")
     threshold: float = Field(0.7, ge=0.0, le=1.0, description="its threshold, a probability")
     edit_threshold: float | None = Field(None, description="its edit_threshold (JointThreshold), a probability")
+    max_post_edit_steps: int = Field(16, ge=0, description="its max_post_edit_steps (JointThreshold), a count")
     mode: str = Field("Q_MODE", description="the mode these thresholds stand for")
     seconds: float = Field(300.0, gt=0.0, description="time one reply may take, seconds")
     probe: bool = Field(True, description="compare tokens with our own engine at start; off only for weights too large")
@@ -139,8 +140,9 @@ class Sglang(EnginePlugin):
         new = 2 * native.facts.block
         for text in PROBES:
             request = Request.of(
-                prompt=text, max_new_tokens=new, tau_mask=self.threshold, tau_edit=self.edit_threshold, ignore_eos=True
-            )
+                prompt=text, max_new_tokens=new, tau_mask=self.threshold, tau_edit=self.edit_threshold, ignore_eos=True,
+                overrides={"max_post_steps": self.max_post_edit_steps},
+            )  # fmt: skip
             ours = native.engine.generate(request).token_ids
             ids = list(native.loaded.tokenizer(text)["input_ids"])
             reply = client.call("POST", "/generate", body_of(ids, new, stream=False, ignore_eos=True))
