@@ -239,8 +239,13 @@ def test_the_log_has_one_line_per_request_without_its_text(
 ) -> None:
     capfd.readouterr()
     reply = served.post("/generate", json={"prompt": "my secret prompt", "max_new_tokens": 4})
-    time.sleep(0.2)
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    written, deadline = "", time.monotonic() + 10
+    while reply.headers["x-request-id"] not in written and time.monotonic() < deadline:
+        time.sleep(0.02)
+        written += capfd.readouterr().err
+    time.sleep(0.1)  # a second line about the same request would be a fault
+    written += capfd.readouterr().err
+    lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
     (line,) = [line for line in lines if line["id"] == reply.headers["x-request-id"]]
     assert line["tokens"] == 4 and line["forwards"] == 2 and line["status"] == 200 and line["seconds"] >= 0
     assert "secret" not in json.dumps(line)

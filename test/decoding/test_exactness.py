@@ -62,7 +62,7 @@ def test_forwards_per_block_are_bounded_and_each_fills_a_mask(subject: Subject, 
 
 
 @pytest.mark.parametrize("check", LIMITS)
-def test_limits(subject: Subject, check: Any) -> None:
+def test_at_the_ends_of_a_setting_the_decoder_does_what_the_setting_says(subject: Subject, check: Any) -> None:
     check(subject)
 
 
