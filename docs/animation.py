@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from hildanext.eval.frames import frames_of
+from hildanext.report.frames import frames_of
 
 COLUMNS, ADVANCE, LINE = 78, 9.2, 24
 SECONDS, PAUSE = 0.35, 3.0

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["story_fixtures"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

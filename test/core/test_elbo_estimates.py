@@ -23,7 +23,7 @@ from hildanext.core.likelihood import token_nll
 from hildanext.core.noise import Corruption
 
 PATTERN, RATES, CORRUPT, DRAW, RANK, WEIGHTED = (
-    elbo._pattern_weight, noise._rates, noise.corrupt, noise._draw, elbo.rank_in_slot, elbo._weighted_nats,
+    elbo._pattern_weight, noise._rates, noise.corrupt, noise._draw, elbo.rank_in_unit, elbo._weighted_nats,
 )  # fmt: skip
 
 
@@ -89,8 +89,8 @@ def test_exact_counts_estimate_the_bound_within_four_standard_errors(block):
 WRONG_COUNTS = {
     "weight one": ("_weighted_nats", lambda m, b, n, masked, weight: WEIGHTED(m, b, n, masked, weight**0)),
     "one count too many": ("_weighted_nats", lambda m, b, n, masked, weight: WEIGHTED(m, b, n, masked, weight * 0.9)),
-    "always the first places": ("rank_in_slot", lambda slot, can, uniform: RANK(slot, can, uniform.cumsum(1) / 99)),
-    "one more masked than weighed": ("rank_in_slot", lambda slot, can, uniform: RANK(slot, can, uniform) - 1),
+    "always the first places": ("rank_in_unit", lambda unit, can, uniform: RANK(unit, can, uniform.cumsum(1) / 99)),
+    "one more masked than weighed": ("rank_in_unit", lambda unit, can, uniform: RANK(unit, can, uniform) - 1),
 }
 
 

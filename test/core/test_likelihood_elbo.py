@@ -19,7 +19,7 @@ from core.stand_ins import LayerModel, TableModel, UniformModel, batch_of
 from hildanext.core import elbo
 from hildanext.core.elbo import Estimate, block_elbo, sampled_block_elbo
 from hildanext.core.linear_cross_entropy import HeadOptions
-from hildanext.core.noise import rank_in_slot
+from hildanext.core.noise import rank_in_unit
 
 RIGHT = elbo._pattern_weight
 
@@ -157,7 +157,7 @@ LOG_V_FAULTS = {
     "a mask set left out": ("_pattern_weight", lambda pattern, size: RIGHT(pattern, size) * (pattern != 3)),
     "[MASK] among the tokens": ("HeadOptions", lambda exclude: HeadOptions(None)),
     "first tokens scored": ("scored_positions", lambda batch, mask_id: batch.learn),
-    "masked more than weighed": ("rank_in_slot", lambda *given: rank_in_slot(*given) - 1),
+    "masked more than weighed": ("rank_in_unit", lambda *given: rank_in_unit(*given) - 1),
 }
 
 

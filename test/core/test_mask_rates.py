@@ -95,7 +95,7 @@ def test_another_weight_has_another_mean(fault, monkeypatch):
 def test_a_million_draws_tell_masks_drawn_at_mdlms_scaled_rate_from_ours(monkeypatch):
     config = NoiseConfig(low=0.98)
     assert_weights_have_mean_one(config, 8000, 128)
-    monkeypatch.setattr(noise, "_draw", lambda c, slot, can, rate, u: DRAW(c, slot, can, 0.999 * rate, u))
+    monkeypatch.setattr(noise, "_draw", lambda c, unit, can, rate, u: DRAW(c, unit, can, 0.999 * rate, u))
     (view,) = views_of(config, 8000, 128)
     found = (view.masked * view.elbo).mean(1)
     assert_mean_is(found, 0.999)
@@ -104,7 +104,7 @@ def test_a_million_draws_tell_masks_drawn_at_mdlms_scaled_rate_from_ours(monkeyp
 
 
 def assert_masks_follow_the_rates(config: NoiseConfig) -> None:
-    """Each slot's rate has the distribution asked for, each position's share of masks is its mean, and given the rates
+    """Each unit's rate has the distribution asked for, each position's share of masks is its mean, and given the rates
     the masks are independent draws."""
     (view,) = views_of(config, 2000)
     first, last = times(config)
@@ -137,9 +137,9 @@ WRONG_RATES = {
     "band ignored": ("_rates", lambda c, *a: RATES(c.model_copy(update={"low": 0.0, "high": 1.0}), *a)),
     "other schedule": ("_rates", lambda c, *a: RATES(c.model_copy(update={"schedule": "power"}), *a)),
     "drawn at the next block's rate": (
-        "_draw", lambda c, slot, can, rate, u: DRAW(c, slot, can, rate.roll(8, dims=1), u),
+        "_draw", lambda c, unit, can, rate, u: DRAW(c, unit, can, rate.roll(8, dims=1), u),
     ),
-    "one too few": ("_draw", lambda c, slot, can, rate, u: DRAW(c, slot, can, rate - 1 / 32, u)),
+    "one too few": ("_draw", lambda c, unit, can, rate, u: DRAW(c, unit, can, rate - 1 / 32, u)),
 }  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_wrong_rates_or_masks_at_other_rates_fail(fault, monkeypatch):
 
 
 def assert_strata_in_random_order() -> None:
-    """Four slots of a row: one rate per quarter of the circle, in each of the 3! cyclic orders equally often."""
+    """Four units of a row: one rate per quarter of the circle, in each of the 3! cyclic orders equally often."""
     (view,) = views_of(NoiseConfig(), 3000)
     time = (view.rate[:, ::8] - 0.001) / 0.999
     quarters = ((time - time[:, :1]) * 4) % 4
@@ -172,9 +172,9 @@ def _unpermuted(batch, generator, count):
     return drawn
 
 
-def _unstratified(config, slot, sizes, uniforms):
+def _unstratified(config, unit, sizes, uniforms):
     rate = uniforms[1] * 0.999 + 0.001
-    return rate.gather(1, slot), torch.ones_like(rate)
+    return rate.gather(1, unit), torch.ones_like(rate)
 
 
 @pytest.mark.parametrize(("name", "fault"), [("row_uniforms", _unpermuted), ("_rates", _unstratified)])
@@ -208,7 +208,7 @@ WRONG_BANDS = {
     "low ignored": ("_rates", lambda c, *a: RATES(c.model_copy(update={"low": 0.0}), *a)),
     "high ignored": ("_rates", lambda c, *a: RATES(c.model_copy(update={"high": 1.0}), *a)),
     "middle only": ("_rates", lambda c, *a: RATES(c.model_copy(update={"low": 0.5, "high": 0.6}), *a)),
-    "masks outside": ("_draw", lambda c, slot, can, rate, u: DRAW(c, slot, can, rate**2, u)),
+    "masks outside": ("_draw", lambda c, unit, can, rate, u: DRAW(c, unit, can, rate**2, u)),
 }
 
 

@@ -1,4 +1,4 @@
-# The forward process: schedules, exact counts, spans, replaced tokens, slots. Mask rates: test_mask_rates.py.
+# The forward process: schedules, exact counts, spans, replaced tokens, units. Mask rates: test_mask_rates.py.
 # Entry points: pytest.
 # Statistical checks use fixed seeds; a check is a function that a deliberately wrong variant is shown to fail.
 """Tests of core/noise.py."""
@@ -17,7 +17,7 @@ from scipy import stats
 
 from hildanext.config.noise import NoiseConfig
 from hildanext.core import noise
-from hildanext.core.noise import Corruption, allowed_tokens, corrupt, plant, slot_sizes, slots
+from hildanext.core.noise import Corruption, allowed_tokens, corrupt, plant, unit_sizes, units
 from hildanext.core.schedules import SCHEDULES
 from hildanext.core.types import Batch
 
@@ -184,11 +184,11 @@ def test_prompt_padding_and_masks_of_the_text_never_change():
 def test_documents_cut_blocks_into_slots():
     docs = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2]])
     batch = batch_of(torch.zeros(1, 8, dtype=torch.long), docs=docs)
-    assert slots("block", batch, 4).tolist() == [[0, 0, 0, 1, 2, 2, 2, 3]]
-    assert slots("block", batch, 2, "per_document").tolist() == [[0, 0, 1, 2, 2, 3, 3, 4]]
-    assert slots("document", batch, 4).tolist() == slots("block", batch, 0).tolist() == [[0, 0, 0, 1, 1, 1, 1, 2]]
-    assert slots("sequence", batch, 4).tolist() == [[0] * 8]
-    assert slot_sizes(slots("document", batch, 4), batch.learn).tolist() == [[3, 4, 1, 0, 0, 0, 0, 0]]
+    assert units("block", batch, 4).tolist() == [[0, 0, 0, 1, 2, 2, 2, 3]]
+    assert units("block", batch, 2, "per_document").tolist() == [[0, 0, 1, 2, 2, 3, 3, 4]]
+    assert units("document", batch, 4).tolist() == units("block", batch, 0).tolist() == [[0, 0, 0, 1, 1, 1, 1, 2]]
+    assert units("sequence", batch, 4).tolist() == [[0] * 8]
+    assert unit_sizes(units("document", batch, 4), batch.learn).tolist() == [[3, 4, 1, 0, 0, 0, 0, 0]]
 
 
 def test_planted_errors_are_never_the_original_and_leave_no_mask():

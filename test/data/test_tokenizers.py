@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hildanext.data.storyworld import corpus
 from hildanext.data.tokenizers import (
     SPECIAL,
     encode_texts,
@@ -23,6 +22,7 @@ from hildanext.data.tokenizers import (
     train_small,
 )  # fmt: skip
 from hildanext.errors import DataError
+from hildanext.world import corpus
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from decoding import test_policies, test_statistics
 
 from hildanext.core.types import Canvas, Stats, Update
 from hildanext.decoding import forward, statistics
+from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.canvas import RequestCanvas, Window
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.kv_store import KVStore
-from hildanext.decoding.layout import Layout
 from hildanext.decoding.live import Live
 from hildanext.decoding.policies import factor, hierarchy, static_quota, threshold_edit
 from hildanext.decoding.policies.credit import Credit
@@ -25,7 +25,7 @@ from hildanext.decoding.policies.threshold_edit import ThresholdEdit
 from hildanext.decoding.policy import masked
 from hildanext.decoding.randomness import uniform as drawn
 from hildanext.decoding.text import TextStream
-from hildanext.models.adapter import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser
 
 APPLY, WINDOW, LOGITS, EMIT = RequestCanvas.apply, RequestCanvas.window, HFDenoiser._logits, Live._emit
 CHUNK, PREPARED, STEP = statistics._chunk, statistics._prepared, ThresholdEdit.step
@@ -275,7 +275,7 @@ def block_after_the_end_token(patch: Any) -> None:
 
 
 def length_rounded_to_blocks(patch: Any) -> None:
-    patch.setattr(Layout, "limit", property(lambda self: -(-(self.given + self.new) // self.block) * self.block))
+    patch.setattr(Blocks, "limit", property(lambda self: -(-(self.given + self.new) // self.block) * self.block))
 
 
 def ids_of_held_text(patch: Any) -> None:

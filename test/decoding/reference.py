@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hildanext.models.adapter import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser
 
 MASK = 66
 

@@ -74,7 +74,7 @@ def test_fusing_the_commit_saves_one_forward_per_block(subject: Subject) -> None
 
 
 def test_a_shifted_model_is_cached_exactly_too(random_model: Any) -> None:
-    from hildanext.models.adapter import HFDenoiser
+    from hildanext.models.denoiser import HFDenoiser
 
     parts = loaded(random_model("qwen3", seed=2))
     parts.denoiser = HFDenoiser(parts.denoiser.model, MASK, shift="clean").eval()
@@ -96,7 +96,7 @@ def test_zero_guidance_is_the_conditional_model(subject: Subject) -> None:
 
 
 def test_packed_and_padded_forwards_of_ragged_windows_are_equal(subject: Subject) -> None:
-    from hildanext.decoding.forward import Row, _packed, _padded
+    from hildanext.decoding.forward import ForwardRow, _packed, _padded
     from hildanext.decoding.kv_store import KVStore
 
     tokens = torch.randint(3, MASK, (3, 40), generator=torch.Generator().manual_seed(0))
@@ -109,7 +109,7 @@ def test_packed_and_padded_forwards_of_ragged_windows_are_equal(subject: Subject
             rows = []
             for slot, size in enumerate(sizes):
                 start, block = store.lengths[slot], (8, 8, 4)[slot]
-                rows.append(Row(slot, start, tokens[slot, start : start + size], torch.arange(size) >= 2, block))
+                rows.append(ForwardRow(slot, start, tokens[slot, start : start + size], torch.arange(size) >= 2, block))
             with torch.no_grad():
                 store.last = run(subject.parts.denoiser, store, rows, torch.device("cpu"))
             for slot, size in enumerate(sizes):

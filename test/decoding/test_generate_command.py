@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from hildanext.cli import main
-from hildanext.decoding import canvas_view
-from hildanext.decoding.canvas_view import last_lines, picture
 from hildanext.decoding.events import Draft, DraftToken
+from hildanext.report import terminal as canvas_view
+from hildanext.report.terminal import last_lines, picture
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from hildanext.data.chat import render
-from hildanext.decoding.prompt import Limits, end_ids, prepare
+from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
 from hildanext.models.load import load_tokenizer
 
-LIMITS = Limits(block=8, window=512, new=20, mask_id=151_669)
+LIMITS = Bounds(block=8, window=512, new=20, mask_id=151_669)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def test_chat_turns_are_rendered_by_the_template_and_end_at_the_turn(qwen: Any) 
     text = qwen.decode(list(prepared.prompt))
     assert text.startswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant")
     assert 151_645 in end_ids(request, qwen, None)
-    assert prepared.layout.limit == len(prepared.prompt) + 20
+    assert prepared.blocks.limit == len(prepared.prompt) + 20
     assert (prepared.tokens[len(prepared.prompt) :] == LIMITS.mask_id).all()
 
 
 def test_infill_leaves_masks_exactly_in_the_gaps(qwen: Any) -> None:
     text = "def add(a, b):\n    return<gap:3>\n\nprint(<gap:2>)"
     prepared = prepare(Request.of(prompt=text, infill=True), qwen, LIMITS)
-    assert int(prepared.editable.sum()) == 5 and prepared.layout.length == len(prepared.tokens)
+    assert int(prepared.editable.sum()) == 5 and prepared.blocks.length == len(prepared.tokens)
     assert qwen.decode(prepared.tokens[~prepared.editable].tolist()) == text.replace("<gap:3>", "").replace(
         "<gap:2>", ""
     )

@@ -108,7 +108,7 @@ def test_gaps_are_filled_and_the_rest_of_the_text_stays(parts: Any) -> None:
 def test_int8_is_an_option_that_changes_little(parts: Any) -> None:
     import torch
 
-    from hildanext.decoding.quantise import int8
+    from hildanext.models.quantise import int8
 
     small = int8(parts)
     ids = torch.arange(3, 35).unsqueeze(0)

@@ -16,7 +16,7 @@ import pytest
 from hildanext import cli
 from hildanext.decoding.request import Request
 from hildanext.errors import HildaError
-from hildanext.eval.task import EvalContext, Task
+from hildanext.measure.task import EvalContext, Task
 
 FENCES = re.compile(r"^```(?:sh|text)?\n(.*?)^```|((?:^    \S.*\n)+)", re.M | re.S)
 PLACEHOLDERS = re.compile(r"\.\.\.|FOLDER|SHARDS|brevity")

@@ -9,7 +9,7 @@ import pytest
 from decoding.subjects import LETTERS, Letters
 
 from hildanext.decoding.events import Commit, Done
-from hildanext.decoding.prompt import Limits
+from hildanext.decoding.prompt import Bounds
 from hildanext.decoding.request import Request
 from hildanext.engines.relay import Relay
 
@@ -19,7 +19,7 @@ from hildanext.engines.relay import Relay
 )
 def test_committed_ids_are_those_of_the_result_and_belong_to_their_text(stop: str, kept: str, reason: str) -> None:
     request = Request.of(prompt_ids=(1,), stop=(stop,), ignore_eos=True)
-    relay = Relay(0, request, Letters(), Limits(8, 0, 6, -1), "any", {})
+    relay = Relay(0, request, Letters(), Bounds(8, 0, 6, -1), "any", {})
     ids = [LETTERS.index(letter) for letter in "abcdef"]
     events = [event for count in (3, 5, 6) for event in ([] if relay.over else relay.push(ids[:count], False))]
     commits, done = [event for event in events if isinstance(event, Commit)], events[-1]

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from hildanext.config.decode import DecodeConfig
-from hildanext.decoding.presets import resolve
+from hildanext.decoding.modes import resolve
 from hildanext.decoding.request import Request
 from hildanext.engines.sglang import PROBES, Client, Sglang
 

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM
 
 from hildanext.config.decode import DecodeConfig
 from hildanext.data.tokenizers import storyworld_tokenizer
-from hildanext.decoding.presets import resolve
+from hildanext.decoding.modes import resolve
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError, ModelError
 from hildanext.export import sglang
-from hildanext.models.adapter import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import Loaded
 from hildanext.models.meta import HildaMeta
 from hildanext.registry import build, names

@@ -16,8 +16,8 @@ from hildanext.core.masks import additive, block_diffusion_mask
 from hildanext.core.types import Batch
 from hildanext.errors import ModelError
 from hildanext.models import backend, flex
-from hildanext.models.adapter import HFDenoiser
 from hildanext.models.backend import choose_backend
+from hildanext.models.denoiser import HFDenoiser
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")

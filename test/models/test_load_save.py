@@ -20,7 +20,7 @@ from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.types import Batch
 from hildanext.errors import ModelError
 from hildanext.models import load
-from hildanext.models.adapter import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import check_head, check_supported, choose_device, choose_dtype, load_model, resolve
 from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model

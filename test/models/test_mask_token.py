@@ -15,7 +15,7 @@ from models.oracle import MASK, batch, noised
 
 from hildanext.core.linear_cross_entropy import linear_cross_entropy
 from hildanext.errors import ModelError
-from hildanext.models.adapter import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.mask_token import EmbeddingNoise, choose_mask_token, free_rows
 
 Make = Callable[..., Any]

@@ -17,7 +17,7 @@ from models.oracle import MASK, batch
 from hildanext.config import Config, load_config
 from hildanext.errors import ModelError
 from hildanext.models import preflight
-from hildanext.models.adapter import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.preflight import estimate, layer_bytes, require_memory
 
 Make = Callable[..., Any]

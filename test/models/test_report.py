@@ -17,7 +17,7 @@ from hildanext import cli
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
 from hildanext.models import report
-from hildanext.models.adapter import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import Loaded, load_model
 from hildanext.models.meta import HildaMeta
 from hildanext.models.report import compare, conversion_report, inspect, parity, require_parity

@@ -1,6 +1,6 @@
 # Shards and a saved parent shared by the training tests.
 # Entry points: shards, parent.
-# Both are made once per session, in a temporary folder.
+# Both are made once per training, in a temporary folder.
 """Fixtures of the training tests."""
 
 from __future__ import annotations

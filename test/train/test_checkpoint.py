@@ -21,7 +21,7 @@ from train.material import losses, overrides, run
 from hildanext.errors import HildaError, Interrupted, RunError
 from hildanext.train import saving
 from hildanext.train.checkpoint import Checkpoints, read_state
-from hildanext.train.distributed import World
+from hildanext.train.distributed import Ranks
 from hildanext.train.loop import Trainer
 
 
@@ -30,7 +30,7 @@ def writer(text: str = "weights") -> Callable[[Path], None]:
 
 
 def save(checkpoints: Checkpoints, step: int, nll: float | None = None) -> Path:
-    return checkpoints.save(step, {"step": step, "eval_nll": nll}, writer(str(step)), World())
+    return checkpoints.save(step, {"step": step, "eval_nll": nll}, writer(str(step)), Ranks())
 
 
 def names(checkpoints: Checkpoints) -> list[str]:
@@ -58,7 +58,7 @@ def test_an_unfinished_checkpoint_is_not_seen_and_cleared_later(tmp_path: Path) 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1)
-    checkpoints.save(1, {"step": 1}, writer("new"), World())
+    checkpoints.save(1, {"step": 1}, writer("new"), Ranks())
     assert (tmp_path / "step-000001" / "model").read_text() == "new"
 
 

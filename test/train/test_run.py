@@ -1,7 +1,7 @@
 # Whole runs of a tiny model: resuming, signals, NaN, metrics, reports.
 # Entry points: pytest.
 # The oracle of a resumed run is the uninterrupted run, loss by loss and bit by bit.
-"""Tests of train/loop.py, conversion.py, session.py and running.py."""
+"""Tests of train/loop.py, conversion.py, training.py and running.py."""
 
 from __future__ import annotations
 

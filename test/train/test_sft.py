@@ -17,7 +17,7 @@ from train.material import QUIET, losses, overrides, records, run
 from hildanext.commands.sft import BASE
 from hildanext.config import load_config
 from hildanext.data.tokenizers import train_small
-from hildanext.models.adapter import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
 from hildanext.train.running import train_command
 

@@ -16,7 +16,7 @@ from train.material import records
 from hildanext.config.train import LadderConfig
 from hildanext.core.block_ladder import Ladder
 from hildanext.errors import ConfigError
-from hildanext.train.plots import plot_losses
+from hildanext.report.losses import plot_losses
 from hildanext.train.trackers import JsonLines, flat, open_trackers
 
 RECORD = {"step": 3, "loss": 1.5, "phase": "decay", "eval": {"nll": {"4": 2.0}}}

@@ -25,10 +25,10 @@ KINDS = {
     "objectives": "hildanext.core.objectives",
     "policies": "hildanext.decoding.policies",
     "engines": "hildanext.engines",
-    "tasks": "hildanext.eval.tasks",
+    "tasks": "hildanext.measure.tasks",
     "exports": "hildanext.export",
 }
-NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "diagnosis", "relay"}}
+NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "relay"}}
 
 
 class Plugin(Section):

@@ -17,7 +17,7 @@ from hildanext import __version__
 from hildanext.api import job_routes, openai, routes
 from hildanext.api.gate import LOOPBACK, Gate, GateRules
 from hildanext.api.jobs import Jobs
-from hildanext.api.metrics import Metrics
+from hildanext.api.metrics import ServerMetrics
 from hildanext.api.replies import add_handlers
 from hildanext.api.state import Server
 from hildanext.api.worker import Opened, Worker
@@ -65,7 +65,7 @@ def create_app(
     config: Config, console: Console, key: str | None = None, opened: Callable[[], Opened] | None = None
 ) -> FastAPI:
     """The application over the engine the configuration chooses, or over `opened`'s session."""
-    metrics = Metrics()
+    metrics = ServerMetrics()
     worker = Worker(opened or _Choice(config, console), config.serve.queue, metrics)
     app = FastAPI(
         title="hildanext", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None,

@@ -1,5 +1,5 @@
 # Counters of the server in Prometheus' text format.
-# Entry points: Metrics (request, finished, cancelled, broken, text).
+# Entry points: ServerMetrics (request, finished, cancelled, broken, text).
 # Written by the engine thread and the event loop, so every change holds the lock.
 """Server metrics."""
 
@@ -40,7 +40,7 @@ class Histogram:
         return [*rows, f"{name}_sum {self.total:.6f}", f"{name}_count {seen}"]
 
 
-class Metrics:
+class ServerMetrics:
     """What the server has done since it started."""
 
     def __init__(self) -> None:

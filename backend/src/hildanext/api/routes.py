@@ -19,7 +19,7 @@ from hildanext.api.replies import served
 from hildanext.api.schemas import GenerateBody, GenerateReply, Health, Modes
 from hildanext.api.state import log_result, results, server_of
 from hildanext.api.streams import EVENTS, event_stream, generation_events
-from hildanext.decoding.presets import MODES
+from hildanext.decoding.modes import MODES
 from hildanext.decoding.request import Request
 
 STATIC = Path(__file__).parent / "static"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hildanext.config.nearest import nearest
-from hildanext.decoding.presets import MODES
+from hildanext.decoding.modes import MODES
 
 MOST_TOKENS = 1 << 20
 MOST_SEED = (1 << 63) - 1

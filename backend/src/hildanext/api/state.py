@@ -14,7 +14,7 @@ from typing import Any, cast
 from fastapi import Request as HttpRequest
 
 from hildanext.api.jobs import Jobs
-from hildanext.api.metrics import Metrics
+from hildanext.api.metrics import ServerMetrics
 from hildanext.api.replies import ApiError
 from hildanext.api.worker import Admitted, Ticket, Worker
 from hildanext.config import Config
@@ -32,7 +32,7 @@ class Server:
 
     config: Config
     worker: Worker
-    metrics: Metrics
+    metrics: ServerMetrics
     jobs: Jobs
     started: float = field(default_factory=time.monotonic)
 

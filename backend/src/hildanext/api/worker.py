@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hildanext.api.metrics import Metrics
+from hildanext.api.metrics import ServerMetrics
 from hildanext.decoding.events import Done, Draft, Event
 from hildanext.decoding.request import Request
 from hildanext.engines.protocol import Failed, Session, signed
@@ -74,7 +74,7 @@ class Ticket:
 class Worker:
     """Opens the engine, then alternates between new tickets and engine steps until it is stopped."""
 
-    def __init__(self, open_session: Callable[[], Opened], limit: int, metrics: Metrics) -> None:
+    def __init__(self, open_session: Callable[[], Opened], limit: int, metrics: ServerMetrics) -> None:
         self.state: State = "loading"
         self.problem = ""
         self.reasons: tuple[str, ...] = ()

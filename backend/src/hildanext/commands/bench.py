@@ -1,6 +1,6 @@
 # hildanext bench: time one part on this machine; each part brings its own measurement.
 # Entry points: add_arguments, run, parts.
-# A part is a file eval/bench_<part>.py with run(config, console, args) -> report.
+# A part is a file bench/<part>.py with run(config, console, args) -> report.
 """Subcommand `bench`."""
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 from hildanext.commands import Context
 
 HELP = "time data, objective, train or decode on this machine"
-FOLDER = Path(__file__).parent.parent / "eval"
+FOLDER = Path(__file__).parent.parent / "bench"
 
 
 def parts() -> list[str]:
     """Names of the measurements that exist."""
-    return sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(context: Context) -> dict[str, Any]:
     """The part's report."""
     from importlib import import_module
 
-    found: dict[str, Any] = import_module(f"hildanext.eval.bench_{context.args.part}").run(
+    found: dict[str, Any] = import_module(f"hildanext.bench.{context.args.part}").run(
         context.config, context.console, context.args
     )
     return found

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The report, with the path of the page."""
-    from hildanext.eval.demo import demo
+    from hildanext.selftest.demo.run import demo
 
     done = demo(context.config, context.console, context.args.run_dir, context.args.quick)
     if context.args.open:

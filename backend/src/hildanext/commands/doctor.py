@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The report of engines/diagnosis.py."""
-    from hildanext.engines.diagnosis import diagnose, lines
+    from hildanext.selftest.doctor import diagnose, lines
 
     report = diagnose(context.config)
     context.console.table(lines(report))

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The report."""
-    from hildanext.eval.runner import evaluate
+    from hildanext.measure.runner import evaluate
 
     args, config = context.args, context.config
     if args.model:

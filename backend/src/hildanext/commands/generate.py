@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The result as an object; the text on stdout unless --json."""
-    from hildanext.decoding.canvas_view import watch
     from hildanext.decoding.request import Request
     from hildanext.engines.opening import open_engine
+    from hildanext.report.terminal import watch
 
     args = context.args
     request = Request.of(**_fields(args))

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The table of stages."""
-    from hildanext.eval.smoke import smoke_test
+    from hildanext.selftest.smoke import smoke_test
 
     args, config = context.args, context.config
     if args.model:

@@ -11,7 +11,7 @@ from hildanext.config.base import PluginSection, Section
 
 
 class TaskSection(PluginSection):
-    """An evaluation task: {"type": plugin of eval/tasks, ...fields}."""
+    """An evaluation task: {"type": plugin of measure/tasks, ...fields}."""
 
     kind: ClassVar[str] = "tasks"
 

@@ -17,7 +17,7 @@ from hildanext.config.noise import NoiseConfig
 from hildanext.core.linear_cross_entropy import HeadOptions, TokenScores, weighted_cross_entropy
 from hildanext.core.linear_sample import sample_tokens
 from hildanext.core.loss_report import autoregressive_report, joined, sums_of
-from hildanext.core.noise import Corruption, corrupt, slot_sizes, slots
+from hildanext.core.noise import Corruption, corrupt, unit_sizes, units
 from hildanext.core.types import Batch, Denoiser, LossReport
 from hildanext.registry import Plugin
 
@@ -95,8 +95,8 @@ class DiffusionObjective(Plugin):
     def _row_factor(self, view: Corruption, batch: Batch) -> Tensor | float:
         if self.normaliser not in ("document", "sequence"):
             return 1.0
-        slot = slots(self.normaliser, batch, 0)
-        return 1.0 / slot_sizes(slot, view.maskable).gather(1, slot).clamp(min=1)
+        unit = units(self.normaliser, batch, 0)
+        return 1.0 / unit_sizes(unit, view.maskable).gather(1, unit).clamp(min=1)
 
     def denominator(self, views: tuple[Corruption, ...], batch: Batch) -> Tensor:
         """The normaliser of this micro-batch, scalar float32: a count, 0 where there is nothing to learn."""
@@ -107,7 +107,7 @@ class DiffusionObjective(Plugin):
             return torch.tensor(float(batch.tokens.numel()), device=batch.tokens.device)
         if self.normaliser == "token":
             return first.maskable.sum().float()
-        return (slot_sizes(slots(self.normaliser, batch, 0), first.maskable) > 0).sum().float()
+        return (unit_sizes(units(self.normaliser, batch, 0), first.maskable) > 0).sum().float()
 
     def scored(self, model: Denoiser, given: Supervision, block: int, normaliser: Tensor) -> LossReport:
         """Forward, loss and report of one supervision."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hildanext.core.linear_cross_entropy import HeadOptions, weighted_cross_entropy
 from hildanext.core.loss_report import scored_positions
-from hildanext.core.noise import rank_in_slot, slot_sizes, slots
+from hildanext.core.noise import rank_in_unit, unit_sizes, units
 from hildanext.core.row_streams import row_uniforms
 from hildanext.core.types import Batch, Denoiser
 
@@ -53,9 +53,9 @@ def exact_block_elbo(model: Denoiser, batch: Batch, block: int) -> Estimate:
     tokens. Source: recipe eq. 3, 7.2."""
     if not 1 <= block <= LARGEST_EXACT:
         raise ValueError(f"block_elbo: exact needs 1 <= block <= {LARGEST_EXACT}, got {block}; give samples")
-    scored, slot, size = _layout(model, batch, block)
-    starts = slot_sizes(slot, scored).cumsum(dim=1) - slot_sizes(slot, scored)
-    ordinal = (scored.long().cumsum(dim=1) - 1 - starts.gather(1, slot)).clamp(min=0)
+    scored, unit, size = _layout(model, batch, block)
+    starts = unit_sizes(unit, scored).cumsum(dim=1) - unit_sizes(unit, scored)
+    ordinal = (scored.long().cumsum(dim=1) - 1 - starts.gather(1, unit)).clamp(min=0)
     nats = 0.0
     for pattern in range(1, 2**block):
         masked = scored & ((pattern >> ordinal) & 1).bool() & ((pattern >> size) == 0)
@@ -72,12 +72,12 @@ def _pattern_weight(pattern: int, size: Tensor) -> Tensor:
 def sampled_block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int) -> Estimate:
     """Monte Carlo: in each block of s tokens n is stratified over 1..s, n positions are masked and weigh s/n. The
     standard error is that of independent draws, so it errs on the large side. Source: recipe 7.3."""
-    scored, slot, size = _layout(model, batch, block)
-    shift = row_uniforms(batch, rng, 1)[0].gather(1, slot)
+    scored, unit, size = _layout(model, batch, block)
+    shift = row_uniforms(batch, rng, 1)[0].gather(1, unit)
     totals = torch.zeros(samples, dtype=torch.float64)
     for sample in range(samples):
         count = (((shift + sample / samples) % 1.0) * size).long() + 1
-        masked = scored & (rank_in_slot(slot, scored, row_uniforms(batch, rng, 1)[0]) < count)
+        masked = scored & (rank_in_unit(unit, scored, row_uniforms(batch, rng, 1)[0]) < count)
         totals[sample] = _weighted_nats(model, batch, block, masked, size / count.double())
     error = float(totals.std() / math.sqrt(samples)) if samples > 1 else math.nan
     return Estimate(float(totals.mean()), int(scored.sum()), error)
@@ -85,8 +85,8 @@ def sampled_block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Gen
 
 def _layout(model: Denoiser, batch: Batch, block: int) -> tuple[Tensor, Tensor, Tensor]:
     scored = scored_positions(batch, model.mask_id)
-    slot = slots("block", batch, block, getattr(model, "block_grid", "global"))
-    return scored, slot, slot_sizes(slot, scored).gather(1, slot)
+    unit = units("block", batch, block, getattr(model, "block_grid", "global"))
+    return scored, unit, unit_sizes(unit, scored).gather(1, unit)
 
 
 def _weighted_nats(model: Denoiser, batch: Batch, block: int, masked: Tensor, weight: Tensor) -> float:

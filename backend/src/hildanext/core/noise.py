@@ -1,6 +1,6 @@
 # The forward process: which maskable tokens become [MASK] (M2T set), which become random tokens (T2T set).
-# Entry points: corrupt, plant, Corruption, slots, maskable, allowed_tokens.
-# A slot is what shares a mask rate: block, document or row. Rates are stratified within a row over its slots, in a
+# Entry points: corrupt, plant, Corruption, units, maskable, allowed_tokens.
+# A unit is what shares a mask rate: block, document or row. Rates are stratified within a row over its units, in a
 # random order, from streams keyed by row id; so the masks do not depend on how rows are spread over ranks.
 # Letters: B rows, L positions.
 """Mask rates, mask sets, replaced tokens, complementary views."""
@@ -45,7 +45,7 @@ def maskable(batch: Batch, mask_id: int) -> Tensor:
     return batch.learn & (batch.tokens != mask_id)
 
 
-def slots(unit: str, batch: Batch, block: int, grid: str = "global") -> Tensor:
+def units(unit: str, batch: Batch, block: int, grid: str = "global") -> Tensor:
     """[B, L] int64: ids, from 0 in each row, of the contiguous pieces that share a mask rate. unit: block (cut at
     documents; block <= 0 or >= L: the document) | document | sequence."""
     length = batch.tokens.shape[1]
@@ -58,9 +58,9 @@ def slots(unit: str, batch: Batch, block: int, grid: str = "global") -> Tensor:
     return begins.cumsum(dim=1)
 
 
-def slot_sizes(slot: Tensor, chosen: Tensor) -> Tensor:
-    """[B, L] int64: how many chosen [B, L] bool positions the slot with that id has (0 for ids not in use)."""
-    return torch.zeros_like(slot).scatter_add_(1, slot, chosen.long())
+def unit_sizes(unit: Tensor, chosen: Tensor) -> Tensor:
+    """[B, L] int64: how many chosen [B, L] bool positions the unit with that id has (0 for ids not in use)."""
+    return torch.zeros_like(unit).scatter_add_(1, unit, chosen.long())
 
 
 @lru_cache(maxsize=8)
@@ -79,10 +79,10 @@ def corrupt(
     """One view of the batch, two when complementary: there the masked sets are disjoint and their union is all maskable
     positions. Positions that are not maskable never change. Source: recipe 1.2, 2.8, 3.4, 3.5, 4.1."""
     can, uniforms = maskable(batch, model.mask_id), row_uniforms(batch, rng, STREAMS)
-    slot = slots(config.unit, batch, block, getattr(model, "block_grid", "global"))
-    sizes = slot_sizes(slot, can)
-    rate, scale = _rates(config, slot, sizes, uniforms)
-    masked, elbo = _draw(config, slot, can, rate, uniforms)
+    unit = units(config.unit, batch, block, getattr(model, "block_grid", "global"))
+    sizes = unit_sizes(unit, can)
+    rate, scale = _rates(config, unit, sizes, uniforms)
+    masked, elbo = _draw(config, unit, can, rate, uniforms)
     elbo = scale / rate if elbo is None else elbo
     first = Corruption(batch.tokens, masked, torch.zeros_like(masked), can, rate, _capped(elbo, config))
     views = [_written(config, model, first, uniforms)]
@@ -97,7 +97,7 @@ def _capped(weight: Tensor, config: NoiseConfig) -> Tensor:
     return weight if config.cap is None else weight.clamp(max=config.cap)
 
 
-def _rates(config: NoiseConfig, slot: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def _rates(config: NoiseConfig, unit: Tensor, sizes: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     used = sizes > 0
     rank = uniforms[0].masked_fill(~used, 2.0).argsort(dim=1).argsort(dim=1)
     time = (uniforms[1][:, :1] + rank / used.sum(dim=1, keepdim=True).clamp(min=1)) % 1.0
@@ -110,43 +110,43 @@ def _rates(config: NoiseConfig, slot: Tensor, sizes: Tensor, uniforms: Tensor) -
     scale = torch.ones_like(rate)
     if high > float(band[0]):
         scale = schedule.slope(time, config.shape) * (last - first) / (high - float(band[0]))
-    return rate.gather(1, slot), scale.gather(1, slot)
+    return rate.gather(1, unit), scale.gather(1, unit)
 
 
 def _draw(
-    config: NoiseConfig, slot: Tensor, can: Tensor, rate: Tensor, uniforms: Tensor
+    config: NoiseConfig, unit: Tensor, can: Tensor, rate: Tensor, uniforms: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     weight, masked = None, can & (uniforms[2] < rate)
     if config.draw == "count":
-        size = slot_sizes(slot, can).gather(1, slot)
+        size = unit_sizes(unit, can).gather(1, unit)
         count = torch.maximum((rate * size).ceil(), torch.ones_like(rate)).minimum(size)
-        masked, weight = can & (rank_in_slot(slot, can, uniforms[2]) < count), size / count.clamp(min=1)
+        masked, weight = can & (rank_in_unit(unit, can, uniforms[2]) < count), size / count.clamp(min=1)
     if config.span > 0:
-        masked = torch.where(_chosen_spans(config, slot, uniforms), _span(slot, can, masked, uniforms), masked)
+        masked = torch.where(_chosen_spans(config, unit, uniforms), _span(unit, can, masked, uniforms), masked)
     return masked, weight
 
 
-def rank_in_slot(slot: Tensor, can: Tensor, uniform: Tensor) -> Tensor:
-    """[B, L] int64: place of each position in its slot's random order by `uniform` [B, L]; the positions not in `can`
-    come last. The first n of a slot are a uniform subset of size n."""
-    order = (slot + torch.where(can, uniform / 2, 0.75)).argsort(dim=1)
-    rank = torch.empty_like(slot).scatter_(1, order, torch.arange(slot.shape[1], device=slot.device).expand_as(slot))
-    return rank - _slot_starts(slot, torch.ones_like(can))
+def rank_in_unit(unit: Tensor, can: Tensor, uniform: Tensor) -> Tensor:
+    """[B, L] int64: place of each position in its unit's random order by `uniform` [B, L]; the positions not in `can`
+    come last. The first n of a unit are a uniform subset of size n."""
+    order = (unit + torch.where(can, uniform / 2, 0.75)).argsort(dim=1)
+    rank = torch.empty_like(unit).scatter_(1, order, torch.arange(unit.shape[1], device=unit.device).expand_as(unit))
+    return rank - _unit_starts(unit, torch.ones_like(can))
 
 
-def _slot_starts(slot: Tensor, chosen: Tensor) -> Tensor:
-    sizes = slot_sizes(slot, chosen)
-    return (sizes.cumsum(dim=1) - sizes).gather(1, slot)
+def _unit_starts(unit: Tensor, chosen: Tensor) -> Tensor:
+    sizes = unit_sizes(unit, chosen)
+    return (sizes.cumsum(dim=1) - sizes).gather(1, unit)
 
 
-def _chosen_spans(config: NoiseConfig, slot: Tensor, uniforms: Tensor) -> Tensor:
-    return (uniforms[5] < config.span).gather(1, slot)
+def _chosen_spans(config: NoiseConfig, unit: Tensor, uniforms: Tensor) -> Tensor:
+    return (uniforms[5] < config.span).gather(1, unit)
 
 
-def _span(slot: Tensor, can: Tensor, masked: Tensor, uniforms: Tensor) -> Tensor:
-    size, count = slot_sizes(slot, can).gather(1, slot), slot_sizes(slot, masked).gather(1, slot)
-    ordinal = can.long().cumsum(dim=1) - 1 - _slot_starts(slot, can)
-    start = (uniforms[6].gather(1, slot) * size).long()
+def _span(unit: Tensor, can: Tensor, masked: Tensor, uniforms: Tensor) -> Tensor:
+    size, count = unit_sizes(unit, can).gather(1, unit), unit_sizes(unit, masked).gather(1, unit)
+    ordinal = can.long().cumsum(dim=1) - 1 - _unit_starts(unit, can)
+    start = (uniforms[6].gather(1, unit) * size).long()
     return can & ((ordinal - start) % size.clamp(min=1) < count)
 
 

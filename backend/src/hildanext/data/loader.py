@@ -1,7 +1,7 @@
 # Batches from shards: an endless stream whose order depends on (seed, epoch) alone.
 # Entry points: Loader (iterate, state_dict, load_state_dict).
 # Example p of the stream is row permutation(seed, p // R)[p % R]; step s of rank r takes `batch` examples from
-# (s * world + r) * batch on. So workers do not change it, and one integer resumes it.
+# (s * ranks + r) * batch on. So workers do not change it, and one integer resumes it.
 """Deterministic, resumable loader."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from hildanext.core.types import Batch
-from hildanext.data.shards import Packed, ShardSet
+from hildanext.data.shards import PackedRow, ShardSet
 from hildanext.errors import DataError
 
 
@@ -28,11 +28,11 @@ def _permutation(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def _shortened(row: Packed, length: int) -> Packed:
+def _shortened(row: PackedRow, length: int) -> PackedRow:
     tokens, learn, docs = row.tokens.copy(), row.learn.copy(), row.docs.copy()
     learn[length:] = False
     docs[length:] = docs.max() + 1
-    return Packed(tokens, learn, docs)
+    return PackedRow(tokens, learn, docs)
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class _Steps(Dataset[Batch]):
     batch: int
     seed: int
     rank: int
-    world: int
+    ranks: int
     shorten: float
     shards: ShardSet | None
 
     def __getitem__(self, step: int) -> Batch:
         shards = self.shards or _reopened(self.folder)
-        first = (step * self.world + self.rank) * self.batch
+        first = (step * self.ranks + self.rank) * self.batch
         picked = [self._example(shards, position) for position in range(first, first + self.batch)]
         rows = [row for _, row in picked]
         return Batch(
@@ -57,7 +57,7 @@ class _Steps(Dataset[Batch]):
             tuple(index for index, _ in picked),
         )
 
-    def _example(self, shards: ShardSet, position: int) -> tuple[int, Packed]:
+    def _example(self, shards: ShardSet, position: int) -> tuple[int, PackedRow]:
         epoch, place = divmod(position, len(shards))
         index = int(_permutation(len(shards), self.seed, epoch)[place])
         row = shards[index]
@@ -78,14 +78,14 @@ def _reopened(folder: Path) -> ShardSet:
 
 @dataclass
 class Loader:
-    """Batches of `batch` rows forever. rank, world: this process's share; workers: reading processes; shorten: share of
+    """Batches of `batch` rows forever. rank, ranks: this process's share; workers: reading processes; shorten: share of
     rows in [0, 1] cut to a uniform random length (LLaDA arXiv:2502.09992: 0.01). Batch.ids are the row numbers."""
 
     shards: ShardSet
     batch: int
     seed: int
     rank: int = 0
-    world: int = 1
+    ranks: int = 1
     workers: int = 0
     shorten: float = 0.0
     _step: int = field(default=0, repr=False)
@@ -93,16 +93,16 @@ class Loader:
     def __post_init__(self) -> None:
         if len(self.shards) == 0:
             raise DataError(f"{self.shards.folder}: no rows; the split is empty, prepare more documents")
-        if self.batch < 1 or not 0 <= self.rank < self.world:
-            raise ValueError(f"batch {self.batch}, rank {self.rank} of {self.world}")
+        if self.batch < 1 or not 0 <= self.rank < self.ranks:
+            raise ValueError(f"batch {self.batch}, rank {self.rank} of {self.ranks}")
 
     @property
     def epoch(self) -> float:
         """Passes over the rows so far, all ranks together."""
-        return self._step * self.batch * self.world / len(self.shards)
+        return self._step * self.batch * self.ranks / len(self.shards)
 
     def __iter__(self) -> Iterator[Batch]:
-        settings = (self.batch, self.seed, self.rank, self.world, self.shorten, self.shards)
+        settings = (self.batch, self.seed, self.rank, self.ranks, self.shorten, self.shards)
         steps = _Steps(self.shards.folder, *settings)
         if self.workers == 0:
             while True:
@@ -116,7 +116,7 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """The place in the stream, plain JSON: examples taken by all ranks, and what the order depends on."""
         return {
-            "position": self._step * self.batch * self.world,
+            "position": self._step * self.batch * self.ranks,
             "seed": self.seed,
             "rows": len(self.shards),
             "tokenizer_hash": self.shards.manifest.get("tokenizer_hash"),
@@ -124,17 +124,17 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the very next example, also with another batch or world where the place is a whole step of it.
+        """Go on at the very next example, also with another batch or ranks where the place is a whole step of it.
         DataError where the shards or the seed are others."""
         own = self.state_dict()
         changed = [name for name in own if name != "position" and state.get(name) != own[name]]
         if changed:
             was, now = {name: state.get(name) for name in changed}, {name: own[name] for name in changed}
             raise DataError(f"{self.shards.folder}: the saved place is of other data: it had {was}, here {now}")
-        step, rest = divmod(int(state["position"]), self.batch * self.world)
+        step, rest = divmod(int(state["position"]), self.batch * self.ranks)
         if rest:
             raise DataError(
                 f"{self.shards.folder}: the saved place {state['position']} is no multiple of batch x ranks "
-                f"{self.batch * self.world}; resume with a batch that divides it"
+                f"{self.batch * self.ranks}; resume with a batch that divides it"
             )
         self._step = step

@@ -184,7 +184,7 @@ def _copy(stem: Path, wanted: Any, settings: DataConfig, splits: dict[str, _Spli
 
 
 def _humaneval(count: int) -> Iterator[bytes]:
-    from hildanext.data.storyworld import corpus, humaneval_row
+    from hildanext.world import corpus, humaneval_row
 
     for record in corpus("coding", HUMANEVAL_SEED, count):
         yield json.dumps(humaneval_row(record)).encode() + b"\n"

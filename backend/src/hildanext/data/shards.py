@@ -1,4 +1,4 @@
-# Packed rows on disk: flat memory-mapped token files with document offsets.
+# PackedRow rows on disk: flat memory-mapped token files with document offsets.
 # Entry points: ShardWriter (write(row), close), ShardSet.open(folder) -> rows, check_tokenizer.
 # Files: tokens.bin (uint16 where the vocabulary fits, else uint32), learn.bin (uint8, absent where all is learned),
 # pieces.bin (int64 pairs: document, end offset), rows.bin (int64: end piece), manifest.json. Padding is not stored.
@@ -22,7 +22,7 @@ from hildanext.errors import DataError
 from hildanext.run_dir import write_atomic
 
 
-class Packed(NamedTuple):
+class PackedRow(NamedTuple):
     """One row of length L. tokens int64; learn bool; docs int64: 0, 1, ... in the row, padding one more."""
 
     tokens: NDArray[np.int64]
@@ -100,7 +100,7 @@ def _map(path: Path, kind: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Rows of one folder of shards, memory-mapped: len(), [i] -> Packed; documents come back with document(k)."""
+    """Rows of one folder of shards, memory-mapped: len(), [i] -> PackedRow; documents come back with document(k)."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -137,7 +137,7 @@ class ShardSet:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Packed:
+    def __getitem__(self, index: int) -> PackedRow:
         if not 0 <= index < len(self._rows):
             raise IndexError(index)
         first, last = int(self._rows[index - 1]) if index else 0, int(self._rows[index])
@@ -148,7 +148,7 @@ class ShardSet:
         tokens[:length] = self._tokens[start : start + length]
         learn[:length] = True if self._learn is None else self._learn[start : start + length] != 0
         docs = np.searchsorted(ends, np.arange(self.window), side="right").astype(np.int64)
-        return Packed(tokens, learn, docs)
+        return PackedRow(tokens, learn, docs)
 
     def _end(self, piece: int) -> int:
         return int(self._pieces[piece, 1]) if piece >= 0 else 0

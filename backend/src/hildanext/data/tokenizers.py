@@ -73,7 +73,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 def storyworld_tokenizer(path: Path) -> Any:
     """The tokenizer of the story world, saved as a Hugging Face folder: each word with and without a space before."""
-    from hildanext.data.storyworld import VOCABULARY
+    from hildanext.world import VOCABULARY
 
     return _save([form for word in (*ROLES, *VOCABULARY) for form in (word, f" {word}")], path)
 

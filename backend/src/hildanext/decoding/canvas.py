@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hildanext.core.types import Canvas, Update
-from hildanext.decoding.layout import Layout, Span
+from hildanext.decoding.blocks import Blocks, Span
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RequestCanvas:
     """tokens [length] int64 and editable [length] bool on the CPU; [0, committed) has keys and values, [0, final) will
     not change; step, post and masks count the active block's forwards, edit-only forwards and masks at the start."""
 
-    layout: Layout
+    blocks: Blocks
     tokens: Tensor
     editable: Tensor
     mask_id: int
@@ -66,8 +66,8 @@ class RequestCanvas:
         self._open(0)
 
     def _open(self, start: int) -> None:
-        while start < self.layout.length and not self.editable[start : self.layout.span(start).stop].any():
-            start = self.layout.span(start).stop
+        while start < self.blocks.length and not self.editable[start : self.blocks.span(start).stop].any():
+            start = self.blocks.span(start).stop
         self.final, self.step, self.post = start, 0, 0
         block = self.active_tokens()
         self.masks = int((block == self.mask_id).sum())
@@ -76,11 +76,11 @@ class RequestCanvas:
     @property
     def finished(self) -> bool:
         """Whether every block is final."""
-        return self.final >= self.layout.length
+        return self.final >= self.blocks.length
 
     def active(self) -> Span:
         """The block that is being filled (empty when finished)."""
-        return self.layout.span(self.final) if not self.finished else Span(self.final, self.final)
+        return self.blocks.span(self.final) if not self.finished else Span(self.final, self.final)
 
     def active_tokens(self) -> Tensor:
         """View [Q] of the active block's tokens."""
@@ -90,7 +90,7 @@ class RequestCanvas:
     def window(self, budget: int, fuse: bool) -> Window:
         """The next forward's positions, at most `budget` (rounded down to blocks, never below one block)."""
         pending = self.final - self.committed
-        block = self.layout.block
+        block = self.blocks.block
         room = max(block, budget // block * block)
         if pending > room or (pending and not fuse):
             return Window(self.committed, self.committed + min(pending, room), None)

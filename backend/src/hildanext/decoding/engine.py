@@ -17,11 +17,11 @@ from torch import Tensor
 from hildanext.config.decode import DecodeConfig
 from hildanext.decoding.canvas import RequestCanvas, Window
 from hildanext.decoding.events import Done, Event
-from hildanext.decoding.forward import Row, forward
+from hildanext.decoding.forward import ForwardRow, forward
 from hildanext.decoding.kv_store import KVStore, bytes_per_position
 from hildanext.decoding.live import Live
-from hildanext.decoding.presets import resolve
-from hildanext.decoding.prompt import Limits, end_ids, prepare
+from hildanext.decoding.modes import resolve_mode
+from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.request import Request, Result
 from hildanext.decoding.text import TextStream
 from hildanext.errors import DecodeError
@@ -36,7 +36,7 @@ class Seat:
 
     live: Live
     lane: int
-    row: Row
+    row: ForwardRow
 
 
 class BlockEngine:
@@ -77,16 +77,16 @@ class BlockEngine:
     def submit(self, request: Request, drafts: bool = False) -> int:
         """Queue a request; its number is in its events. drafts: also report the active block after every step.
         DecodeError where it can never be served."""
-        plan = resolve(request, self.config, getattr(self.meta, "decode", None) or {})
+        plan = resolve_mode(request, self.config, getattr(self.meta, "decode", None) or {})
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limits = Limits(request.block or self.block, self.window, new, self.denoiser.mask_id, self.vocabulary)
+        limits = Bounds(request.block or self.block, self.window, new, self.denoiser.mask_id, self.vocabulary)
         prepared = prepare(request, self.tokenizer, limits)
-        canvas = RequestCanvas(prepared.layout, prepared.tokens, prepared.editable, limits.mask_id)
+        canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, limits.mask_id)
         ends = end_ids(request, self.tokenizer, getattr(self.denoiser, "model", None))
         text = TextStream(self.tokenizer, prepared.prompt, request.stop, ends)
         seed = self.config.seed if request.seed is None else request.seed
         live = Live(
-            next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.layout.given,
+            next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.blocks.given,
             getattr(self.denoiser, "exact", True), prepared.notes,
         )  # fmt: skip
         self._check_fits(live)
@@ -95,9 +95,9 @@ class BlockEngine:
 
     def _check_fits(self, live: Live) -> None:
         most = self.config.kv_bytes // self._position_bytes()
-        if live.lanes * live.canvas.layout.length > most:
+        if live.lanes * live.canvas.blocks.length > most:
             raise DecodeError(
-                f"request: {live.lanes * live.canvas.layout.length} positions of keys and values exceed the {most} "
+                f"request: {live.lanes * live.canvas.blocks.length} positions of keys and values exceed the {most} "
                 f"that decode.kv_bytes={self.config.kv_bytes} holds; shorten it or raise the limit"
             )
 
@@ -125,7 +125,7 @@ class BlockEngine:
             live = self.waiting.popleft()
             if self.config.cache:
                 everyone, most = [*self.running, live], self.config.kv_bytes // self._position_bytes()
-                longest = max(each.canvas.layout.length for each in everyone)
+                longest = max(each.canvas.blocks.length for each in everyone)
                 self.store.reserve(sum(each.lanes for each in everyone), longest, most)
                 live.slots = [self.store.add() for _ in range(live.lanes)]
             self.running.append(live)
@@ -133,14 +133,14 @@ class BlockEngine:
     def _has_room(self, live: Live) -> bool:
         everyone = [*self.running, live]
         lanes = sum(each.lanes for each in everyone)
-        positions = lanes * max(each.canvas.layout.length for each in everyone)
-        windows = sum(2 * each.lanes * each.canvas.layout.block for each in everyone)
+        positions = lanes * max(each.canvas.blocks.length for each in everyone)
+        windows = sum(2 * each.lanes * each.canvas.blocks.block for each in everyone)
         fits = positions * self._position_bytes() <= self.config.kv_bytes and windows <= self.config.step_tokens
         return not self.running or (fits and len(everyone) <= self.config.requests)
 
     def _turn(self) -> dict[Live, Window]:
         windows = {live: self._window(live) for live in self.running}
-        filling = {live: window for live, window in windows.items() if window.size > 2 * live.canvas.layout.block}
+        filling = {live: window for live, window in windows.items() if window.size > 2 * live.canvas.blocks.block}
         decoding = {live: window for live, window in windows.items() if live not in filling}
         self._prefilled = bool(filling) and not (self._prefilled and decoding)
         return self._within_budget(filling) if self._prefilled else decoding

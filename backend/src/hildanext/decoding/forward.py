@@ -1,5 +1,5 @@
 # One forward over the windows of many requests: packed or padded, positions, visibility, logits where wanted.
-# Entry points: Row, forward.
+# Entry points: ForwardRow, forward.
 # Letters: R rows, Q queries of the widest row, K keys, n selected positions, V vocabulary.
 """Batched forward over windows."""
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from hildanext.core.types import Denoiser
 from hildanext.decoding.kv_store import KVStore
-from hildanext.decoding.packed import Packed, worth_packing
+from hildanext.decoding.packed import PackedView, worth_packing
 
 
 @dataclass(frozen=True)
-class Row:
+class ForwardRow:
     """One sequence of a forward. slot: its row in the store; start: position of its first token; tokens [q] int64;
     select [q] bool: where logits are wanted; block: its block size."""
 
@@ -29,7 +29,9 @@ class Row:
     block: int
 
 
-def forward(denoiser: Denoiser, store: KVStore | None, rows: Sequence[Row], device: torch.device) -> list[Tensor]:
+def forward(
+    denoiser: Denoiser, store: KVStore | None, rows: Sequence[ForwardRow], device: torch.device
+) -> list[Tensor]:
     """Logits [n_r, V] of every row's selected positions from one forward. With a store, its slots supply and receive
     keys and values; without one the rows must start at position 0."""
     sizes, blocks = [len(row.tokens) for row in rows], [row.block for row in rows]
@@ -40,9 +42,11 @@ def forward(denoiser: Denoiser, store: KVStore | None, rows: Sequence[Row], devi
     return list(torch.split(logits, [int(row.select.sum()) for row in rows]))
 
 
-def _packed(denoiser: Any, store: KVStore, rows: Sequence[Row], device: torch.device) -> Tensor:
+def _packed(denoiser: Any, store: KVStore, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
     sizes = [len(row.tokens) for row in rows]
-    cache = Packed(store, [row.slot for row in rows], [row.start for row in rows], sizes, [row.block for row in rows])
+    cache = PackedView(
+        store, [row.slot for row in rows], [row.start for row in rows], sizes, [row.block for row in rows]
+    )
     tokens = torch.cat([row.tokens for row in rows]).unsqueeze(0).to(device)
     positions = (
         torch.cat([torch.arange(row.start, row.start + len(row.tokens)) for row in rows]).unsqueeze(0).to(device)
@@ -53,7 +57,7 @@ def _packed(denoiser: Any, store: KVStore, rows: Sequence[Row], device: torch.de
     return logits
 
 
-def _padded(denoiser: Denoiser, store: KVStore | None, rows: Sequence[Row], device: torch.device) -> Tensor:
+def _padded(denoiser: Denoiser, store: KVStore | None, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
     sizes = [len(row.tokens) for row in rows]
     width = max(sizes)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
@@ -68,7 +72,7 @@ def _padded(denoiser: Denoiser, store: KVStore | None, rows: Sequence[Row], devi
     return denoiser(moved[0], moved[1], moved[2], cache=cache, select=moved[3])
 
 
-def visibility(rows: Sequence[Row], positions: Tensor, keys: int) -> Tensor:
+def visibility(rows: Sequence[ForwardRow], positions: Tensor, keys: int) -> Tensor:
     """[R, 1, Q, K] bool: key j is visible to a query when its block is not later and it is one of the row's own.
     positions [R, Q] int64. Source: recipe eq. 2, clean half."""
     block = torch.tensor([row.block for row in rows]).view(-1, 1, 1)

@@ -16,9 +16,9 @@ from torch import Tensor
 from hildanext.core.types import Canvas, Stats, Update
 from hildanext.decoding.canvas import RequestCanvas, Step, Window
 from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event, TokenState
-from hildanext.decoding.forward import Row
+from hildanext.decoding.forward import ForwardRow
+from hildanext.decoding.modes import ResolvedMode
 from hildanext.decoding.policy import masked
-from hildanext.decoding.presets import Plan
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
 from hildanext.decoding.request import FinishReason, Metrics, Request, Result
 from hildanext.decoding.statistics import guided, statistics
@@ -45,7 +45,7 @@ class Live:
 
     number: int
     request: Request
-    plan: Plan
+    plan: ResolvedMode
     canvas: RequestCanvas
     text: TextStream
     ends: frozenset[int]
@@ -65,7 +65,7 @@ class Live:
         """Sequences the request needs per forward: two with guidance."""
         return 2 if self.plan.sampling.cfg_scale else 1
 
-    def rows(self, window: Window, look_back: int) -> list[Row]:
+    def rows(self, window: Window, look_back: int) -> list[ForwardRow]:
         """The rows of one forward, `look_back` committed tokens included; the second one, with guidance, has its given
         tokens masked."""
         canvas, start = self.canvas, max(0, window.start - look_back)
@@ -76,7 +76,7 @@ class Live:
         hidden = torch.where(canvas.editable[start : window.stop], tokens, canvas.mask_id)
         slots = self.slots or [0] * self.lanes
         sequences = (tokens, hidden)[: self.lanes]
-        return [Row(slots[lane], start, own, select, canvas.layout.block) for lane, own in enumerate(sequences)]
+        return [ForwardRow(slots[lane], start, own, select, canvas.blocks.block) for lane, own in enumerate(sequences)]
 
     def advance(self, logits: list[Tensor]) -> tuple[Step, list[Event]]:
         """One step of the active block from the logits [n, V] of each lane; the block is closed when it is final."""
@@ -143,7 +143,7 @@ class Live:
         return "" if token == self.canvas.mask_id else self.text.piece(token)
 
     def _emit(self) -> list[Event]:
-        limit = self.canvas.layout.limit
+        limit = self.canvas.blocks.limit
         stop = min(self.canvas.final, limit)
         ids = [int(token) for token in self.canvas.tokens[self.shown : stop]]
         self.shown = stop
@@ -168,7 +168,7 @@ class Live:
         metrics = Metrics(
             counters.forwards, tokens, len(self.text.prompt), len(counters.mask_share),
             tokens / max(1, counters.forwards), seconds, max(0.0, counters.first_block - counters.started),
-            tokens / seconds if seconds > 0 else 0.0, peak_bytes(), self.plan.name, self.canvas.layout.block,
+            tokens / seconds if seconds > 0 else 0.0, peak_bytes(), self.plan.name, self.canvas.blocks.block,
         )  # fmt: skip
         series = (counters.mask_share, counters.proposed, counters.applied, counters.reverted)
         names = ("mask_share", "edits_proposed", "edits_applied", "edits_reverted")

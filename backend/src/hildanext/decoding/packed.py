@@ -1,7 +1,7 @@
 # Windows of different sizes in one forward without padding: their tokens lie end to end in a single row.
-# Entry points: Packed (cache and attention layout of such a forward), worth_packing.
+# Entry points: PackedView (cache and attention layout of such a forward), worth_packing.
 # Linear layers then see no padding at all; attention runs per block against that request's own slot, without a mask.
-"""Packed forward of ragged windows."""
+"""PackedView forward of ragged windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_BLOCKS = 4
 
 
 @dataclass(frozen=True)
-class Piece:
+class BlockQueries:
     """Queries [first, last) of the packed row see the indices [0, keys) of a slot: one block and all before it."""
 
     slot: int
@@ -29,7 +29,7 @@ class Piece:
 
 
 @dataclass
-class Packed:
+class PackedView:
     """Stores each row's new keys and values behind its start, then attends block by block over views of the store.
     starts, sizes: index and count of each row's new positions; blocks: their block sizes."""
 
@@ -46,12 +46,12 @@ class Packed:
         self.offsets = [sum(self.sizes[:row]) for row in range(len(self.sizes))]
         self.pieces = [piece for row in range(len(self.sizes)) for piece in self._pieces(row)]
 
-    def _pieces(self, row: int) -> list[Piece]:
+    def _pieces(self, row: int) -> list[BlockQueries]:
         start, stop, block = self.starts[row], self.starts[row] + self.sizes[row], self.blocks[row]
         shift, found = self.offsets[row] - start, []
         while start < stop:
             end = min((start // block + 1) * block, stop)
-            found.append(Piece(self.slots[row], start + shift, end + shift, end))
+            found.append(BlockQueries(self.slots[row], start + shift, end + shift, end))
             start = end
         return found
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hildanext.data.chat import generation_prompt
-from hildanext.decoding.layout import Layout
+from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
 
@@ -30,7 +30,7 @@ INFILL_NOTE = (
 class Prepared:
     """A canvas to start from: layout, tokens [length] int64, editable [length] bool, the prompt shown to nobody."""
 
-    layout: Layout
+    blocks: Blocks
     tokens: Tensor
     editable: Tensor
     prompt: tuple[int, ...]
@@ -38,7 +38,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Bounds:
     """What a canvas must fit: block, window in positions (0: none), new tokens, [MASK], ids the model has (0: any)."""
 
     block: int
@@ -48,7 +48,7 @@ class Limits:
     vocabulary: int = 0
 
 
-def prepare(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
+def prepare(request: Request, tokenizer: Any, limits: Bounds) -> Prepared:
     """The starting canvas. DecodeError for a prompt that holds [MASK] or unknown ids, gaps without infill, no room."""
     if request.infill:
         return _infill(request, tokenizer, limits)
@@ -58,10 +58,10 @@ def prepare(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
     unknown = [token for token in prompt if token < 0 or 0 < limits.vocabulary <= token]
     if unknown:
         raise DecodeError(f"prompt: token id {unknown[0]} is none of this model's {limits.vocabulary}; tokenize again")
-    layout = Layout(len(prompt), limits.new, limits.block, limits.window)
-    tokens = torch.full((layout.length,), limits.mask_id, dtype=torch.long)
+    blocks = Blocks(len(prompt), limits.new, limits.block, limits.window)
+    tokens = torch.full((blocks.length,), limits.mask_id, dtype=torch.long)
     tokens[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
-    return Prepared(layout, tokens, torch.arange(layout.length) >= len(prompt), tuple(prompt))
+    return Prepared(blocks, tokens, torch.arange(blocks.length) >= len(prompt), tuple(prompt))
 
 
 def _encode(request: Request, tokenizer: Any) -> list[int]:
@@ -79,7 +79,7 @@ def _chat(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[int]:
     return generation_prompt(turns, tokenizer)
 
 
-def _infill(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
+def _infill(request: Request, tokenizer: Any, limits: Bounds) -> Prepared:
     if request.prompt is None or tokenizer is None:
         raise DecodeError("infill: needs a text prompt with gaps written <gap:N>")
     if request.max_new_tokens is not None:
@@ -97,8 +97,8 @@ def _infill(request: Request, tokenizer: Any, limits: Limits) -> Prepared:
     for size, text in zip(sizes, texts[1:], strict=True):
         ids += [limits.mask_id] * size + _continued(text, tokenizer)
     tokens = torch.tensor(ids, dtype=torch.long)
-    layout = Layout(0, len(ids), limits.block, limits.window, whole=False)
-    return Prepared(layout, tokens, tokens == limits.mask_id, (), (INFILL_NOTE.format(block=limits.block),))
+    blocks = Blocks(0, len(ids), limits.block, limits.window, whole=False)
+    return Prepared(blocks, tokens, tokens == limits.mask_id, (), (INFILL_NOTE.format(block=limits.block),))
 
 
 def _before_gap(text: str, tokenizer: Any) -> str:

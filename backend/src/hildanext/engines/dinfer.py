@@ -20,14 +20,14 @@ from pydantic import Field
 
 from hildanext.config import Config
 from hildanext.decoding.events import Event
-from hildanext.decoding.presets import MODES
-from hildanext.decoding.prompt import Limits
+from hildanext.decoding.modes import MODES
+from hildanext.decoding.prompt import Bounds
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, Opening, refused
 from hildanext.engines.relay import Relay, refuse_fixed
 from hildanext.errors import HildaError, RunError
 from hildanext.models.hardware import devices
-from hildanext.models.load import load_tokenizer, resolve
+from hildanext.models.load import load_tokenizer, model_folder
 from hildanext.models.meta import HildaMeta
 from hildanext.progress import Console
 
@@ -81,7 +81,7 @@ class Dinfer(EnginePlugin):
         return Opening(session.capability, session)
 
     def _unfit(self, config: Config) -> list[str]:
-        folder = resolve(config.model.path)
+        folder = model_folder(config.model.path)
         names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["none"]
         found = [] if names[0] in MODEL_TYPES else [f"no model class for {names[0]}, it has {', '.join(MODEL_TYPES)}"]
         if HildaMeta.read(folder).mask_id is None:
@@ -89,7 +89,7 @@ class Dinfer(EnginePlugin):
         return found
 
     def _start(self, config: Config) -> DinferSession:
-        folder, tokenizer = resolve(config.model.path), load_tokenizer(config.model.path)
+        folder, tokenizer = model_folder(config.model.path), load_tokenizer(config.model.path)
         meta = HildaMeta.read(folder)
         shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         values = {**MODES[self.mode], **meta.decode.get(self.mode, {})}
@@ -137,7 +137,7 @@ class DinferSession:
         """Queue a request. DecodeError for what is fixed at start."""
         refuse_fixed(request, self.name, self.plugin.mode)
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limits = Limits(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer))
+        limits = Bounds(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer))
         preset = {"mode": self.plugin.mode, "source": "engine", "tau_mask": self.tau_mask, "tau_edit": None}
         self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, limits, "threshold", preset))
         return self.waiting[-1].number

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hildanext.decoding.events import Commit, Done, Event
-from hildanext.decoding.prompt import Limits, end_ids, prepare
+from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.request import FinishReason, Metrics, Request, Result
 from hildanext.decoding.text import TextStream
 from hildanext.errors import DecodeError
@@ -24,7 +24,7 @@ class Relay:
     number: int
     request: Request
     tokenizer: Any
-    limits: Limits
+    limits: Bounds
     policy: str
     preset: Mapping[str, Any]
     forwards: int = 0

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from hildanext.config import Config
 from hildanext.decoding.events import Event
-from hildanext.decoding.prompt import Limits
+from hildanext.decoding.prompt import Bounds
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, Opening, refused
 from hildanext.engines.relay import Relay, refuse_fixed
@@ -197,7 +197,7 @@ class RemoteSession:
         """Send a request. DecodeError for what the server decides."""
         refuse_fixed(request, self.name, self.plugin.mode)
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limits = Limits(self.facts.block, self.facts.window, new, -1, len(self.tokenizer))
+        limits = Bounds(self.facts.block, self.facts.window, new, -1, len(self.tokenizer))
         preset = {"mode": self.plugin.mode, "source": "server", "tau_mask": self.plugin.threshold,
                   "tau_edit": self.plugin.edit_threshold}  # fmt: skip
         number = next(self.numbers)

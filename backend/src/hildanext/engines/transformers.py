@@ -11,11 +11,11 @@ from typing import Any
 from hildanext.config import Config
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.events import Event
-from hildanext.decoding.quantise import int8
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Opening, refused
 from hildanext.errors import HildaError
 from hildanext.models.load import load_model
+from hildanext.models.quantise import int8
 from hildanext.progress import Console
 
 BUNDLED = "tiny"

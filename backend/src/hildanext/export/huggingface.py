@@ -49,7 +49,7 @@ class Huggingface(Plugin):
         request could be decoded with."""
         import torch
 
-        from hildanext.decoding.presets import checked
+        from hildanext.decoding.modes import checked
         from hildanext.models.save import save_model
 
         denoiser, meta = loaded.denoiser, loaded.meta

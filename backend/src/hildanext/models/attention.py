@@ -1,5 +1,5 @@
 # The attention function of a loaded model and the slices that replace a mask.
-# Entry points: install, Slices, Piece; diffusion_slices, document_slices, causal_slices build them from document ids.
+# Entry points: install, Slices, Slice; diffusion_slices, document_slices, causal_slices build them from document ids.
 # A Slices object names, for every query range, the key ranges it sees in full; no mask tensor exists. It travels to the
 # attention layers as the keyword `layout`; without it the model attends as transformers' "sdpa" does.
 """Attention by slices, registered with transformers' AttentionInterface."""
@@ -28,7 +28,7 @@ class Layout(Protocol):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Slice:
     """Queries [start, stop) that see all of the key ranges, or, if causal, the one key range up to themselves."""
 
     queries: Range
@@ -38,34 +38,34 @@ class Piece:
 
 @dataclass(frozen=True)
 class Slices:
-    """Rows that share their pieces, attended together. rows[g] lists the rows of group g, pieces[g] its pieces, whose
+    """Rows that share their slices, attended together. rows[g] lists the rows of group g, slices[g] its slices, whose
     query ranges are consecutive and cover the sequence."""
 
     rows: tuple[tuple[int, ...], ...]
-    pieces: tuple[tuple[Piece, ...], ...]
+    slices: tuple[tuple[Slice, ...], ...]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """query, key, value [B, H, Q, D] -> [B, H, Q, D], one unmasked SDPA call per piece."""
+        """query, key, value [B, H, Q, D] -> [B, H, Q, D], one unmasked SDPA call per part."""
         if len(self.rows) == 1:
-            return _group(query, key, value, self.pieces[0], scale)
+            return _group(query, key, value, self.slices[0], scale)
         outputs = [
-            _group(query[list(rows)], key[list(rows)], value[list(rows)], pieces, scale)
-            for rows, pieces in zip(self.rows, self.pieces, strict=True)
+            _group(query[list(rows)], key[list(rows)], value[list(rows)], slices, scale)
+            for rows, slices in zip(self.rows, self.slices, strict=True)
         ]
         order = torch.tensor([row for rows in self.rows for row in rows], device=query.device)
         return torch.cat(outputs)[order.argsort()]
 
 
-def _group(query: Tensor, key: Tensor, value: Tensor, pieces: tuple[Piece, ...], scale: float | None) -> Tensor:
+def _group(query: Tensor, key: Tensor, value: Tensor, slices: tuple[Slice, ...], scale: float | None) -> Tensor:
     outputs = [
         scaled_dot_product_attention(
-            query[:, :, slice(*piece.queries)],
-            _ranges(key, piece.keys),
-            _ranges(value, piece.keys),
-            is_causal=piece.causal,
+            query[:, :, slice(*part.queries)],
+            _ranges(key, part.keys),
+            _ranges(value, part.keys),
+            is_causal=part.causal,
             scale=scale,
         )
-        for piece in pieces
+        for part in slices
     ]
     return torch.cat(outputs, dim=2)
 
@@ -80,23 +80,23 @@ def _spans(ids: list[tuple[int, ...]]) -> list[Range]:
     return list(zip(cuts[:-1], cuts[1:], strict=True))
 
 
-def _grouped(rows: list[tuple[Piece, ...]]) -> Slices:
-    groups: dict[tuple[Piece, ...], list[int]] = {}
-    for row, pieces in enumerate(rows):
-        groups.setdefault(pieces, []).append(row)
+def _grouped(rows: list[tuple[Slice, ...]]) -> Slices:
+    groups: dict[tuple[Slice, ...], list[int]] = {}
+    for row, slices in enumerate(rows):
+        groups.setdefault(slices, []).append(row)
     return Slices(tuple(tuple(found) for found in groups.values()), tuple(groups))
 
 
 def document_slices(docs: Tensor) -> Slices:
     """docs [B, L] int: every position sees all of its document (block size L)."""
     rows = [_spans([(doc,) for doc in row]) for row in docs.tolist()]
-    return _grouped([tuple(Piece(span, (span,)) for span in row) for row in rows])
+    return _grouped([tuple(Slice(span, (span,)) for span in row) for row in rows])
 
 
 def causal_slices(docs: Tensor) -> Slices:
     """docs [B, L] int: every position sees itself and what precedes it in its document (the AR model)."""
     rows = [_spans([(doc,) for doc in row]) for row in docs.tolist()]
-    return _grouped([tuple(Piece(span, (span,), causal=True) for span in row) for row in rows])
+    return _grouped([tuple(Slice(span, (span,), causal=True) for span in row) for row in rows])
 
 
 def diffusion_slices(docs: Tensor, block: int, grid: str = "global") -> Slices:
@@ -106,7 +106,7 @@ def diffusion_slices(docs: Tensor, block: int, grid: str = "global") -> Slices:
     return _grouped([_diffusion_row(*pair) for pair in pairs])
 
 
-def _diffusion_row(docs: list[int], blocks: list[int]) -> tuple[Piece, ...]:
+def _diffusion_row(docs: list[int], blocks: list[int]) -> tuple[Slice, ...]:
     length = len(docs)
     begin = {stop - 1: start for start, stop in _spans([(doc,) for doc in docs])}
     first, starts = length, [0] * length
@@ -114,8 +114,8 @@ def _diffusion_row(docs: list[int], blocks: list[int]) -> tuple[Piece, ...]:
         first = begin.get(index, first)
         starts[index] = first
     spans = _spans(list(zip(docs, blocks, strict=True)))
-    noisy = [Piece((a, b), ((length + starts[a], length + a), (a, b))) for a, b in spans]
-    clean = [Piece((length + a, length + b), ((length + starts[a], length + b),)) for a, b in spans]
+    noisy = [Slice((a, b), ((length + starts[a], length + a), (a, b))) for a, b in spans]
+    clean = [Slice((length + a, length + b), ((length + starts[a], length + b),)) for a, b in spans]
     return (*noisy, *clean)
 
 

@@ -1,5 +1,5 @@
 # A local Hugging Face folder, or the bundled pair, as a denoiser with its tokenizer.
-# Entry points: load_model, load_tokenizer, resolve, choose_dtype, choose_device, check_supported.
+# Entry points: load_model, load_tokenizer, model_folder, choose_dtype, choose_device, check_supported.
 # Only safetensors are read; nothing is fetched from anywhere. dtype and device come with the reason for them.
 """Loading models."""
 
@@ -14,9 +14,9 @@ import torch
 
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
-from hildanext.models.adapter import HFDenoiser
-from hildanext.models.adapters import keep_differentiable, quantisation
 from hildanext.models.backend import capability
+from hildanext.models.denoiser import HFDenoiser
+from hildanext.models.lora import keep_differentiable, quantisation
 from hildanext.models.mask_token import choose_mask_token
 from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
@@ -39,7 +39,7 @@ class Loaded:
     device: torch.device
 
 
-def resolve(path: str) -> Path:
+def model_folder(path: str) -> Path:
     """The folder a `model.path` names. ModelError where it is missing or holds no config.json."""
     folder = Path(__file__).parent.parent / "tiny" / BUNDLED[path] if path in BUNDLED else Path(path)
     if (folder / "config.json").is_file():
@@ -147,7 +147,7 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
     """The model of a configuration on its device, in evaluation mode. ModelError for a folder that cannot be used."""
     device = choose_device(model.device)
     dtype, reason = choose_dtype(model.dtype, device)
-    folder = None if model.path == NEW else resolve(model.path)
+    folder = None if model.path == NEW else model_folder(model.path)
     tokenizer = load_tokenizer(model.new.tokenizer if folder is None else model.path)
     meta = HildaMeta() if folder is None else HildaMeta.read(folder)
     network = _fresh(model, tokenizer) if folder is None else _read(folder, model, dtype, device)

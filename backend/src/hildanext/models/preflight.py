@@ -17,7 +17,7 @@ from hildanext.config import Config
 from hildanext.errors import ModelError
 from hildanext.models.backend import capability, choose_backend
 from hildanext.models.hardware import total_memory
-from hildanext.models.load import NEW, choose_device, choose_dtype, load_tokenizer, resolve
+from hildanext.models.load import NEW, choose_device, choose_dtype, load_tokenizer, model_folder
 from hildanext.models.new import new_model
 
 OPTIMIZER_BYTES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "lion8bit": 1}
@@ -67,7 +67,7 @@ def _skeleton(config: Config) -> Any:
         rows = max(load_tokenizer(config.model.new.tokenizer).get_vocab().values()) + 1
         with torch.device("meta"):
             return new_model(config.model.new, rows)
-    settings = AutoConfig.from_pretrained(resolve(config.model.path), local_files_only=True)
+    settings = AutoConfig.from_pretrained(model_folder(config.model.path), local_files_only=True)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(settings)
 
@@ -121,10 +121,10 @@ def _activations(config: Config, network: _Network, window: int, size: int) -> f
     return worst * config.train.batch
 
 
-def _training(config: Config, network: _Network, window: int, world: int) -> dict[str, float]:
+def _training(config: Config, network: _Network, window: int, ranks: int) -> dict[str, float]:
     dtype, _ = choose_dtype(config.model.dtype, choose_device(config.model.device))
     size = 2 if config.train.autocast == "bfloat16" else dtype.itemsize
-    share = world if config.train.parallel == "fsdp2" else 1
+    share = ranks if config.train.parallel == "fsdp2" else 1
     weights = {name: value / share for name, value in _weights(config, network, dtype.itemsize).items()}
     head = network.config.vocab_size * network.config.hidden_size * dtype.itemsize
     logits = max(CHUNK_BYTES, 2 * 16 * network.config.vocab_size * 4) + head
@@ -146,31 +146,31 @@ def _decoding(config: Config, network: _Network, window: int) -> dict[str, float
 
 
 def estimate(
-    config: Config, window: int, training: bool = True, world: int = 1, available: int | None = None
+    config: Config, window: int, training: bool = True, ranks: int = 1, available: int | None = None
 ) -> dict[str, Any]:
     """Bytes per device that a run over rows of `window` tokens needs, by part, their total, the limit (max_vram_pct of
     `available`, default: the device's memory) and, where it does not fit, the settings that would. The worst block size
-    of the ladder counts; world: ranks that share weights under FSDP2."""
+    of the ladder counts; ranks: ranks that share weights under FSDP2."""
     network, device = _network(config), choose_device(config.model.device)
     if available is None:
         cuda = device.type == "cuda"
         available = torch.cuda.get_device_properties(device).total_memory if cuda else total_memory()
     limit = config.model.max_vram_pct * available
-    parts = _training(config, network, window, world) if training else _decoding(config, network, window)
+    parts = _training(config, network, window, ranks) if training else _decoding(config, network, window)
     total = sum(parts.values())
     found: dict[str, Any] = {name: round(value) for name, value in parts.items()} | {"total": round(total)}
     found |= {"device": str(device), "available": available, "limit": round(limit), "fits": total <= limit}
     if training and total > limit:
-        found["remedies"] = _remedies(config, network, window, world, limit)
+        found["remedies"] = _remedies(config, network, window, ranks, limit)
     return found
 
 
-def _remedies(config: Config, network: _Network, window: int, world: int, limit: float) -> list[str]:  # fmt: skip
+def _remedies(config: Config, network: _Network, window: int, ranks: int, limit: float) -> list[str]:  # fmt: skip
     useful = [remedy for remedy in REMEDIES if _changed(config, (remedy,)) != config]
     for count in range(1, len(useful) + 1):
         fitting = [
             tried for tried in combinations(useful, count)
-            if sum(_training(_changed(config, tried), network, window, world).values()) <= limit
+            if sum(_training(_changed(config, tried), network, window, ranks).values()) <= limit
         ]  # fmt: skip
         if fitting:
             return [" ".join(f"--set {place}.{key}={_written(value)}" for place, key, value in s) for s in fitting[:3]]

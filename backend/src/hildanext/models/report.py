@@ -18,7 +18,7 @@ from hildanext.core.types import Batch
 from hildanext.errors import ModelError
 from hildanext.models import attention
 from hildanext.models.backend import Backend, plan_causal
-from hildanext.models.load import Loaded, check_supported, load_tokenizer, read_config, resolve
+from hildanext.models.load import Loaded, check_supported, load_tokenizer, model_folder, read_config
 from hildanext.models.mask_token import MASK_TEXT
 from hildanext.models.meta import HildaMeta
 
@@ -47,7 +47,7 @@ class _Tensors:
 def inspect(folder: str, against: str | None = None) -> dict[str, Any]:
     """Architecture, parameters, ties, vocabulary, free rows and mask token of a model folder (or a bundled name); with
     `against`, the tensors that differ. Counts are elements, sizes bytes. ModelError for a folder that is none."""
-    path = resolve(folder)
+    path = model_folder(folder)
     config, tensors = read_config(path), _Tensors(path)
     each = (tensors[name] for name in tensors.names)
     rows = [(tensor.numel(), tensor.element_size(), str(tensor.dtype)) for tensor in each]
@@ -98,7 +98,7 @@ def _norms(matrix: Tensor, mask_id: int) -> dict[str, Any]:
 def compare(folder: str, against: str) -> dict[str, Any]:
     """Tensors of `folder` against those of `against`: equal (count), changed and reshaped (Frobenius norm of the
     difference over shared rows, and relative to `against`), missing (only there), added (only here)."""
-    ours, theirs = _Tensors(resolve(folder)), _Tensors(resolve(against))
+    ours, theirs = _Tensors(model_folder(folder)), _Tensors(model_folder(against))
     shared = [name for name in ours.names if name in set(theirs.names)]
     rows = [_difference(name, ours[name], theirs[name]) for name in shared]
     changed = [row for row in rows if row["norm"] or row["shape"] != row["shape_there"]]

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hildanext.models.adapters import has_adapter
+from hildanext.models.lora import has_adapter
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.run_dir import write_atomic
 

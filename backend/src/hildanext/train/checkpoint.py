@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from hildanext.errors import HildaError, RunError
 from hildanext.run_dir import write_atomic
-from hildanext.train.distributed import World
+from hildanext.train.distributed import Ranks
 
 STATE = Path("trainer") / "state.json"
 OPTIMIZER = Path("trainer") / "optimizer.pt"
@@ -69,15 +69,15 @@ class Checkpoints:
         known = [(read_state(path).get("eval_nll"), path) for path in self.all()]
         return [path for nll, path in sorted(pair for pair in known if pair[0] is not None)][:count]
 
-    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None], world: World) -> Path:
+    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None], ranks: Ranks) -> Path:
         """Finish `write(folder)` (every rank calls it) plus the state as step-NNNNNN, then prune. RunError, with every
         older checkpoint whole, where the disk is full or cannot be written."""
         final, temporary = self.folder / f"step-{step:06d}", self.folder / f".step-{step:06d}.tmp"
         try:
-            self._prepare(temporary, world)
+            self._prepare(temporary, ranks)
             write(temporary)
-            world.wait()
-            self._complete(temporary, final, state, world)
+            ranks.wait()
+            self._complete(temporary, final, state, ranks)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise RunError(
@@ -86,20 +86,20 @@ class Checkpoints:
             ) from error
         return final
 
-    def _prepare(self, temporary: Path, world: World) -> None:
-        if world.first:
+    def _prepare(self, temporary: Path, ranks: Ranks) -> None:
+        if ranks.first:
             shutil.rmtree(temporary, ignore_errors=True)
             self._room()
-        world.wait()
+        ranks.wait()
 
-    def _complete(self, temporary: Path, final: Path, state: Mapping[str, Any], world: World) -> None:
-        if world.first:
+    def _complete(self, temporary: Path, final: Path, state: Mapping[str, Any], ranks: Ranks) -> None:
+        if ranks.first:
             write_atomic(temporary / STATE, json.dumps(dict(state), indent=2) + "\n")
             _flush(temporary)
             self._remove(final)
             temporary.rename(final)
             self.prune()
-        world.wait()
+        ranks.wait()
 
     def _room(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

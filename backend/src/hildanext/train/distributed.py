@@ -1,5 +1,5 @@
 # Ranks of torchrun: process group, the model wrapped in DDP or FSDP2 as a Denoiser, sums over ranks.
-# Entry points: World, open_world, Replica.
+# Entry points: Ranks, open_ranks, Replica.
 # Both wrappers are torch.distributed's own; the objective sees the same Denoiser in every case.
 """Data parallelism."""
 
@@ -19,7 +19,7 @@ from hildanext.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class World:
+class Ranks:
     """This process among `size` others; kind: none | ddp | fsdp2."""
 
     kind: str = "none"
@@ -64,13 +64,13 @@ class World:
             dist.destroy_process_group()
 
 
-def open_world(kind: str, device: str = "auto") -> World:
+def open_ranks(kind: str, device: str = "auto") -> Ranks:
     """Join the process group that torchrun announces in the environment. ConfigError where kind and ranks disagree."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if kind == "none":
         if size > 1:
             raise ConfigError(f"train.parallel: none, but torchrun started {size} processes; set ddp or fsdp2")
-        return World()
+        return Ranks()
     if "RANK" not in os.environ:
         raise ConfigError(f"train.parallel: {kind} needs torchrun (no RANK set); see docs/training.md")
     cuda = torch.cuda.is_available() and device != "cpu"
@@ -79,16 +79,16 @@ def open_world(kind: str, device: str = "auto") -> World:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    return World(kind, dist.get_rank(), dist.get_world_size(), local)
+    return Ranks(kind, dist.get_rank(), dist.get_world_size(), local)
 
 
 class Replica:
     """A Denoiser whose forwards pass through DDP or FSDP2, and whose gradients are averaged over ranks."""
 
-    def __init__(self, denoiser: Any, world: World) -> None:
+    def __init__(self, denoiser: Any, ranks: Ranks) -> None:
         self.denoiser, self.mask_id = denoiser, denoiser.mask_id
-        self.wrapped = _wrap(denoiser, world)
-        self.sharded = world.kind == "fsdp2"
+        self.wrapped = _wrap(denoiser, ranks)
+        self.sharded = ranks.kind == "fsdp2"
 
     def __call__(self, *args: Any, **keywords: Any) -> Tensor:
         """Logits."""
@@ -111,10 +111,10 @@ class Replica:
         return getattr(self.__dict__["denoiser"], name)
 
 
-def _wrap(denoiser: Any, world: World) -> nn.Module:
-    if world.kind == "ddp":
+def _wrap(denoiser: Any, ranks: Ranks) -> nn.Module:
+    if ranks.kind == "ddp":
         return nn.parallel.DistributedDataParallel(denoiser, broadcast_buffers=False)
-    if world.kind == "fsdp2":
+    if ranks.kind == "fsdp2":
         return _shard(denoiser)
     return cast(nn.Module, denoiser)
 

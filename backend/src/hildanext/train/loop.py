@@ -22,7 +22,7 @@ from hildanext.core.types import Batch, LossReport, Objective
 from hildanext.errors import Interrupted, RunError
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir, StopRequest
-from hildanext.train.distributed import World
+from hildanext.train.distributed import Ranks
 from hildanext.train.memory import memory
 from hildanext.train.optim import OptimizerChoice, set_rate
 from hildanext.train.schedule import factor
@@ -53,7 +53,7 @@ class Job:
     ladder: Ladder
     loader: Any
     choice: OptimizerChoice
-    world: World
+    ranks: Ranks
     run: RunDir
     console: Console
     noise: Any = None
@@ -107,7 +107,7 @@ class Trainer:
         for tracker in self.trackers:
             tracker.write({name: value for name, value in record.items() if name != "stopping"})
         bar.advance(1, loss=record["loss"], phase=record["phase"], block=record["block"])
-        if self.job.world.first and time.monotonic() - self._status > STATUS_SECONDS:
+        if self.job.ranks.first and time.monotonic() - self._status > STATUS_SECONDS:
             self._status = time.monotonic()
             self.job.run.status(step=self.step, total=self.job.ladder.steps, loss=record["loss"])
 
@@ -120,7 +120,7 @@ class Trainer:
             for tracker in self.trackers:
                 tracker.flush()
             self.saved = self.recorder.save(self.step, self.state())
-            if self.job.world.first:
+            if self.job.ranks.first:
                 self.job.run.status(step=self.step, total=self.job.ladder.steps, checkpoint=self.saved)
         if stopping and not last:
             raise Interrupted(f"train: stopped at step {self.step}; resume with --set train.resume={self.saved}")
@@ -153,12 +153,12 @@ class Trainer:
         set_rate(job.choice.optimizer, rate)
         reports, ids = self._backward(stage.block)
         names, sums = self._sums(reports, stopping)
-        scale = job.world.size / max(sums[1], 1e-12)
+        scale = job.ranks.size / max(sums[1], 1e-12)
         norm = self._clip(parameters, scale)
         finite = math.isfinite(sums[0]) and math.isfinite(norm)
         self._apply(finite, ids)
         seconds = time.perf_counter() - begun
-        tokens = job.config.train.batch * job.config.train.accumulate * job.world.size * job.ladder.window
+        tokens = job.config.train.batch * job.config.train.accumulate * job.ranks.size * job.ladder.window
         return {
             "step": self.step, "loss": sums[0] / max(sums[1], 1e-12) if finite else None,
             **_means(reports[0], dict(zip(names, sums, strict=True))), "phase": stage.phase, "block": stage.block,
@@ -176,9 +176,9 @@ class Trainer:
             seed = step_seed(job.config.seed, self.step)
             if job.noise is not None:
                 job.noise.set_scale(self.step)
-                micro = 1 + index * job.world.size + job.world.rank
+                micro = 1 + index * job.ranks.size + job.ranks.rank
                 job.noise.rng.manual_seed(step_seed(job.config.seed, self.step, micro))
-            with self._autocast(), job.world.sync(job.model, index == count - 1):
+            with self._autocast(), job.ranks.sync(job.model, index == count - 1):
                 report = job.objective.loss(job.model, batch, block, torch.Generator().manual_seed(seed))
                 report.total.backward()  # type: ignore[no-untyped-call]
             reports.append(report)
@@ -198,7 +198,7 @@ class Trainer:
             for r in reports
         ]
         values = torch.stack([torch.stack([v.float() for v in row]) for row in rows]).double().sum(0)
-        found: list[float] = self.job.world.sum(values).tolist()
+        found: list[float] = self.job.ranks.sum(values).tolist()
         return names, found
 
     def _clip(self, parameters: list[Tensor], scale: float) -> float:

@@ -25,7 +25,7 @@ from hildanext.run_dir import write_atomic
 from hildanext.train.checkpoint import Checkpoints
 from hildanext.train.evaluation import Evaluator, evaluation_batches
 from hildanext.train.plan import make_ladder
-from hildanext.train.session import is_causal, open_shards
+from hildanext.train.training import is_causal, open_shards
 
 
 def _shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:

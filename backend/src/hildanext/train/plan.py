@@ -63,15 +63,15 @@ def arithmetic_rate(device: torch.device, size: int = 512, tries: int = 3) -> fl
     return best
 
 
-def total_steps(config: Config, window: int, world: int) -> int:
+def total_steps(config: Config, window: int, ranks: int) -> int:
     """Optimiser steps: train.steps, or what train.tokens make."""
-    per_step = config.train.batch * config.train.accumulate * world * window
+    per_step = config.train.batch * config.train.accumulate * ranks * window
     return max(1, round(config.train.tokens / per_step)) if config.train.tokens else config.train.steps
 
 
-def make_ladder(config: Config, window: int, world: int, causal: bool) -> Ladder:
+def make_ladder(config: Config, window: int, ranks: int, causal: bool) -> Ladder:
     """The ladder of a run; one stage for autoregressive training."""
-    steps = total_steps(config, window, world)
+    steps = total_steps(config, window, ranks)
     return Ladder.causal(window, steps) if causal else Ladder.of(config.ladder, window, steps)
 
 

@@ -1,4 +1,4 @@
-# What convert-wsd and sft do around a session: ranks, run directory, plan, signals.
+# What convert-wsd and sft do around a training: ranks, run directory, plan, signals.
 # Entry points: train_command, plan_command.
 # Only the first rank owns the run directory; the others learn its path from it.
 """The commands' work."""
@@ -19,45 +19,45 @@ from hildanext.models.load import choose_device, choose_dtype
 from hildanext.models.preflight import estimate
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
-from hildanext.train.conversion import train_session
-from hildanext.train.distributed import World, open_world
+from hildanext.train.conversion import train
+from hildanext.train.distributed import Ranks, open_ranks
 from hildanext.train.plan import Plan, arithmetic_rate, make_ladder, show_plan
-from hildanext.train.session import is_causal, open_session, shards_folder
+from hildanext.train.training import is_causal, open_training, shards_folder
 
 
 def train_command(config: Config, console: Console, command: str, path: Path | None) -> dict[str, Any]:
     """Run a whole training in a run directory; returns its report."""
-    world = open_world(config.train.parallel, config.model.device)
+    ranks = open_ranks(config.train.parallel, config.model.device)
     try:
-        run = _run_dir(config, command, path, world)
-        quiet = console if world.first else Console(quiet=True)
-        with run.running() if world.first else nullcontext(run):
-            _prepare(config, quiet, world)
-            return train_session(open_session(config, quiet, run, world))
+        run = _run_dir(config, command, path, ranks)
+        quiet = console if ranks.first else Console(quiet=True)
+        with run.running() if ranks.first else nullcontext(run):
+            _prepare(config, quiet, ranks)
+            return train(open_training(config, quiet, run, ranks))
     finally:
-        world.close()
+        ranks.close()
 
 
 def plan_command(config: Config, console: Console) -> dict[str, Any]:
     """Show the plan; trains nothing and writes nothing. Needs neither model nor data."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
     window = _window(config)
-    ladder = make_ladder(config, window, world, is_causal(config))
-    per_step = config.train.batch * config.train.accumulate * world * window
-    memory, seconds = _cost(config, window, world)
+    ladder = make_ladder(config, window, ranks, is_causal(config))
+    per_step = config.train.batch * config.train.accumulate * ranks * window
+    memory, seconds = _cost(config, window, ranks)
     plan = Plan(ladder, per_step, seconds, memory)
     show_plan(plan, console)
     return plan.as_json()
 
 
-def _cost(config: Config, window: int, world: int) -> tuple[dict[str, Any], float | None]:
+def _cost(config: Config, window: int, ranks: int) -> tuple[dict[str, Any], float | None]:
     try:
-        found = estimate(config, window, world=world)
+        found = estimate(config, window, ranks=ranks)
     except ModelError:
         return {}, None
     device = choose_device(config.model.device)
     size = choose_dtype(config.model.dtype, device)[0].itemsize
-    return found, 6.0 * found["parameters"] / size / arithmetic_rate(device) / world
+    return found, 6.0 * found["parameters"] / size / arithmetic_rate(device) / ranks
 
 
 def _window(config: Config) -> int:
@@ -67,14 +67,14 @@ def _window(config: Config) -> int:
         return config.tokenize.window
 
 
-def _prepare(config: Config, console: Console, world: World) -> None:
-    if config.train.prepare and world.first and not shards_folder(config).is_dir():
+def _prepare(config: Config, console: Console, ranks: Ranks) -> None:
+    if config.train.prepare and ranks.first and not shards_folder(config).is_dir():
         prepare(config, console)
         tokenize(config, console)
-    world.wait()
+    ranks.wait()
 
 
-def _run_dir(config: Config, command: str, path: Path | None, world: World) -> RunDir:
-    run = RunDir.create(config, command, path) if world.first else None
-    told = world.tell(str(run.path) if run else "")
+def _run_dir(config: Config, command: str, path: Path | None, ranks: Ranks) -> RunDir:
+    run = RunDir.create(config, command, path) if ranks.first else None
+    told = ranks.tell(str(run.path) if run else "")
     return run or RunDir(Path(told))

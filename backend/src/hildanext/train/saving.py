@@ -13,79 +13,79 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hildanext.errors import HildaError
-from hildanext.models.adapter import HFDenoiser
-from hildanext.models.adapters import adapter_state, merge_adapter
+from hildanext.models.denoiser import HFDenoiser
+from hildanext.models.lora import adapter_state, merge_adapter
 from hildanext.models.save import save_model
 from hildanext.train.checkpoint import SHARDS, restore_optimizer, save_optimizer
-from hildanext.train.session import Session, meta_of
+from hildanext.train.training import Training, meta_of
 
 ADAPTER = Path("trainer") / "adapter.safetensors"
 
 
-def write_files(session: Session, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+def write_files(training: Training, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Weights and optimiser of a checkpoint; every rank calls it, the folder's parent exists."""
-    sharded = session.world.kind == "fsdp2"
-    whole = gathered(session) if sharded else session.loaded.denoiser
-    if session.world.first:
-        _write_weights(session, whole, folder)
-    session.world.wait()
+    sharded = training.ranks.kind == "fsdp2"
+    whole = gathered(training) if sharded else training.loaded.denoiser
+    if training.ranks.first:
+        _write_weights(training, whole, folder)
+    training.ranks.wait()
     if sharded:
-        _write_shards(session, optimizer, folder)
-    elif session.world.first:
+        _write_shards(training, optimizer, folder)
+    elif training.ranks.first:
         save_optimizer(optimizer, folder)
 
 
-def _write_weights(session: Session, denoiser: Any, folder: Path) -> None:
-    if not session.adapted:
-        save_model(denoiser, session.loaded.tokenizer, folder, meta_of(session))
+def _write_weights(training: Training, denoiser: Any, folder: Path) -> None:
+    if not training.adapted:
+        save_model(denoiser, training.loaded.tokenizer, folder, meta_of(training))
         return
     (folder / ADAPTER).parent.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in adapter_state(denoiser).items()}, folder / ADAPTER)
 
 
-def write_model(session: Session, folder: Path) -> Path:
+def write_model(training: Training, folder: Path) -> Path:
     """The final model as one plain Hugging Face folder; adapters are merged into the weights."""
-    whole = gathered(session) if session.world.kind == "fsdp2" else session.loaded.denoiser
-    if session.world.first:
+    whole = gathered(training) if training.ranks.kind == "fsdp2" else training.loaded.denoiser
+    if training.ranks.first:
         merge_adapter(whole)
-        save_model(whole, session.loaded.tokenizer, folder, meta_of(session))
-    session.world.wait()
+        save_model(whole, training.loaded.tokenizer, folder, meta_of(training))
+    training.ranks.wait()
     return folder
 
 
-def gathered(session: Session) -> HFDenoiser:
+def gathered(training: Training) -> HFDenoiser:
     """A plain copy of a sharded denoiser, its weights in the memory of the first rank's CPU (empty on the others)."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    denoiser = session.loaded.denoiser
+    denoiser = training.loaded.denoiser
     state = get_model_state_dict(denoiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     with torch.device("meta"):
         model = type(denoiser.model)(denoiser.config)
-    if session.world.first:
+    if training.ranks.first:
         own = {name.removeprefix("model."): value for name, value in state.items()}
         model.load_state_dict(own, assign=True)
         model.tie_weights()
     return HFDenoiser(model, denoiser.mask_id, shift=denoiser.shift, block_grid=denoiser.block_grid)
 
 
-def _write_shards(session: Session, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+def _write_shards(training: Training, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    state = {"optimizer": get_optimizer_state_dict(session.loaded.denoiser, optimizer)}
+    state = {"optimizer": get_optimizer_state_dict(training.loaded.denoiser, optimizer)}
     save(state, checkpoint_id=str(folder / SHARDS))
 
 
-def restore(session: Session, optimizer: torch.optim.Optimizer) -> None:
+def restore(training: Training, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's adapter and optimiser state into this run. Shards of FSDP2 fit any number of ranks."""
-    folder = session.resumed
+    folder = training.resumed
     if folder is None:
         return
-    if session.adapted:
-        _restore_adapter(session, folder)
+    if training.adapted:
+        _restore_adapter(training, folder)
     if (folder / SHARDS).is_dir():
-        _restore_shards(session, optimizer, folder)
-    elif session.world.kind == "fsdp2":
+        _restore_shards(training, optimizer, folder)
+    elif training.ranks.kind == "fsdp2":
         raise HildaError(
             f"train.resume: {folder} was written without fsdp2, whose optimiser state cannot be sharded here; resume"
             " with train.parallel=ddp or none"
@@ -94,17 +94,17 @@ def restore(session: Session, optimizer: torch.optim.Optimizer) -> None:
         restore_optimizer(optimizer, folder)
 
 
-def _restore_adapter(session: Session, folder: Path) -> None:
+def _restore_adapter(training: Training, folder: Path) -> None:
     if not (folder / ADAPTER).is_file():
         raise HildaError(f"train.resume: {folder} holds no adapter; resume with the model.adapter of its config")
-    session.loaded.denoiser.model.load_state_dict(load_file(folder / ADAPTER), strict=False)
+    training.loaded.denoiser.model.load_state_dict(load_file(folder / ADAPTER), strict=False)
 
 
-def _restore_shards(session: Session, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+def _restore_shards(training: Training, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    denoiser = session.loaded.denoiser
+    denoiser = training.loaded.denoiser
     state = {"optimizer": get_optimizer_state_dict(denoiser, optimizer)}
     load(state, checkpoint_id=str(folder / SHARDS))
     set_optimizer_state_dict(denoiser, optimizer, state["optimizer"])

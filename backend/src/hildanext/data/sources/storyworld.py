@@ -37,14 +37,14 @@ class Storyworld(Source):
 
     def read(self, unit: Unit) -> Iterator[Document | BadRow]:
         """The records of one range."""
-        from hildanext.data.storyworld import corpus
+        from hildanext.world import corpus
 
         for record in corpus(unit.name, self.seed, unit.count, unit.start):
             yield _document(record)
 
     def version(self) -> dict[str, Any]:
         """Settings and the vocabulary's size, which changes when the grammar does."""
-        from hildanext.data.storyworld import VOCABULARY
+        from hildanext.world import VOCABULARY
 
         return {"generator": "storyworld", "vocabulary": len(VOCABULARY), "seed": self.seed}
 

@@ -1,0 +1,145 @@
+# bench decode: transformers' AR generate against our engine on the same weights, one process, variants taking turns.
+# Entry points: run(config, console, args).
+# A folder without weights is measured with random ones and a scripted policy of given TPF: speed without quality.
+"""The decoding benchmark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from hildanext.bench.decoding.modes import compare, show
+from hildanext.bench.decoding.plot import plot
+from hildanext.bench.decoding.timing import time_autoregressive, time_engine, time_forwards
+from hildanext.config import Config
+from hildanext.models.denoiser import HFDenoiser
+from hildanext.models.load import load_model
+from hildanext.models.quantise import int8
+from hildanext.progress import Console
+from hildanext.run_dir import RunDir
+
+
+def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
+    """Time every precision of decode.bench.precisions; report.json and plots/decode.png in a run directory."""
+    directory = RunDir.create(config, "bench-decode", getattr(args, "run_dir", None))
+    with directory.running():
+        loaded, trained = _load(config, console)
+        # before the precisions: casting there and back would leave rounded weights
+        modes = compare(loaded, config.decode) if trained else None
+        parts = {name: _precision(one, config, trained, console) for name, one in _precisions(loaded, config)}
+        report = {
+            "run": str(directory.path), "model": config.model.path, "trained": trained,
+            "threads": torch.get_num_threads(), "device": str(loaded.denoiser.device), "precisions": parts,
+            "fastest": _fastest(parts), "workload": config.decode.bench.model_dump(),
+        }  # fmt: skip
+        if modes:
+            report["modes"] = modes
+        directory.environment(device=report["device"], dtype=list(parts))
+        report["plot"] = plot(report, directory.plots / "decode.png")
+        directory.write_json("report.json", report)
+    _show(report, console)
+    return report
+
+
+def _load(config: Config, console: Console) -> tuple[Any, bool]:
+    folder = Path(config.model.path)
+    if not (folder / "config.json").is_file() or list(folder.glob("*.safetensors")):
+        return load_model(config.model.model_copy(update={"dtype": "float32"}), console), True
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+    console.say(f"bench decode: {folder.name} has no weights; random ones and a scripted policy are used")
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa").float().eval()
+    device = "cuda" if torch.cuda.is_available() and config.model.device != "cpu" else "cpu"
+    denoiser = HFDenoiser(model.to(device), settings.vocab_size - 1).eval()
+    return SimpleNamespace(denoiser=denoiser, tokenizer=None, meta=None), False
+
+
+def _precisions(loaded: Any, config: Config) -> Iterator[tuple[str, Any]]:
+    for name in config.decode.bench.precisions:
+        if name == "int8" and loaded.denoiser.device.type == "cpu":
+            loaded.denoiser.to(torch.float32)
+            yield name, int8(loaded)
+        elif name != "int8":
+            loaded.denoiser.to(getattr(torch, name))
+            yield name, loaded
+
+
+def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> dict[str, Any]:
+    bench = config.decode.bench
+    threads = _by_threads(loaded, config)
+    forwards = threads[torch.get_num_threads()]
+    one_token = forwards["ar"]
+    part: dict[str, Any] = {
+        "forward_seconds": forwards,
+        "break_even_tpf": {size: forwards[f"engine {size}"] / one_token for size in bench.blocks},
+        "forward_against_bare": {size: forwards[f"engine {size}"] / forwards[f"bare {size}"] for size in bench.blocks},
+        "threads": threads,
+        "autoregressive": time_autoregressive(loaded, bench),
+        "engine": {},
+    }
+    for size in bench.blocks:
+        for rows in (1, bench.requests):
+            found = time_engine(loaded, config.decode, _fields(size, bench.tokens_per_forward), rows)
+            part["engine"][f"block {size}, {rows} at once"] = {k: v for k, v in found.items() if k != "results"}
+            console.say(f"block {size}, {rows} at once: {found['tokens_per_second']:.1f} tokens/s")
+    return part
+
+
+def _by_threads(loaded: Any, config: Config) -> dict[int, dict[str, float]]:
+    found, own = {}, torch.get_num_threads()
+    for threads in sorted({*config.decode.bench.threads, own}):
+        torch.set_num_threads(threads)
+        found[threads] = time_forwards(loaded, config.decode.bench)
+    torch.set_num_threads(own)
+    return found
+
+
+def _fields(size: int, tokens_per_forward: float) -> dict[str, Any]:
+    steps = max(1, math.ceil(size / tokens_per_forward))
+    return {"block": size, "policy": {"type": "static_quota", "steps": steps}}
+
+
+def _fastest(parts: dict[str, Any]) -> dict[str, Any]:
+    single = {
+        (precision, name): row["tokens_per_second"]
+        for precision, part in parts.items()
+        for name, row in part["engine"].items()
+    }
+    (precision, name), speed = max(single.items(), key=_speed)
+    forward = f"engine {name.split()[1].rstrip(',')}"
+    seconds = {threads: timed[forward] for threads, timed in parts[precision]["threads"].items()}
+    threads = min(seconds, key=seconds.__getitem__)
+    return {"precision": precision, "setting": name, "tokens_per_second": speed, "threads": threads}
+
+
+def _speed(item: tuple[tuple[str, str], float]) -> float:
+    return item[1]
+
+
+def _show(report: dict[str, Any], console: Console) -> None:
+    rows = []
+    for precision, part in report["precisions"].items():
+        ar = part["autoregressive"]["tokens_per_second"]
+        rows.append((precision, "AR, transformers generate", f"{ar:.2f}", "1.00", "", ""))
+        for name, row in part["engine"].items():
+            cells = (f"{row['tokens_per_second']:.2f}", f"{row['tokens_per_forward']:.2f}")
+            rows.append(
+                (precision, name, *cells, f"{row['forwards_per_second']:.2f}", f"{100 * row['overhead']:.1f} %")
+            )
+    console.table(rows, ("precision", "variant", "tokens/s", "TPF", "forwards/s", "engine overhead"))
+    for precision, part in report["precisions"].items():
+        even = ", ".join(f"block {size}: {value:.2f}" for size, value in part["break_even_tpf"].items())
+        console.say(f"{precision}: block diffusion is faster than AR above this TPF: {even}")
+    if "modes" in report:
+        show(report["modes"], console)
+    best = report["fastest"]
+    console.say(f"fastest here: {best['precision']}, {best['setting']}, threads {best['threads']}")
+    console.say(f"report: {report['run']}")

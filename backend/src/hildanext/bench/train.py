@@ -1,0 +1,124 @@
+# bench train: one optimiser step against the plain form (dense 2L mask, logits of every position), taking turns.
+# Entry points: run(config, console, args), compare.
+# Both compute the same loss from the same corrupted row, which the report shows; then the cost of each block size
+# relative to the MDLM stage. Weights are random.
+"""The training benchmark."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hildanext.config import Config
+from hildanext.config.model import NewModelConfig
+from hildanext.config.train import TrainBenchConfig
+from hildanext.core.masks import block_diffusion_mask
+from hildanext.core.objectives.mask_and_edit import MaskAndEdit
+from hildanext.core.types import Batch
+from hildanext.models.denoiser import HFDenoiser
+from hildanext.models.load import choose_device
+from hildanext.models.new import new_model
+from hildanext.progress import Console
+from hildanext.run_dir import RunDir
+from hildanext.train.memory import memory
+
+OBJECTIVE = MaskAndEdit()
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, its optimiser, one row, and the clock."""
+
+    denoiser: HFDenoiser
+    optimizer: torch.optim.Optimizer
+    batch: Batch
+    clock: Callable[[], float]
+
+    def ours(self, block: int) -> Tensor:
+        """The loss as training computes it."""
+        report = OBJECTIVE.loss(self.denoiser, self.batch, block, torch.Generator().manual_seed(0))
+        return report.total / report.normaliser
+
+    def plain(self, block: int) -> Tensor:
+        """The same loss from a dense mask and the logits of all 2L positions."""
+        model, batch, length = self.denoiser, self.batch, self.batch.tokens.shape[1]
+        views = OBJECTIVE.views(model, batch, block, torch.Generator().manual_seed(0))
+        mask = block_diffusion_mask(length, block, batch.docs)
+        tokens, positions = torch.cat([views[0].tokens, batch.tokens], 1), batch.positions().repeat(1, 2)
+        logits = model.body(tokens, positions, mask) @ model.head().T
+        logits = logits.index_fill(2, torch.tensor([model.mask_id], device=logits.device), -torch.inf)
+        nll = functional.cross_entropy(logits[0, :length].float(), batch.tokens[0], reduction="none")
+        return (OBJECTIVE.weights(views[0], batch)[0] * nll).sum() / OBJECTIVE.denominator(views, batch)
+
+    def timed(self, form: Callable[[int], Tensor], block: int) -> tuple[float, float]:
+        """(seconds of one optimiser step, loss)."""
+        begun = self.clock()
+        loss = form(block)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        value = float(loss.detach())
+        return self.clock() - begun, value
+
+
+def open_bench(config: Config) -> Bench:
+    """The model of train.bench on the configured device, with AdamW at a rate of 0, so that every step is the same."""
+    shape, device = config.train.bench, choose_device(config.model.device)
+    settings = NewModelConfig(
+        hidden=shape.hidden, layers=shape.layers, heads=shape.heads, kv_heads=max(1, shape.heads // 2),
+        head_dim=shape.head_dim, ffn=shape.ffn, window=shape.length,
+    )  # fmt: skip
+    denoiser = HFDenoiser(new_model(settings, shape.vocabulary), shape.vocabulary - 1, attention=config.model.attention)
+    denoiser = denoiser.to(device).train()
+    tokens = torch.randint(0, shape.vocabulary - 1, (1, shape.length), generator=torch.Generator().manual_seed(1))
+    batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens), (0,)).to(device)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+    return Bench(denoiser, optimizer, batch, CLOCKS[shape.clock])
+
+
+def compare(bench: Bench, shape: TrainBenchConfig) -> dict[str, Any]:
+    """Seconds, tokens/s and loss of both forms at shape.block, and seconds of ours at each of shape.blocks."""
+    sizes = sorted({min(block or shape.length, shape.length) for block in (*shape.blocks, 0)})
+    bench.timed(bench.ours, shape.block)
+    seconds: dict[str, list[float]] = {}
+    losses: dict[str, float] = {}
+    for _ in range(shape.repeats):
+        for name, form in (("plain", bench.plain), ("ours", bench.ours)):
+            taken, losses[name] = bench.timed(form, shape.block)
+            seconds.setdefault(name, []).append(taken)
+        for block in sizes:
+            seconds.setdefault(f"block {block}", []).append(bench.timed(bench.ours, block)[0])
+    best = {name: min(values) for name, values in seconds.items()}
+    return {
+        "seconds": best, "tokens_per_second": {name: shape.length / best[name] for name in ("plain", "ours")},
+        "speedup": best["plain"] / best["ours"], "losses": losses,
+        "relative_to_mdlm": {str(block): best[f"block {block}"] / best[f"block {max(sizes)}"] for block in sizes},
+    }  # fmt: skip
+
+
+def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
+    """Compare at the shape of train.bench; report.json in a run directory."""
+    directory, shape = RunDir.create(config, "bench-train", getattr(args, "run_dir", None)), config.train.bench
+    with directory.running():
+        bench = open_bench(config)
+        found = compare(bench, shape)
+        device = bench.denoiser.device
+        backend = bench.denoiser.backend(shape.length, shape.block)
+        report = {
+            "run": str(directory.path), "threads": torch.get_num_threads(), "device": str(device), "clock": shape.clock,
+            "attention": backend.name, "attention_reason": backend.reason, "memory": memory(device),
+            "parameters": sum(p.numel() for p in bench.denoiser.parameters()), **found,
+        }  # fmt: skip
+        directory.environment(device=str(device), dtype="float32")
+        directory.write_json("report.json", report)
+    rows = [(name, f"{seconds:.3f}") for name, seconds in found["seconds"].items()]
+    console.table(rows, ("one step", f"seconds ({shape.clock})"))
+    console.say(f"plain / ours at block {shape.block}: {found['speedup']:.2f}x, losses {found['losses']}")
+    return report

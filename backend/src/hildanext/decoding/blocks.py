@@ -1,0 +1,64 @@
+# Where the blocks of one request lie: pure integers, no torch.
+# Entry points: Blocks (of a prompt and a length), Span (one block).
+# Blocks are absolute: block k covers positions [k * block, (k + 1) * block), whatever the prompt's length.
+"""Blocks, editable range and positions of a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hildanext.errors import DecodeError
+
+
+@dataclass(frozen=True)
+class Span:
+    """Positions [start, stop) of one block."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A sequence of `given` leading tokens (prompt) and `new` tokens in blocks of `block`. The canvas is rounded up to
+    whole blocks but never beyond `window` positions (0: no bound); tokens after `limit` are never shown."""
+
+    given: int
+    new: int
+    block: int
+    window: int = 0
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.given < 0 or self.new < 0:
+            raise ValueError(f"layout: given {self.given}, new {self.new}, block {self.block} must be >= 0, >= 0, >= 1")
+        if self.window and self.limit > self.window:
+            raise DecodeError(
+                f"max_new_tokens: {self.given} prompt tokens + {self.new} new tokens = {self.limit} exceed the model's "
+                f"window of {self.window}; shorten the prompt or ask for at most {max(0, self.window - self.given)}"
+            )
+
+    @property
+    def limit(self) -> int:
+        """Positions that may be shown: given + new."""
+        return self.given + self.new
+
+    @property
+    def length(self) -> int:
+        """Positions of the canvas: `limit` rounded up to whole blocks, within the window."""
+        rounded = -(-self.limit // self.block) * self.block if self.whole else self.limit
+        return min(rounded, self.window) if self.window else rounded
+
+    @property
+    def first_open(self) -> int:
+        """Start of the first block that holds a position to fill; everything before it is prefilled."""
+        return min(self.given // self.block * self.block, self.length)
+
+    def span(self, position: int) -> Span:
+        """The block that holds `position`, cut at the end of the canvas."""
+        start = position // self.block * self.block
+        return Span(start, min(start + self.block, self.length))
+
+    def spans(self) -> list[Span]:
+        """Every block of the canvas in order."""
+        return [self.span(start) for start in range(0, self.length, self.block)]

@@ -1,4 +1,0 @@
-# Plugins of eval/tasks: one file each, the file name is the registry name.
-# Entry points: hildanext.registry.build.
-# Adding a plugin is adding a file here.
-"""Plugins of eval/tasks."""

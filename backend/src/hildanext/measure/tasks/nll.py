@@ -1,0 +1,98 @@
+# Task `nll`: nats per token, read left to right and bounded by the block ELBO at several block sizes.
+# Entry points: Nll.
+# Over a folder of shards, or over fresh stories of the story world, whose true entropy is then reported beside it.
+"""Task plugin nll."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from hildanext.core.likelihood import Estimate, autoregressive_nll, block_elbo
+from hildanext.core.types import Batch
+from hildanext.measure.scoring import document_batches
+from hildanext.measure.task import EvalContext, Outcome, Task
+from hildanext.report.intervals import Measure, Z, ratio
+
+
+class Nll(Task):
+    """Nats per token with intervals over batches; the Monte-Carlo error of the bound is in the series."""
+
+    shards: str = Field("", description="folder of tokenized rows; empty: stories of the story world")
+    limit: int = Field(64, ge=1, description="rows or stories")
+    blocks: tuple[int, ...] = Field((1, 4, 16, 32), description="block sizes of the bound, tokens")
+    samples: int = Field(8, ge=0, description="Monte-Carlo draws; 0: exact, blocks of at most 8")
+    autoregressive: bool = Field(True, description="also the exact NLL of the model read left to right")
+    rows: int = Field(16, ge=1, description="rows of a forward")
+    seed: int = Field(7_000_001, ge=0, description="seed of stories and draws")
+
+    def run(self, context: EvalContext) -> Outcome:
+        """Score all rows under every reading."""
+        batches, truth = self._batches(context.loaded)
+        measures: dict[str, Measure] = {} if truth is None else {"true_entropy": truth}
+        points: list[dict[str, Any]] = []
+        with context.console.bar("nll", len(self.blocks) + self.autoregressive) as bar:
+            if self.autoregressive:
+                found = [autoregressive_nll(context.loaded.denoiser, batch) for batch in batches]
+                measures["autoregressive"] = _measure(found)
+                bar.advance()
+            for block in self.blocks:
+                rng = torch.Generator().manual_seed(self.seed)
+                found = [block_elbo(context.loaded.denoiser, batch, block, rng, self.samples) for batch in batches]
+                measures[f"block_{block}"] = _measure(found)
+                points.append(_point(block, found))
+                bar.advance()
+        tokens = int(sum(one.tokens for one in found)) if measures else 0
+        return Outcome(
+            measures, {"rows": sum(len(batch.tokens) for batch in batches), "tokens": tokens}, (), {"bound": points}
+        )
+
+    def _batches(self, loaded: Any) -> tuple[list[Batch], Measure | None]:
+        device = loaded.denoiser.device
+        if self.shards:
+            return [batch.to(device) for batch in self._from_shards(loaded.tokenizer)], None
+        documents, truth = storyworld_documents(loaded.tokenizer, self.seed, self.limit)
+        pad = int(loaded.tokenizer.eos_token_id)
+        batches = document_batches(documents, pad, self.rows, math.lcm(*self.blocks, 1))
+        return [batch.to(device) for batch in batches], truth
+
+    def _from_shards(self, tokenizer: Any) -> Iterator[Batch]:
+        from hildanext.data.loader import Loader
+        from hildanext.data.shards import ShardSet, check_tokenizer
+
+        shards = ShardSet.open(self.shards)
+        check_tokenizer(shards, tokenizer)
+        count = min(self.limit, len(shards))
+        rows = min(self.rows, count)
+        stream = iter(Loader(shards, rows, self.seed))
+        for _ in range(count // rows):
+            yield next(stream)
+
+
+def storyworld_documents(tokenizer: Any, seed: int, count: int) -> tuple[list[tuple[list[int], int]], Measure]:
+    """(ids ending in EOS, first scored position) of held-out stories, and their true nats per scored token: from the
+    second sentence on, since a document's first token is never scored."""
+    from hildanext.world import story
+
+    documents, nats = [], []
+    for index in range(count):
+        told = story(f"{seed}:{index}")
+        ids = [*tokenizer(told.text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+        documents.append((ids, len(tokenizer(told.sentences[0], add_special_tokens=False)["input_ids"])))
+        nats.append(-math.fsum(told.gains[1:]))
+    return documents, ratio(nats, [float(len(ids) - first) for ids, first in documents], "nats per token")
+
+
+def _measure(found: Sequence[Estimate]) -> Measure:
+    return ratio([one.nats for one in found], [float(one.tokens) for one in found], "nats per token")
+
+
+def _point(block: int, found: Sequence[Estimate]) -> dict[str, Any]:
+    tokens = sum(one.tokens for one in found)
+    error = math.sqrt(sum(0.0 if math.isnan(one.standard_error) else one.standard_error**2 for one in found)) / tokens
+    value = sum(one.nats for one in found) / tokens
+    return {"x": block, "y": value, "standard_error": error, "low": value - Z * error, "high": value + Z * error}

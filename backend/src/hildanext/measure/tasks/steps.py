@@ -1,0 +1,50 @@
+# Task `steps`: quality against cost, by running another task at several thresholds.
+# Entry points: Steps.
+# tau_mask 1 fills one token per forward: the slowest, most careful setting and the frontier's anchor.
+"""Task plugin steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hildanext.config.eval import TaskSection
+from hildanext.measure.generation import generator_for
+from hildanext.measure.task import EvalContext, Outcome, Task
+from hildanext.registry import build
+from hildanext.report.intervals import Measure
+
+
+class Steps(Task):
+    """One measure of another task at every pair of thresholds, with tokens per forward beside it."""
+
+    task: TaskSection = Field(TaskSection(type="storyworld", answers=0), description="the task that is repeated")
+    measure: str = Field("valid", description="the measure of that task that is the quality")
+    tau_mask: tuple[float, ...] = Field((0.5, 0.7, 0.9, 0.99, 1.0), description="thresholds of filling, probabilities")
+    tau_edit: tuple[float | Literal["preset"] | None, ...] = Field(
+        ("preset",), description="thresholds of editing, probabilities; null: no editing"
+    )
+
+    def run(self, context: EvalContext) -> Outcome:
+        """Run the inner task at every setting."""
+        inner: Task = build("tasks", self.task, "eval.tasks.steps.task")
+        measures: dict[str, Measure] = {}
+        points: list[dict[str, Any]] = []
+        for tau_mask in self.tau_mask:
+            for tau_edit in self.tau_edit:
+                found = inner.run(_at(context, tau_mask, tau_edit))
+                name = f"tau_mask {tau_mask:g}, tau_edit {'off' if tau_edit is None else tau_edit}"
+                quality, tpf = found.measures[self.measure], found.measures["tokens_per_forward"]
+                context.console.say(f"{name}: {self.measure} {quality.text()}, {tpf.value:.2f} tokens per forward")
+                measures |= {f"{self.measure} at {name}": quality, f"tokens_per_forward at {name}": tpf}
+                point = {"x": tpf.value, "y": quality.value, "low": quality.low, "high": quality.high}
+                points.append(point | {"tau_mask": tau_mask, "tau_edit": tau_edit, "label": f"{tau_mask:g}"})
+        return Outcome(measures, {"settings": len(points)}, (), {"frontier": points})
+
+
+def _at(context: EvalContext, tau_mask: float, tau_edit: Any) -> EvalContext:
+    decode = context.config.decode.model_copy(update={"tau_mask": tau_mask, "tau_edit": tau_edit})
+    config = context.config.model_copy(update={"decode": decode})
+    return replace(context, config=config, generator=generator_for("diffusion", context.loaded, decode))

@@ -1,0 +1,4 @@
+# Package selftest; see backend/README.md for its map.
+# Entry points: the modules of this folder.
+# Importing the package itself loads nothing heavy.
+"""The package tries itself: smoke test, doctor, demo."""

@@ -1,0 +1,4 @@
+# Package selftest.demo; see backend/README.md for its map.
+# Entry points: the modules of this folder.
+# Importing the package itself loads nothing heavy.
+"""The demo, part by part."""

@@ -1,0 +1,141 @@
+# Every task end to end: with the reference answers as replies its score is perfect, with wrong ones it is not.
+# Entry points: pytest.
+# The random model runs the tasks that read likelihoods; their bounds are checked against each other.
+"""Tests of eval/tasks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hildanext.config import Config
+from hildanext.decoding.request import Request
+from hildanext.measure.task import EvalContext, Outcome, Task
+from hildanext.progress import Console
+from hildanext.registry import build, names
+from hildanext.world import corpus, story
+
+Script = Callable[[Callable[[Request], str]], EvalContext]
+
+
+def task(name: str, **fields: Any) -> Task:
+    found: Task = build("tasks", {"type": name, **fields})
+    return found
+
+
+def value(outcome: Outcome, name: str) -> float:
+    return outcome.measures[name].value
+
+
+def test_every_task_has_a_version_and_a_limit() -> None:
+    kinds = [build("tasks", {"type": name}) for name in names("tasks")]
+    assert len(kinds) >= 8 and all(isinstance(kind, Task) and kind.version >= 1 for kind in kinds)
+
+
+def _rest_of(seed: int) -> Callable[[Request], str]:
+    texts = {told.sentences[0]: told.text for told in (story(f"{seed}:{i}") for i in range(20))}
+
+    def reply(request: Request) -> str:
+        return texts[request.prompt or ""][len(request.prompt or "") :]
+
+    return reply
+
+
+def test_real_stories_are_all_valid(scripted: Script) -> None:
+    found = task("storyworld", stories=6, answers=0, seed=5).run(scripted(_rest_of(5)))
+    assert value(found, "valid") == 1.0 and value(found, "problems_per_story") == 0.0
+    assert value(found, "tokens_per_forward") == 4.0
+
+
+def test_a_contradicting_story_is_invalid_and_its_kind_is_counted(scripted: Script) -> None:
+    rest = _rest_of(5)
+    found = task("storyworld", stories=4, answers=0, seed=5).run(scripted(lambda r: rest(r).replace(" back", " hat")))
+    assert value(found, "valid") < 1.0 and found.counts["problem: grammar"] >= 1
+
+
+def test_reference_answers_are_right_and_others_wrong(scripted: Script) -> None:
+    known = {
+        record["messages"][-2]["content"]: record["messages"][-1]["content"]
+        for register in ("chat", "arithmetic", "coding")
+        for record in corpus(register, 5, 4)
+    }
+    asked = task("storyworld", stories=0, answers=4, seed=5)
+    right = asked.run(scripted(lambda request: known[request.messages[-1]["content"]]))  # type: ignore[index]
+    wrong = asked.run(scripted(lambda request: "I do not know"))
+    for register in ("chat", "arithmetic", "coding"):
+        assert value(right, f"{register}_right") == 1.0
+        assert value(wrong, f"{register}_right") < 1.0
+
+
+def test_micro_solutions_pass_and_a_wrong_one_fails(scripted: Script) -> None:
+    good = task("humaneval_micro", limit=3, canonical=True).run(scripted(lambda request: ""))
+    bad = task("humaneval_micro", limit=3).run(scripted(lambda request: "return 'wrong'"))
+    assert value(good, "pass_at_1") == 1.0 and value(bad, "pass_at_1") == 0.0 and bad.counts["failed"] == 3
+
+
+def test_humaneval_solutions_pass_and_an_exit_does_not(scripted: Script, assets: Path) -> None:
+    path = str(assets / "humaneval" / "HumanEval.jsonl.gz")
+    good = task("humaneval", path=path, limit=4, canonical=True).run(scripted(lambda request: ""))
+    bad = task("humaneval", path=path, limit=2).run(scripted(lambda request: "    import os; os._exit(0)"))
+    assert value(good, "pass_at_1") == 1.0 and value(bad, "pass_at_1") == 0.0 and bad.counts["no nonce"] == 2
+
+
+@pytest.mark.parametrize("file", ["mbpp.jsonl", "MBPP_sanitized.json", "mbpp_test.jsonl"])
+def test_mbpp_solutions_pass_in_all_three_schemas(file: str, scripted: Script, assets: Path) -> None:
+    found = task("mbpp", path=str(assets / "mbpp" / file), limit=3, canonical=True).run(scripted(lambda request: ""))
+    assert value(found, "pass_at_1") == 1.0
+
+
+def test_gsm8k_scores_by_the_final_number(scripted: Script, assets: Path) -> None:
+    path = str(assets / "gsm8k" / "test.jsonl")
+    solved = {
+        row["question"]: row["answer"] for row in map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
+    }
+    given = task("gsm8k", path=path, limit=5, shots=str(assets / "gsm8k" / "train.jsonl"), shot_count=2)
+    context = scripted(lambda r: solved[(r.prompt or "").rpartition("Question: ")[2].removesuffix("\nAnswer:")])
+    assert value(given.run(context), "exact_match") == 1.0
+    assert (context.generator.asked[0].prompt or "").count("Question:") == 3  # type: ignore[attr-defined]
+    assert value(given.run(scripted(lambda request: "no idea")), "exact_match") == 0.0
+
+
+def test_tinystories_reports_diversity_and_a_judge(scripted: Script, story_model: Path, tmp_path: Path) -> None:
+    rows = [{"text": story(seed).text} for seed in range(4)]
+    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    fields = {"path": str(tmp_path / "s.jsonl"), "judge": str(story_model)}
+    same = task("tinystories", **fields).run(scripted(lambda request: " the the the the the the"))
+    assert value(same, "distinct_1") == pytest.approx(1 / 24) and value(same, "repetition") == pytest.approx(2 / 3)
+    assert value(same, "judge_bits_per_character") > 0 and value(same, "judge_bits_per_character_of_references") > 0
+
+
+def test_the_bound_of_block_one_is_exact_and_larger_blocks_agree_with_enumeration(loaded: Any) -> None:
+    context = EvalContext.of(loaded, Config(), Console(quiet=True))
+    exact = task("nll", limit=2, blocks=(1, 4), samples=0).run(context)
+    drawn = task("nll", limit=2, blocks=(1, 4), samples=48).run(context)
+    assert value(exact, "block_1") == pytest.approx(value(drawn, "block_1"))
+    error = drawn.series["bound"][1]["standard_error"]
+    assert error > 0 and abs(value(exact, "block_4") - value(drawn, "block_4")) < 5 * error
+    assert 0.1 < value(exact, "true_entropy") < 0.3
+
+
+def test_the_true_entropy_of_the_nll_task_is_that_of_the_sentences_scored(loaded: Any) -> None:
+    found = task("nll", limit=3, blocks=(1,), autoregressive=False, seed=5).run(
+        EvalContext.of(loaded, Config(), Console(quiet=True))
+    )
+    told = [story(f"5:{index}") for index in range(3)]
+    assert value(found, "true_entropy") * found.counts["tokens"] == pytest.approx(
+        -sum(math.fsum(one.gains[1:]) for one in told)
+    )
+
+
+def test_steps_gives_a_point_per_setting_and_filling_one_by_one_costs_most(loaded: Any) -> None:
+    inner = {"type": "storyworld", "stories": 2, "answers": 0, "max_new_tokens": 8}
+    found = task("steps", task=inner, tau_mask=(0.0, 1.0), tau_edit=(None,)).run(
+        EvalContext.of(loaded, Config(), Console(quiet=True))
+    )
+    fast, slow = found.series["frontier"]
+    assert fast["x"] > slow["x"] and slow["x"] <= 1.0
