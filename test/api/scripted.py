@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event
-from hildanext.decoding.request import Request, Result, ServerMetrics
+from hildanext.decoding.request import Metrics, Request, Result
 from hildanext.engines.protocol import Capability, Facts, Failed
 from hildanext.errors import DecodeError, RunError
 
@@ -119,7 +119,7 @@ class ScriptedSession:
         return events
 
     def _result(self, work: Work, reason: str) -> Result:
-        metrics = ServerMetrics(
+        metrics = Metrics(
             forwards=work.steps, tokens=work.start, prompt_tokens=5, steps=work.steps, seconds=0.01,
             tokens_per_forward=work.start / max(1, work.steps), first_block_seconds=0.005,
         )  # fmt: skip

@@ -129,7 +129,7 @@ def test_zero_one_and_four_workers_give_the_same_batches(tmp_path: Path) -> None
 def test_ranks_share_the_stream_without_overlap(tmp_path: Path) -> None:
     shards = written(tmp_path)
     whole = [index for batch in take(Loader(shards, 6, 5), 4) for index in batch.ids]
-    parts = [take(Loader(shards, 2, 5, rank=rank, world=3), 4) for rank in range(3)]
+    parts = [take(Loader(shards, 2, 5, rank=rank, ranks=3), 4) for rank in range(3)]
     assert [index for step in zip(*parts, strict=True) for batch in step for index in batch.ids] == whole
 
 
@@ -149,7 +149,7 @@ def test_a_place_carries_over_to_another_batch_where_it_is_whole(tmp_path: Path)
     shards = written(tmp_path)
     first = Loader(shards, 3, 5)
     take(first, 4)
-    second = Loader(shards, 2, 5, rank=1, world=3)
+    second = Loader(shards, 2, 5, rank=1, ranks=3)
     second.load_state_dict(first.state_dict())
     whole = [index for batch in take(Loader(shards, 1, 5), 18) for index in batch.ids]
     assert take(second, 1)[0].ids == tuple(whole[14:16])

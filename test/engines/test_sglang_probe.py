@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from hildanext.config.decode import DecodeConfig
-from hildanext.decoding.modes import resolve
+from hildanext.decoding.modes import resolve_mode
 from hildanext.decoding.request import Request
 from hildanext.engines.sglang import PROBES, Client, Sglang
 
@@ -42,7 +42,7 @@ class Echo:
 def test_the_probe_decodes_as_the_server_is_set_not_as_the_folder_is(steps: dict[str, int], expected: int) -> None:
     native, engine = Recorder(), Sglang.model_validate({"threshold": 0.6, "edit_threshold": 0.4, **steps})
     assert engine._differences(cast(Client, Echo()), cast(Any, native)) == []
-    presets = [resolve(request, DecodeConfig(), CALIBRATED).preset for request in native.asked]
+    presets = [resolve_mode(request, DecodeConfig(), CALIBRATED).preset for request in native.asked]
     assert len(presets) == len(PROBES)
     for preset in presets:
         assert (preset["tau_mask"], preset["tau_edit"], preset["max_post_steps"]) == (0.6, 0.4, expected)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from hildanext.config.decode import DecodeConfig
 from hildanext.data.tokenizers import storyworld_tokenizer
-from hildanext.decoding.modes import resolve
+from hildanext.decoding.modes import resolve_mode
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError, ModelError
 from hildanext.export import sglang
@@ -61,7 +61,9 @@ def test_calibrated_modes_are_written_beside_those_the_folder_had(loaded: Loaded
     meta = HildaMeta.read(tmp_path / "out")
     assert meta.decode["Q_MODE"] == {"tau_mask": 0.8}
     assert meta.decode["S_MODE"] == {"tau_mask": 0.6, "tau_edit": 0.5, "max_post_steps": 0}
-    assert resolve(Request(prompt="", mode="S_MODE"), DecodeConfig(), meta.decode).preset["source"] == "model folder"
+    assert (
+        resolve_mode(Request(prompt="", mode="S_MODE"), DecodeConfig(), meta.decode).preset["source"] == "model folder"
+    )
 
 
 @pytest.mark.parametrize("calibrated", [{"FAST": {"tau_mask": 0.6}}, {"S_MODE": {"tau": 0.6}}])

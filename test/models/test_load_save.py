@@ -21,7 +21,7 @@ from hildanext.core.types import Batch
 from hildanext.errors import ModelError
 from hildanext.models import load
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.load import check_head, check_supported, choose_device, choose_dtype, load_model, resolve
+from hildanext.models.load import check_head, check_supported, choose_device, choose_dtype, load_model, model_folder
 from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
 from hildanext.models.save import save_model
@@ -161,13 +161,13 @@ def test_heads_that_do_not_divide_are_refused() -> None:
 
 def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json.*tiny, tiny-parent"):
-        resolve(str(tmp_path))
+        model_folder(str(tmp_path))
 
 
 def test_a_missing_bundled_model_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(load.BUNDLED, "tiny", "absent")
     with pytest.raises(ModelError, match="bundled model is missing"):
-        resolve("tiny")
+        model_folder("tiny")
 
 
 def copy(assets: Path, folder: Path) -> Path:

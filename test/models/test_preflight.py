@@ -104,7 +104,7 @@ def test_the_limit_is_the_share_asked_for(assets: Path) -> None:
 def test_sharding_over_ranks_divides_the_weights(assets: Path) -> None:
     path = assets / "qwen3-0.6b-config"
     one = estimate(config(path), 512, available=2**40)
-    four = estimate(config(path, **{"train.parallel": "fsdp2"}), 512, world=4, available=2**40)
+    four = estimate(config(path, **{"train.parallel": "fsdp2"}), 512, ranks=4, available=2**40)
     assert four["optimizer"] * 4 == one["optimizer"] and four["activations"] == one["activations"]
 
 
