@@ -8,9 +8,14 @@ from __future__ import annotations
 import pytest
 import torch
 from core.recorder import Recorder, build, example, mean, rng
-from core.stand_ins import LayerModel, batch_of
+from core.stand_ins import LayerModel, UniformModel, batch_of
 
 from hildanext.core.loss_report import autoregressive_report
+from hildanext.core.types import About
+
+
+def about(vocabulary: int, *special: int) -> About:
+    return About(vocabulary, special, torch.device("cpu"), lambda path: UniformModel(vocabulary))
 
 
 def by_loop(recorder: Recorder, weigh, block: int = 4, turn: int = 0, **options) -> float:
@@ -148,10 +153,10 @@ def test_reports_hold_a_count_for_every_part_and_buckets_that_add_up():
 
 
 def test_random_tokens_keep_to_the_vocabulary_given():
-    model, objective = Recorder(), build("mask_and_edit", noise={"replace": 1.0}).for_vocabulary(8, (2, 3))
+    model, objective = Recorder(), build("mask_and_edit", noise={"replace": 1.0}).prepare(about(8, 2, 3))
     batch = example(rows=32)
     objective.loss(model, batch, 4, rng())
     noisy = model.asked[0][0]
     changed = (noisy != batch.tokens) & (noisy != model.mask_id)
     assert set(noisy[changed].tolist()) <= {0, 1, 4, 5, 6, 7}
-    assert build("autoregressive").for_vocabulary(8) == build("autoregressive")
+    assert build("autoregressive").prepare(about(8)) == build("autoregressive")

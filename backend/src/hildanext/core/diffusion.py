@@ -18,8 +18,8 @@ from hildanext.core.linear_cross_entropy import HeadOptions, TokenScores, weight
 from hildanext.core.linear_sample import sample_tokens
 from hildanext.core.loss_report import autoregressive_report, joined, sums_of
 from hildanext.core.noise import Corruption, corrupt, unit_sizes, units
-from hildanext.core.types import Batch, Denoiser, LossReport
-from hildanext.registry import Plugin
+from hildanext.core.objective import BaseObjective
+from hildanext.core.types import About, Batch, Denoiser, LossReport
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Supervision:
     uniform: Tensor | None = None
 
 
-class DiffusionObjective(Plugin):
+class DiffusionObjective(BaseObjective):
     """sum of weights * nll over M2T, T2T and KEEP positions / normaliser, in one forward over [x_t ; x_0].
     Source: LLaDA2.0 arXiv:2512.15745 eq. 5 (sign as in its text); T2T and KEEP: recipe 4.1."""
 
@@ -76,10 +76,10 @@ class DiffusionObjective(Plugin):
         """The corrupted views of a batch; one, or the two of a complementary pair."""
         return corrupt(self.noise, model, batch, block, rng)
 
-    def for_vocabulary(self, size: int, forbidden: tuple[int, ...] = ()) -> Self:
-        """The same objective drawing random tokens below `size` only and never a forbidden id."""
-        barred = tuple(sorted({*self.noise.forbidden, *forbidden}))
-        noise = self.noise.model_copy(update={"vocabulary": size, "forbidden": barred})
+    def prepare(self, about: About) -> Self:
+        """The same objective drawing random tokens of the tokenizer's only, and never a special id."""
+        barred = tuple(sorted({*self.noise.forbidden, *about.special}))
+        noise = self.noise.model_copy(update={"vocabulary": about.vocabulary, "forbidden": barred})
         return self.model_copy(update={"noise": noise})
 
     def weights(self, view: Corruption, batch: Batch, share: float = 1.0) -> Tensor:

@@ -1,11 +1,12 @@
 # The records that flow between the parts, and the protocols the parts meet at.
-# Entry points: Batch, Noisy, LossReport, Stats, Canvas, Update, Denoiser, Objective, Policy.
+# Entry points: Batch, LossReport, Stats, Canvas, Update, Denoiser, About, Objective, Policy.
 # Shape letters: B rows, L positions of a row, Q queries, K keys, V vocabulary, D hidden width, n selected positions.
 """Core records and protocols; torch only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,17 +36,6 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return Batch(self.tokens.to(device), self.learn.to(device), self.docs.to(device), self.ids)
-
-
-@dataclass(frozen=True)
-class Noisy:
-    """A corrupted batch. tokens [B, L] int64 (x_t); masked [B, L] bool (M2T set); replaced [B, L] bool (T2T set);
-    weight [B, L] float32: the loss weight of each position's own set, 0 where it carries no loss."""
-
-    tokens: Tensor
-    masked: Tensor
-    replaced: Tensor
-    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -96,16 +86,75 @@ class Update:
 
 
 class Denoiser(Protocol):
-    """A causal LM used as a block-diffusion denoiser: logit i predicts token i (any shift is resolved inside)."""
+    """A language model used as a block-diffusion denoiser: logit i predicts token i (any shift is resolved inside).
+    Everything that objectives, likelihoods, the decoder and the engines read of a model is declared here."""
 
-    mask_id: int
+    @property
+    def mask_id(self) -> int:
+        """Token id of [MASK]."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """V, rows of the output matrix."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Longest sequence the model takes, tokens; 0: no bound is known."""
+        ...
+
+    @property
+    def block_grid(self) -> str:
+        """Where blocks start in a packed row: `global` or `per_document` (core/masks.py)."""
+        ...
+
+    @property
+    def shift(self) -> str:
+        """`none`: logit i is read at position i; `clean`: at position i - 1, so decoding re-reads one token."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the features."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether a row's numbers do not depend on what shares its forward."""
+        ...
+
+    @property
+    def takes_layout(self) -> bool:
+        """Whether __call__ takes `layout`, an attention layout in place of a mask."""
+        ...
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Token ids that end a text by the model's own configuration."""
+        ...
+
+    def state_bytes(self, positions: int) -> int:
+        """Bytes that what is kept of `positions` committed tokens of one sequence takes in all layers."""
+        ...
 
     def __call__(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any = None, select: Tensor | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: Any = None,
+        select: Tensor | None = None,
+        layout: Any = None,
     ) -> Tensor:
         """tokens, positions [B, Q] int64; mask [B or 1, 1, Q, K] bool (True = visible) or additive float; cache: a
-        transformers-style cache whose update() returns all keys and values; select [B, Q] bool: rows needing logits.
-        Returns logits [n, V] in row-major order of select, or [B, Q, V] without select."""
+        view of the decoder's store; select [B, Q] bool: rows needing logits; layout: see takes_layout. Returns logits
+        [n, V] in row-major order of select, or [B, Q, V] without select."""
         ...
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
@@ -123,8 +172,31 @@ class Denoiser(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class About:
+    """What an objective may know of the run it is prepared for. vocabulary: ids the tokenizer makes, a count; special:
+    ids that are no text; load(path): a second model, frozen, in evaluation mode; parent: a context in which the model
+    in training computes as the parent it came from (adapters off), None where its weights themselves train."""
+
+    vocabulary: int
+    special: tuple[int, ...]
+    device: torch.device
+    load: Callable[[str], Denoiser]
+    parent: Callable[[], AbstractContextManager[None]] | None = None
+
+
 class Objective(Protocol):
-    """A training signal: what is corrupted, what is predicted, how it is weighted."""
+    """A training signal: what is corrupted, what is predicted, how it is weighted. core/objective.py has the base class
+    with the defaults of everything but `loss`."""
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Paths of the further models `prepare` loads; the memory preflight counts them."""
+        ...
+
+    def prepare(self, about: About) -> Objective:
+        """The objective that is trained with, called once before the first step."""
+        ...
 
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch at one block size; block <= 0 or >= L means the whole row (MDLM)."""

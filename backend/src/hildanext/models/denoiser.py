@@ -43,6 +43,37 @@ class HFDenoiser(nn.Module):
         return self.model.config
 
     @property
+    def window(self) -> int:
+        """Longest sequence of the configuration, tokens; 0 where it names none."""
+        return int(getattr(self.config, "max_position_embeddings", 0) or 0)
+
+    @property
+    def exact(self) -> bool:
+        """True: a row's numbers do not depend on what shares its forward."""
+        return True
+
+    @property
+    def takes_layout(self) -> bool:
+        """True: attention goes through models/attention.py."""
+        return True
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """eos ids of the configuration and of the generation configuration."""
+        found: set[int] = set()
+        for source in (self.config, getattr(self.model, "generation_config", None)):
+            value = getattr(source, "eos_token_id", None)
+            found |= set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)}
+        return frozenset(found)
+
+    def state_bytes(self, positions: int) -> int:
+        """Key and value bytes of `positions` tokens in all layers."""
+        config = self.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(positions * 2 * config.num_hidden_layers * heads * width * self.dtype.itemsize)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head().device

@@ -1,11 +1,12 @@
 # What the machine offers torch: devices, their memory, and whether the installed torch has kernels for them.
-# Entry points: devices, kernel_problem, total_memory.
+# Entry points: devices, kernel_problem, total_memory, peak_memory.
 # A GPU the wheel was not built for fails late with "no kernel image"; this says so early, with the cure.
 """Hardware report."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,18 @@ def total_memory() -> int:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return 0
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory(device: torch.device | None = None) -> int:
+    """Peak bytes so far: of the CUDA allocator where the device (None: any) is one, else of the resident set; 0 where
+    the system does not tell."""
+    if torch.cuda.is_available() if device is None else device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return 0
+    return int(getrusage(RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 def devices() -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ from typing import Any
 
 from hildanext import registry
 from hildanext.config import Config
+from hildanext.core.types import Objective
 from hildanext.data.loader import Loader
+from hildanext.models.about import about
 from hildanext.models.lora import add_adapter
 from hildanext.models.mask_token import EmbeddingNoise
 from hildanext.models.report import conversion_report, require_parity
@@ -78,12 +80,9 @@ def _job(training: Training) -> Job:
     )  # fmt: skip
 
 
-def _objective(training: Training, config: Config) -> Any:
-    objective = registry.build("objectives", config.objective, "objective")
-    tokenizer = training.loaded.tokenizer
-    if not hasattr(objective, "for_vocabulary"):
-        return objective
-    return objective.for_vocabulary(max(tokenizer.get_vocab().values()) + 1, tuple(tokenizer.all_special_ids))
+def _objective(training: Training, config: Config) -> Objective:
+    objective: Objective = registry.build("objectives", config.objective, "objective")
+    return objective.prepare(about(training.loaded, config.model))
 
 
 def _noise(training: Training) -> Any:

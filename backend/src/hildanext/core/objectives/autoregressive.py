@@ -3,24 +3,18 @@
 # As a side term of a diffusion objective, set that objective's field `autoregressive` instead.
 """Objective `autoregressive`."""
 
-from typing import Self
-
 import torch
 from pydantic import Field
 
 from hildanext.core.loss_report import autoregressive_report
+from hildanext.core.objective import BaseObjective
 from hildanext.core.types import Batch, Denoiser, LossReport
-from hildanext.registry import Plugin
 
 
-class Autoregressive(Plugin):
+class Autoregressive(BaseObjective):
     """sum of -log p(token | earlier tokens of its document) / scored tokens (learn, not a document's first)."""
 
     exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
-
-    def for_vocabulary(self, size: int, forbidden: tuple[int, ...] = ()) -> Self:
-        """Itself: it draws no tokens."""
-        return self
 
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch; block and rng are not used."""

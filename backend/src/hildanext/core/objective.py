@@ -1,0 +1,30 @@
+# The base of every objective: a plugin with the defaults of what the protocol declares beside `loss`.
+# Entry points: BaseObjective.
+# An objective that needs a second model or the vocabulary overrides `companions` and `prepare`; most need neither.
+"""Base class of the objectives."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+
+from hildanext.core.types import About, Batch, Denoiser, LossReport
+from hildanext.registry import Plugin
+
+
+class BaseObjective(Plugin):
+    """A training signal as a plugin: fields are settings, `loss` is the implementation. See core.types.Objective."""
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """No further model."""
+        return ()
+
+    def prepare(self, about: About) -> Self:
+        """Itself."""
+        return self
+
+    def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
+        """The report of one micro-batch at one block size; block <= 0 or >= L means the whole row (MDLM)."""
+        raise ValueError(f"objective {type(self).__name__} defines no loss")
