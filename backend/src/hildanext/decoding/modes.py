@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from pydantic import ValidationError
+
 from hildanext.config.decode import DecodeConfig
-from hildanext.config.nearest import nearest
+from hildanext.config.nearest import describe, nearest
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request
 from hildanext.decoding.statistics import Sampling
@@ -42,13 +44,18 @@ def resolve_mode(request: Request, config: DecodeConfig, calibrated: Mapping[str
     mode = request.mode or config.mode
     if mode not in MODES:
         raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, MODES, listed=True)}")
+    sampling = _sampling(request, config)
+    if isinstance(request.policy, BlockPolicy):
+        policy = _changed(request.policy, request)
+        name = type(policy).__name__
+        fields = {"source": "policy object", "type": name, **policy.model_dump()}
+        return ResolvedMode(policy, sampling, {"mode": mode, **fields, **_shown(sampling)}, name)
     own = calibrated.get(mode, {})
     section = _section(request, config, {**MODES[mode], **own})
     try:
         policy = _built(json.dumps(section, sort_keys=True))
     except ConfigError as error:
         raise DecodeError(str(error)) from error
-    sampling = _sampling(request, config)
     source = "policy section" if section["type"] != DEFAULT_POLICY else "model folder" if own else "table"
     preset = {"mode": mode, "source": source, **section, **_shown(sampling)}
     return ResolvedMode(policy, sampling, preset, str(section["type"]))
@@ -59,6 +66,14 @@ def checked(calibrated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     for mode in calibrated:
         resolve_mode(Request(prompt="", mode=mode), DecodeConfig(), calibrated)
     return {mode: dict(values) for mode, values in calibrated.items()}
+
+
+def _changed(policy: BlockPolicy, request: Request) -> BlockPolicy:
+    changes, plugin = {**_taus(request), **request.overrides}, type(policy)
+    try:
+        return plugin.model_validate({**dict(policy), **changes}) if changes else policy
+    except ValidationError as error:
+        raise DecodeError("policy: " + "; ".join(describe(error, plugin, ""))) from error
 
 
 @lru_cache(maxsize=256)

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from hildanext.config.base import Section
 from hildanext.config.decode import PolicySection, Share
 from hildanext.config.nearest import describe
+from hildanext.decoding.policy import BlockPolicy
 from hildanext.errors import DecodeError
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
+
+
+def _or_policy(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, BlockPolicy) else section(value)
 
 
 class Request(Section):
@@ -37,7 +42,9 @@ class Request(Section):
     cfg_scale: float | None = Field(None, ge=0.0, description="guidance away from the prompt-less prediction; 0: none")
     stop: tuple[str, ...] = Field((), description="strings that end the text; they are not part of it")
     block: int | None = Field(None, ge=1, description="block size, tokens")
-    policy: PolicySection | None = Field(None, description="another policy than the mode's")
+    policy: Annotated[PolicySection | None, WrapValidator(_or_policy)] = Field(
+        None, description="another policy than the mode's: a section, or from Python the policy itself"
+    )
     overrides: Mapping[str, Any] = Field({}, description="single fields of the policy")
     trace: bool = Field(False, description="keep the canvas after every step in the result")
     infill: bool = Field(False, description="fill the gaps marked <gap:N> in the prompt")
