@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAPER = re.compile(r"arXiv:\d{4}\.\d{5}")
 PAGE = re.compile(r"\bdocs/([\w-]+\.md)(?:#([\w-]+))?")
 NOTE = re.compile(r"\b(?:recipe|training_infra|acceleration|conversion_methods)(?:\.md)? (?:eq\. |sec\. )?[A-Z\d]")
-OUTSIDE = re.compile(r"\b(?:windows|hybrids|latent|ecosystem|acceleration|training_infra|conversion_methods|recipe)\.md\b")
+OUTSIDE = re.compile(
+    r"\b(?:windows|hybrids|latent|ecosystem|acceleration|training_infra|conversion_methods|recipe)\.md\b"
+)
 ITEM = re.compile(r"`?([A-Za-z_]\w*)")
 
 
@@ -67,7 +69,7 @@ def _named(name: str, clause: str) -> bool:
 
 
 def entry_points(root: Path) -> list[str]:
-    """Names in `# Entry points:` that the file neither defines nor imports; in an __init__.py, that the folder lacks."""
+    """Names in `# Entry points:` that the file neither defines nor imports; in an __init__.py, the folder."""
     found = []
     for name, text, tree in sources(root):
         line = next((line for line in text.splitlines()[:6] if line.startswith("# Entry points: ")), "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 LAYERS = (
@@ -31,7 +31,7 @@ def sources(root: Path) -> Iterator[tuple[str, str, ast.Module]]:
         yield path.relative_to(root).as_posix(), text, _parsed(text)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parsed(text: str) -> ast.Module:
     return ast.parse(text)
 
@@ -51,7 +51,7 @@ def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def layers(root: Path) -> list[str]:
-    """Imports, anywhere in a file, of a layer to the right of the file's own, or of a forbidden one; relative imports."""
+    """Imports, anywhere in a file, of a layer right of the file's own or of a forbidden one; relative imports."""
     found = []
     for name, text, tree in sources(root):
         own = _layer(name.split("/")[0])

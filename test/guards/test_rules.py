@@ -61,7 +61,10 @@ KEPT: list[tuple[Callable[[Path], list[str]], str]] = [
     (rules.shapes, "def f():\n" + "    x = 1\n" * 12 + "\n" + "    y = 2\n" * 3),
     (rules.guessed_attributes, "getattr(model, 'shift')\ngetattr(options, 'shift', 'none')\n"),
     (rules.learning_rate_reads, "config.optimizer.lr\n"),
-    (prose.citations, cited("LLaDA2.0 eq. 1") + cited("arXiv:2512.15745 sec. 2") + cited("docs/how-it-works.md#decoding")),
+    (
+        prose.citations,
+        cited("LLaDA2.0 eq. 1") + cited("arXiv:2512.15745 sec. 2") + cited("docs/how-it-works.md#decoding"),
+    ),
 ]
 
 

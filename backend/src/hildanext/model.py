@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -46,8 +46,8 @@ class TextBatch(Batch):
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What a model says of a batch, both on the same tokens. autoregressive: NLL read left to right, exact; bound: block
-    ELBO at block size `block`, negated, so an upper bound on the NLL of the block-diffusion model."""
+    """What a model says of a batch, both on the same tokens. autoregressive: NLL read left to right, exact; bound: the
+    negated ELBO at block size `block`, an upper bound on the NLL of the block-diffusion model."""
 
     autoregressive: Estimate
     bound: Estimate
@@ -59,15 +59,15 @@ class Model:
     """A model ready for use, made by `load`. block: its block size, tokens; dtype_reason: why this dtype was taken;
     notes: what a reader of its results must know; loaded, config: the folder as read and every setting used with it."""
 
-    tokenizer: Any
-    denoiser: Denoiser
+    tokenizer: Any = field(repr=False)
+    denoiser: Denoiser = field(repr=False)
     block: int
     device: torch.device
     dtype: torch.dtype
     dtype_reason: str
     notes: tuple[str, ...]
-    loaded: Loaded
-    config: Config
+    loaded: Loaded = field(repr=False)
+    config: Config = field(repr=False)
 
     def batch(self, texts: str | Sequence[str | Sequence[int]], block: int | None = None) -> TextBatch:
         """Texts or token ids as rows [B, L] on the model's device: each a document of its own, ended by EOS, learned
@@ -99,7 +99,9 @@ class Model:
         """The report of an objective on a batch, prepared as training prepares it; `float(report)` is the loss, and
         report.total carries the gradient. The noise is a function of `seed`, an integer."""
         size = self._fitting(batch, block)
-        made = build("objectives", _section(objective), "objective") if isinstance(objective, str | Mapping) else objective
+        made = (
+            build("objectives", _section(objective), "objective") if isinstance(objective, str | Mapping) else objective
+        )
         prepared = made.prepare(about(self.loaded, self.config.model))
         report: LossReport = prepared.loss(self.denoiser, batch, size, torch.Generator().manual_seed(seed))
         return report
@@ -213,6 +215,12 @@ def generate(
     """The text that follows `prompt`. tau_*: probabilities; tau_edit None: no editing; "preset": the mode's value.
     fields: `model`, a folder that stays loaded for the life of the process (default `tiny`), and those of
     Model.generate. DecodeError for values out of range."""
-    named = {"mode": mode, "tau_mask": tau_mask, "tau_edit": tau_edit, "max_new_tokens": max_new_tokens, "seed": seed}
+    named: dict[str, Any] = {
+        "mode": mode,
+        "tau_mask": tau_mask,
+        "tau_edit": tau_edit,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+    }
     result: Result = _kept(str(fields.pop("model", BUNDLED))).generate(prompt, **named, **fields)
     return result.text
