@@ -44,21 +44,28 @@ def resolve_mode(request: Request, config: DecodeConfig, calibrated: Mapping[str
     mode = request.mode or config.mode
     if mode not in MODES:
         raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, MODES, listed=True)}")
-    sampling = _sampling(request, config)
     if isinstance(request.policy, BlockPolicy):
-        policy = _changed(request.policy, request)
-        name = type(policy).__name__
-        fields = {"source": "policy object", "type": name, **policy.model_dump()}
-        return ResolvedMode(policy, sampling, {"mode": mode, **fields, **_shown(sampling)}, name)
+        return _object(request.policy, request, config)
     own = calibrated.get(mode, {})
     section = _section(request, config, {**MODES[mode], **own})
     try:
         policy = _built(json.dumps(section, sort_keys=True))
     except ConfigError as error:
         raise DecodeError(str(error)) from error
+    sampling = _sampling(request, config)
     source = "policy section" if section["type"] != DEFAULT_POLICY else "model folder" if own else "table"
     preset = {"mode": mode, "source": source, **section, **_shown(sampling)}
     return ResolvedMode(policy, sampling, preset, str(section["type"]))
+
+
+def _object(policy: BlockPolicy, request: Request, config: DecodeConfig) -> ResolvedMode:
+    changes, plugin, sampling = {**_taus(request), **request.overrides}, type(policy), _sampling(request, config)
+    try:
+        made = plugin.model_validate({**dict(policy), **changes}) if changes else policy
+    except ValidationError as error:
+        raise DecodeError("policy: " + "; ".join(describe(error, plugin, ""))) from error
+    said = {"mode": None, "source": "policy object", "type": plugin.__name__, **made.model_dump()}
+    return ResolvedMode(made, sampling, {**said, **_shown(sampling)}, plugin.__name__)
 
 
 def checked(calibrated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -66,14 +73,6 @@ def checked(calibrated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     for mode in calibrated:
         resolve_mode(Request(prompt="", mode=mode), DecodeConfig(), calibrated)
     return {mode: dict(values) for mode, values in calibrated.items()}
-
-
-def _changed(policy: BlockPolicy, request: Request) -> BlockPolicy:
-    changes, plugin = {**_taus(request), **request.overrides}, type(policy)
-    try:
-        return plugin.model_validate({**dict(policy), **changes}) if changes else policy
-    except ValidationError as error:
-        raise DecodeError("policy: " + "; ".join(describe(error, plugin, ""))) from error
 
 
 @lru_cache(maxsize=256)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, ValidationError
 
 from hildanext.config.base import Section
 from hildanext.config.decode import PolicySection, Share
@@ -18,10 +18,6 @@ from hildanext.decoding.policy import BlockPolicy
 from hildanext.errors import DecodeError
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
-
-
-def _or_policy(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
-    return value if isinstance(value, BlockPolicy) else section(value)
 
 
 class Request(Section):
@@ -42,9 +38,7 @@ class Request(Section):
     cfg_scale: float | None = Field(None, ge=0.0, description="guidance away from the prompt-less prediction; 0: none")
     stop: tuple[str, ...] = Field((), description="strings that end the text; they are not part of it")
     block: int | None = Field(None, ge=1, description="block size, tokens")
-    policy: Annotated[PolicySection | None, WrapValidator(_or_policy)] = Field(
-        None, description="another policy than the mode's: a section, or from Python the policy itself"
-    )
+    policy: PolicySection | None = Field(None, description="another policy than the mode's")
     overrides: Mapping[str, Any] = Field({}, description="single fields of the policy")
     trace: bool = Field(False, description="keep the canvas after every step in the result")
     infill: bool = Field(False, description="fill the gaps marked <gap:N> in the prompt")
@@ -52,7 +46,8 @@ class Request(Section):
 
     @classmethod
     def of(cls, **values: Any) -> Request:
-        """The request, or DecodeError naming every unknown or impossible argument."""
+        """The request, or DecodeError naming every unknown or impossible argument. policy: a section, or the object."""
+        made = values.pop("policy") if isinstance(values.get("policy"), BlockPolicy) else None
         try:
             request = cls.model_validate(values)
         except ValidationError as error:
@@ -62,7 +57,7 @@ class Request(Section):
             raise DecodeError(f"request: give exactly one of prompt, prompt_ids, messages, not {given or 'none'}")
         if any(not text for text in request.stop):
             raise DecodeError("stop: an empty string would stop at once; leave it out")
-        return request
+        return request if made is None else request.model_copy(update={"policy": made})
 
 
 @dataclass(frozen=True)
