@@ -1,4 +1,4 @@
-# What every export keeps: a whole folder of the files it lists, nothing beside it touched, nothing of an older one left.
+# What every export keeps: a whole folder of the files it lists, nothing beside it touched, nothing older left.
 # Entry points: pytest. A new export is found by its file.
 # The model is a random Qwen3 with a vocabulary as large as the largest any format asks for.
 """Contract of the exports."""
