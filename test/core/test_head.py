@@ -1,7 +1,7 @@
 # Sampling from a linear head against softmax in float64 and the inverse of its distribution, by scipy and by numpy.
 # Entry points: pytest.
 # The checks take the sampler as an argument, so that wrong ones are shown to fail them.
-"""Tests of core/linear_sample.py."""
+"""Tests of core/head.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from core.checks import rng
 from scipy import stats
 from torch import Tensor
 
-from hildanext.core.linear_cross_entropy import HeadOptions
-from hildanext.core.linear_sample import sample_tokens
+from hildanext.core.head import HeadOptions, sample_tokens
 
 MASK = 11
 
