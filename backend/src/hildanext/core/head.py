@@ -61,7 +61,7 @@ def exclude_token(logits: Tensor, token: int | None) -> Tensor:
 
 def draw_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
     """logits [n, V], uniform [n] in [0, 1) -> [n] int64: the first token at which the sum of probabilities exceeds
-    uniform, by inversion; never one of probability 0, also where uniform times the sum rounds up to the sum. Sums are
+    uniform, by inversion; never one of probability 0, also of a uniform that was rounded up to 1. Sums are
     float64. Source: docs/papers.md, multi-turn forward."""
     sums = logits.double().softmax(dim=1).cumsum(dim=1)
     total = sums[:, -1:]
