@@ -1,7 +1,7 @@
 # The memory estimate against what autograd really keeps, and the refusal with settings that fit.
 # Entry points: pytest.
 # Kept bytes are measured with saved_tensors_hooks, each storage once, parameters left out.
-"""Tests of models/preflight.py."""
+"""Tests of models/preflight.py and footprint.py."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from models.oracle import MASK, batch
 
 from hildanext.config import Config, load_config
 from hildanext.errors import ModelError
-from hildanext.models import preflight
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.preflight import estimate, layer_bytes, require_memory
+from hildanext.models.footprint import NetworkFootprint
+from hildanext.models.preflight import estimate, require_memory
 
 Make = Callable[..., Any]
 
@@ -46,8 +46,8 @@ def test_layer_activations_are_what_autograd_keeps(
 ) -> None:
     models = [HFDenoiser(random_model(family, num_hidden_layers=n), MASK, attention=name) for n in (1, 3)]
     measured = (kept_bytes(models[1], length, block) - kept_bytes(models[0], length, block)) / 2
-    network = preflight._Network(models[0].config, 0, 0, 0, 0, True, family == "qwen3")
-    assert sum(layer_bytes(network, length, block, name, 4).values()) == pytest.approx(measured, rel=0.1)
+    network = NetworkFootprint(models[0].config, 0, 0, 0, 0, family == "qwen3")
+    assert sum(network.layer_bytes(length, block, name, 4).values()) == pytest.approx(measured, rel=0.1)
 
 
 def config(path: Path, **values: Any) -> Config:
