@@ -18,8 +18,8 @@ from hildanext.bench.decode import run
 from hildanext.bench.decoding.modes import TINYSTORIES, differences, prompts_for, show
 from hildanext.bench.decoding.timing import Timed, fastest
 from hildanext.config import load_config
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.request import Metrics, Result
-from hildanext.models.load import load_tokenizer
 from hildanext.progress import Console
 
 BUNDLED = Path(hildanext.__file__).parent / "tiny"

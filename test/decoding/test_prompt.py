@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from hildanext.data.chat import render
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
-from hildanext.models.load import load_tokenizer
 
 LIMITS = Bounds(block=8, window=512, new=20, mask_id=151_669)
 

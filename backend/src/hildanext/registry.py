@@ -23,6 +23,7 @@ from hildanext.errors import ConfigError, problems
 KINDS = {
     "sources": "hildanext.data.sources",
     "objectives": "hildanext.core.objectives",
+    "models": "hildanext.models.kinds",
     "policies": "hildanext.decoding.policies",
     "engines": "hildanext.engines",
     "tasks": "hildanext.measure.tasks",

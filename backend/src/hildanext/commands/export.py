@@ -32,6 +32,7 @@ def run(context: Context) -> dict[str, Any]:
     section = ExportSection(type=args.format) if args.format else config.export.format
     plugin = build("exports", section, "export.format")
     loaded = load_model(model, context.console)
+    loaded.require("export")
     name = f"{Path(model.path).name}-{section.type}"
     folder = Path(args.output or config.export.output or Path(config.paths.models) / "exports" / name)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -23,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The report; exit code 1 where logit parity fails."""
+    from hildanext.models.inspection import inspect, parity
     from hildanext.models.load import load_model
-    from hildanext.models.report import inspect, parity
 
     folder = context.args.folder or context.config.model.path
     report = inspect(folder, context.args.against)
     if report["architecture"]["supported"] and not context.args.no_parity:
         section = context.config.model.model_copy(update={"path": folder, "attention": "dense"})
-        report["parity"] = parity(load_model(section))
+        report["parity"] = parity(load_model(section).denoiser)
     run_dir = RunDir.create(context.config, "inspect", context.args.run_dir)
     with run_dir.running():
         run_dir.write_json("report.json", report)
@@ -39,7 +39,7 @@ def run(context: Context) -> dict[str, Any]:
     return report | {"exit_code": int(failed)}
 
 
-def _show(context: Context, report: dict[str, Any], saved: str) -> None:
+def _show_network(context: Context, report: dict[str, Any]) -> None:
     say, shape, words = context.console.say, report["architecture"], report["vocabulary"]
     say(
         f"{report['folder']}: {shape['model_type']}, {report['parameters']:,} parameters, {', '.join(report['dtypes'])}"
@@ -49,6 +49,14 @@ def _show(context: Context, report: dict[str, Any], saved: str) -> None:
     say(f"  block diffusion: {'yes' if shape['supported'] else 'no'}, {shape['reason']}")
     say(f"  embedding {words['rows']} rows, tokenizer uses {words['tokenizer']}, {words['free_rows']} free;"
         f" [MASK] is {words['mask_id']} ({words['mask_from']}); tied: {report['ties']['config']}")  # fmt: skip
+
+
+def _show(context: Context, report: dict[str, Any], saved: str) -> None:
+    say = context.console.say
+    if "vocabulary" in report:
+        _show_network(context, report)
+    else:
+        say(f"{report['folder']}: kind {report['meta']['kind']}, {report['architecture']['reason']}")
     if "parity" in report:
         found = report["parity"]
         state = "ok" if found["ok"] else "FAILED"

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from hildanext.config import Config
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.events import Event
 from hildanext.decoding.modes import MODES
 from hildanext.decoding.prompt import Bounds
@@ -27,7 +28,7 @@ from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, 
 from hildanext.engines.relay import Relay, refuse_fixed
 from hildanext.errors import HildaError, RunError
 from hildanext.models.hardware import devices
-from hildanext.models.load import load_tokenizer, model_folder
+from hildanext.models.load import model_folder
 from hildanext.models.meta import HildaMeta
 from hildanext.progress import Console
 
@@ -89,7 +90,8 @@ class Dinfer(EnginePlugin):
         return found
 
     def _start(self, config: Config) -> DinferSession:
-        folder, tokenizer = model_folder(config.model.path), load_tokenizer(config.model.path)
+        folder = model_folder(config.model.path)
+        tokenizer = load_tokenizer(folder)
         meta = HildaMeta.read(folder)
         shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         values = {**MODES[self.mode], **meta.decode.get(self.mode, {})}

@@ -18,6 +18,7 @@ from hildanext.decoding.events import Done
 from hildanext.decoding.prompt import end_ids
 from hildanext.decoding.request import Request
 from hildanext.errors import ConfigError
+from hildanext.models.denoiser import network
 
 LARGEST_BATCH = 64
 
@@ -121,7 +122,7 @@ class ARGenerator:
         return self.config.temperature if request.temperature is None else request.temperature
 
     def _batch(self, requests: Sequence[Request], prompts: list[list[int]]) -> list[Completion]:
-        model, first = self.loaded.denoiser.model, requests[0]
+        model, first = network(self.loaded.denoiser), requests[0]
         ends = sorted(end_ids(first, self.loaded.tokenizer, model))
         ids = torch.tensor(prompts, device=self.loaded.denoiser.device)
         temperature = self._temperature(first)

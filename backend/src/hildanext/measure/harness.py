@@ -85,7 +85,7 @@ class HildanextLM(LM):  # type: ignore[misc]
         return [Batch(row, torch.arange(row.shape[1])[None] > 0, torch.zeros_like(row)) for row in tokens]
 
     def _window(self) -> int:
-        return int(getattr(self.loaded.denoiser.config, "max_position_embeddings", 0) or 1024)
+        return self.loaded.denoiser.window or 1024
 
     def _nats(self, batch: Batch) -> float:
         model, batch = self.loaded.denoiser, batch.to(self.loaded.denoiser.device)

@@ -31,7 +31,7 @@ def pair_batch(tokenizer: Any, prompt: str, text: str, window: int) -> Batch:
 
 
 def _window(loaded: Any) -> int:
-    return int(getattr(loaded.denoiser.config, "max_position_embeddings", 0) or 0)
+    return int(loaded.denoiser.window)
 
 
 def causal_nats(loaded: Any, prompt: str, text: str) -> float:

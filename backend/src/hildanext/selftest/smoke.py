@@ -88,10 +88,11 @@ def _small(config: Config, folder: Path) -> Config:
 
 
 def _load(bench: Bench) -> str:
+    from hildanext.models.denoiser import module
     from hildanext.models.load import load_model
 
     loaded = bench.made["loaded"] = load_model(bench.config.model)
-    size = sum(parameter.numel() for parameter in loaded.denoiser.parameters())
+    size = sum(parameter.numel() for parameter in module(loaded.denoiser).parameters())
     name = str(loaded.dtype).removeprefix("torch.")
     return f"{bench.config.model.path}: {size:,} parameters, {name} ({loaded.dtype_reason})"
 

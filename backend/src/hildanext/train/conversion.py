@@ -14,9 +14,10 @@ from hildanext.config import Config
 from hildanext.core.types import Objective
 from hildanext.data.loader import Loader
 from hildanext.models.about import about
+from hildanext.models.denoiser import module, network
+from hildanext.models.inspection import conversion_report, require_parity
 from hildanext.models.lora import add_adapter
 from hildanext.models.mask_token import EmbeddingNoise
-from hildanext.models.report import conversion_report, require_parity
 from hildanext.report.losses import plot_losses
 from hildanext.train.checkpoint import Checkpoints
 from hildanext.train.distributed import Replica
@@ -64,18 +65,19 @@ def _job(training: Training) -> Job:
     config, ranks, denoiser = training.config, training.ranks, training.loaded.denoiser
     if training.adapted:
         add_adapter(denoiser, config.model.adapter)
-    freeze(denoiser, config.optimizer)
+    trained = module(denoiser)
+    freeze(trained, config.optimizer)
     if config.train.gradient_checkpointing:
-        denoiser.model.gradient_checkpointing_enable({"use_reentrant": False})
+        network(denoiser).gradient_checkpointing_enable({"use_reentrant": False})
     model: Any = denoiser if ranks.kind == "none" else Replica(denoiser, ranks)
-    choice = build_optimizer(denoiser, config.optimizer)
+    choice = build_optimizer(trained, config.optimizer)
     if choice.reason:
         training.console.warn(choice.reason)
         training.run.log(choice.reason)
     train, shards = config.train, training.shards
     loader = Loader(shards, train.batch, config.seed, ranks.rank, ranks.size, train.workers, train.shorten)
     return Job(
-        config, model, denoiser, _objective(training, config), training.ladder, loader, choice, ranks, training.run,
+        config, model, trained, _objective(training, config), training.ladder, loader, choice, ranks, training.run,
         training.console, _noise(training),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hildanext.errors import HildaError
-from hildanext.models.denoiser import HFDenoiser
+from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
 from hildanext.models.lora import adapter_state, merge_adapter
 from hildanext.models.save import save_model
 from hildanext.train.checkpoint import SHARDS, restore_optimizer, save_optimizer
@@ -57,7 +57,7 @@ def gathered(training: Training) -> HFDenoiser:
     """A plain copy of a sharded denoiser, its weights in the memory of the first rank's CPU (empty on the others)."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    denoiser = training.loaded.denoiser
+    denoiser = hugging_face(training.loaded.denoiser)
     state = get_model_state_dict(denoiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     with torch.device("meta"):
         model = type(denoiser.model)(denoiser.config)
@@ -72,7 +72,7 @@ def _write_shards(training: Training, optimizer: torch.optim.Optimizer, folder: 
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    state = {"optimizer": get_optimizer_state_dict(training.loaded.denoiser, optimizer)}
+    state = {"optimizer": get_optimizer_state_dict(module(training.loaded.denoiser), optimizer)}
     save(state, checkpoint_id=str(folder / SHARDS))
 
 
@@ -97,14 +97,14 @@ def restore(training: Training, optimizer: torch.optim.Optimizer) -> None:
 def _restore_adapter(training: Training, folder: Path) -> None:
     if not (folder / ADAPTER).is_file():
         raise HildaError(f"train.resume: {folder} holds no adapter; resume with the model.adapter of its config")
-    training.loaded.denoiser.model.load_state_dict(load_file(folder / ADAPTER), strict=False)
+    network(training.loaded.denoiser).load_state_dict(load_file(folder / ADAPTER), strict=False)
 
 
 def _restore_shards(training: Training, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    denoiser = training.loaded.denoiser
+    denoiser = module(training.loaded.denoiser)
     state = {"optimizer": get_optimizer_state_dict(denoiser, optimizer)}
     load(state, checkpoint_id=str(folder / SHARDS))
     set_optimizer_state_dict(denoiser, optimizer, state["optimizer"])

@@ -100,6 +100,7 @@ def open_training(config: Config, console: Console, run: RunDir, ranks: Ranks) -
     memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
     require_memory(memory)
     loaded = load_model(source, console)
+    loaded.require("train")
     check_tokenizer(shards, loaded.tokenizer)
     return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state)
 
