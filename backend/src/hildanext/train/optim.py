@@ -112,7 +112,7 @@ def _eight_bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.o
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """`matrices`: groups for Muon (2-D parameters); `others`: groups for AdamW. Each group carries its own lr and
-    weight_decay. Source: Jordan 2024 (Muon); both parts as torch.optim has them."""
+    weight_decay. Source: Muon is Scalable arXiv:2502.16982 sec. 2; both parts as torch.optim has them."""
 
     def __init__(
         self,

@@ -59,14 +59,11 @@ class Supervised:
     the Denoiser the objective sees; noise: on the embedding of [MASK] in the first steps of a conversion, or None."""
 
     def __init__(self, training: Training, model: Any) -> None:
-        config, ranks = training.config, training.ranks
+        config, train, ranks = training.config, training.config.train, training.ranks
         self.training, self.model, self.ladder = training, model, training.ladder
         objective: Objective = registry.build("objectives", config.objective, "objective")
         self.objective = objective.prepare(about(training.loaded, config.model))
-        self.noise, wanted = None, config.model.embedding_noise
-        if wanted.steps and not training.causal:
-            self.noise = EmbeddingNoise(training.loaded.denoiser, wanted.steps, wanted.sigma or None, config.seed)
-        train = config.train
+        self.noise = None if training.causal else _embedding_noise(training)
         self.loader = Loader(
             training.shards, train.batch, config.seed, ranks.rank, ranks.size, train.workers, train.shorten
         )
@@ -101,6 +98,13 @@ class Supervised:
         """Go on at the very next row. DataError where the shards or the seed are others."""
         self.loader.load_state_dict(state["loader"])
         self._rows = iter(self.loader)
+
+
+def _embedding_noise(training: Training) -> EmbeddingNoise | None:
+    wanted, denoiser = training.config.model.embedding_noise, training.loaded.denoiser
+    if not wanted.steps:
+        return None
+    return EmbeddingNoise(denoiser, wanted.steps, wanted.sigma or None, training.config.seed)
 
 
 def step_seed(seed: int, step: int, micro: int = 0) -> int:
