@@ -13,7 +13,7 @@ from train.material import QUIET
 from hildanext.bench.train import run
 from hildanext.config import load_config
 from hildanext.models.preflight import estimate
-from hildanext.train.running import plan_command
+from hildanext.train.plan import plan_command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "runs" / "configs"
 GPU_BYTES = 8_000_000_000

@@ -22,11 +22,11 @@ from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch
 from hildanext.models.denoiser import HFDenoiser
+from hildanext.models.hardware import peak_memory
 from hildanext.models.load import choose_device
 from hildanext.models.new import new_model
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
-from hildanext.train.memory import memory
 
 OBJECTIVE = MaskAndEdit()
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -113,7 +113,7 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
         backend = bench.denoiser.backend(shape.length, shape.block)
         report = {
             "run": str(directory.path), "threads": torch.get_num_threads(), "device": str(device), "clock": shape.clock,
-            "attention": backend.name, "attention_reason": backend.reason, "memory": memory(device),
+            "attention": backend.name, "attention_reason": backend.reason, "memory": peak_memory(device),
             "parameters": sum(p.numel() for p in bench.denoiser.parameters()), **found,
         }  # fmt: skip
         directory.environment(device=str(device), dtype="float32")

@@ -17,7 +17,8 @@ class ObjectiveSection(PluginSection):
 
 
 class LadderConfig(Section):
-    """Warm-up, stable and decay stages of the block size (LLaDA2.0 sec. 4.1). 0 stands for the whole window L."""
+    """Warm-up, stable and decay stages of the block size ; 0 stands for the whole window L. Source: LLaDA2.0
+    arXiv:2512.15745 sec. 4.1."""
 
     warmup: tuple[int, ...] = Field((1, 4, 32, 64, 0), description="block sizes of the warm-up, tokens; 0 is L")
     stable: tuple[int, ...] = Field((0,), description="block sizes of the stable stage, tokens; 0 is L")

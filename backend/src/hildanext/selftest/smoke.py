@@ -107,7 +107,7 @@ def _data(bench: Bench) -> str:
 
 
 def _train(bench: Bench, command: str, train: dict[str, Any]) -> str:
-    from hildanext.train.running import train_command
+    from hildanext.train.recipes.conversion import train_command
 
     config = bench.config.model_copy(update={"train": bench.config.train.model_copy(update=train)})
     report = train_command(config, bench.quiet, command, bench.folder / command)

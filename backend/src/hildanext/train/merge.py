@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,9 +22,8 @@ from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.progress import Console
 from hildanext.run_dir import write_atomic
 from hildanext.train.checkpoint import Checkpoints
-from hildanext.train.evaluation import Evaluator, evaluation_batches
-from hildanext.train.plan import make_ladder
-from hildanext.train.training import is_causal, open_shards
+from hildanext.train.evaluation import Evaluator
+from hildanext.train.training import is_causal, make_ladder, open_shards
 
 
 def _shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -136,10 +134,8 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 def _score(config: Config, folder: Path) -> float:
     loaded = load_model(config.model.model_copy(update={"path": str(folder)}))
     shards = open_shards(config, config.train.eval_split)
-    rows = evaluation_batches(shards, config.train.eval_rows, config.train.batch, loaded.device)
-    ladder = make_ladder(config, shards.window, 1, is_causal(config))
-    evaluator = Evaluator(rows, (ladder.last,), ladder.last, config.train.eval_samples, config.seed)
-    with torch.no_grad():
-        if is_causal(config):
-            return evaluator.causal(loaded.denoiser)
-        return float(evaluator.measure(loaded.denoiser)["eval_nll"])
+    chosen = make_ladder(config, shards.window, 1).last
+    evaluator = Evaluator.of(config, loaded, shards, (chosen,), chosen)
+    if is_causal(config):
+        return evaluator.causal(loaded.denoiser)
+    return float(evaluator.measure(loaded.denoiser)["eval_nll"])

@@ -28,7 +28,7 @@ def conversion(stage: Stage) -> Part:
     """Make data, convert the bundled parent for a minute, keep the fresh child."""
     from hildanext.data.prepare import prepare
     from hildanext.data.tokenize import tokenize
-    from hildanext.train.running import train_command
+    from hildanext.train.recipes.conversion import train_command
 
     config = _conversion_config(stage)
     prepare(config, stage.console)
