@@ -53,7 +53,7 @@ def statistics(
     Ties go to the lowest token id."""
     size = max(1, CHUNK_ELEMENTS // logits.shape[1])
     parts = []
-    for start in range(0, len(logits), size):
+    for start in range(0, max(1, len(logits)), size):
         rows = slice(start, start + size)
         scores = _prepared(logits[rows], mask_id, None if bias is None else bias.at(rows))
         parts.append(_chunk(scores, sampling, needs, None if uniform is None else uniform[rows]))
