@@ -139,9 +139,9 @@ class DinferSession:
         """Queue a request. DecodeError for what is fixed at start."""
         refuse_fixed(request, self.name, self.plugin.mode)
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limits = Bounds(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer))
+        bounds = Bounds(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer))
         preset = {"mode": self.plugin.mode, "source": "engine", "tau_mask": self.tau_mask, "tau_edit": None}
-        self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, limits, "threshold", preset))
+        self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, bounds, "threshold", preset))
         return self.waiting[-1].number
 
     def step(self) -> Sequence[Event | Failed]:
@@ -158,7 +158,7 @@ class DinferSession:
         import torch
 
         block = self.facts.block
-        length = -(-(len(relay.prompt) + relay.limits.new) // block) * block - len(relay.prompt)
+        length = -(-(len(relay.prompt) + relay.bounds.new) // block) * block - len(relay.prompt)
         try:
             found = self.engine.generate(torch.tensor([relay.prompt]), gen_length=length, block_length=block)
         except FAILURES as error:

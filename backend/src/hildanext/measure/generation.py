@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 
 from hildanext.config.decode import DecodeConfig
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
-from hildanext.decoding.events import Done
 from hildanext.decoding.prompt import end_ids
-from hildanext.decoding.request import Request
+from hildanext.decoding.request import Request, Result
 from hildanext.errors import ConfigError
 from hildanext.models.denoiser import network
 
@@ -62,18 +62,10 @@ class DiffusionGenerator:
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """All requests through one engine."""
-        engine = BlockEngine(self.loaded, self.config)
-        places = {engine.submit(request): index for index, request in enumerate(requests)}
-        found: dict[int, Completion] = {}
-        while engine.pending:
-            for event in engine.step():
-                if isinstance(event, Done):
-                    found[places[event.request]] = _completion(event)
-        return [found[index] for index in range(len(requests))]
+        return [_completion(result) for result in Driver(BlockEngine(self.loaded, self.config)).run(requests)]
 
 
-def _completion(event: Done) -> Completion:
-    result = event.result
+def _completion(result: Result) -> Completion:
     edits = sum(result.metrics.edits_applied)
     return Completion(
         result.text, result.token_ids, result.metrics.forwards, edits, result.metrics.seconds, result.finish_reason
@@ -123,7 +115,7 @@ class ARGenerator:
 
     def _batch(self, requests: Sequence[Request], prompts: list[list[int]]) -> list[Completion]:
         model, first = network(self.loaded.denoiser), requests[0]
-        ends = sorted(end_ids(first, self.loaded.tokenizer, model))
+        ends = sorted(end_ids(first, self.loaded.tokenizer, self.loaded.denoiser.end_ids))
         ids = torch.tensor(prompts, device=self.loaded.denoiser.device)
         temperature = self._temperature(first)
         drawing = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}

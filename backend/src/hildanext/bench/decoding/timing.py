@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from hildanext.config.decode import BenchDecodeConfig, DecodeConfig
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
-from hildanext.decoding.events import Done
 from hildanext.decoding.forward import ForwardRow, forward
-from hildanext.decoding.kv_store import KVStore
-from hildanext.decoding.request import Request, Result
+from hildanext.decoding.request import Request
+from hildanext.decoding.store import StateStore
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -63,7 +63,7 @@ def time_forwards(loaded: Any, bench: BenchDecodeConfig) -> dict[str, float]:
     and for every block size 'bare <size>' (model and transformers' cache) and 'engine <size>' (ours)."""
     denoiser, context = loaded.denoiser, bench.context_tokens
     ids = torch.arange(context) % 1000
-    store = KVStore()
+    store = StateStore()
     store.reserve(1, context + 2 * max(bench.blocks))
     slot, nothing = store.add(), torch.zeros(context, dtype=torch.bool)
     forward(denoiser, store, [ForwardRow(slot, 0, ids, nothing, context)], denoiser.device)
@@ -140,12 +140,8 @@ def time_engine(
         {"prompt_ids": _without(loaded.denoiser.mask_id, prompt_ids(decode.bench, row))} for row in range(rows)
     ]
     started = clock()
-    for source in made:
-        engine.submit(Request.of(**{"ignore_eos": True, "max_new_tokens": decode.bench.new_tokens, **source, **fields}))
-    found: dict[int, Result] = {}
-    while engine.pending:
-        found |= {event.request: event.result for event in engine.step() if isinstance(event, Done)}
-    results = [found[number] for number in sorted(found)]
+    common = {"ignore_eos": True, "max_new_tokens": decode.bench.new_tokens}
+    results = Driver(engine).run([Request.of(**{**common, **source, **fields}) for source in made])
     seconds, tokens = clock() - started, sum(result.metrics.tokens for result in results)
     return {
         "requests": rows, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,
