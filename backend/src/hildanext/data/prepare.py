@@ -22,7 +22,6 @@ from typing import Any
 from hildanext.config import Config
 from hildanext.config.data import DataConfig
 from hildanext.data.cleaning import Cleaner
-from hildanext.data.folders import replacing
 from hildanext.data.source import Source
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
 from hildanext.data.units import BAD_EXAMPLES, Report, UnitJob, run_unit
@@ -30,6 +29,7 @@ from hildanext.environment import usable_cores
 from hildanext.errors import DataError
 from hildanext.progress import Console
 from hildanext.registry import build
+from hildanext.run_dir import replacing
 
 FILES = ("train", "eval", "sft_train", "sft_eval")
 HUMANEVAL = "humaneval_dummy"

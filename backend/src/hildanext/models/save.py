@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from hildanext.models.lora import has_adapter
 from hildanext.models.meta import META_FILE, HildaMeta
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import replacing, write_atomic
 
 
 def save_model(denoiser: Any, tokenizer: Any, folder: Path | str, meta: HildaMeta | None = None) -> Path:
@@ -22,15 +20,12 @@ def save_model(denoiser: Any, tokenizer: Any, folder: Path | str, meta: HildaMet
     if has_adapter(denoiser.model):
         raise ValueError("save_model: the model carries adapters; merge_adapter first")
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    denoiser.model.save_pretrained(temporary)
-    _complete(temporary / "config.json", denoiser.model)
-    tokenizer.save_pretrained(temporary)
-    facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "block_grid": denoiser.block_grid}
-    write_atomic(temporary / META_FILE, (meta or HildaMeta()).model_copy(update=facts).text())
-    _replace(temporary, folder)
+    with replacing(folder) as fresh:
+        denoiser.model.save_pretrained(fresh)
+        _complete(fresh / "config.json", denoiser.model)
+        tokenizer.save_pretrained(fresh)
+        facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "block_grid": denoiser.block_grid}
+        write_atomic(fresh / META_FILE, (meta or HildaMeta()).model_copy(update=facts).text())
     return folder
 
 
@@ -47,11 +42,3 @@ def _complete(path: Path, model: Any) -> None:
 def tied(model: Any) -> bool:
     """Whether embedding and output matrix are one tensor."""
     return model.get_input_embeddings().weight is model.get_output_embeddings().weight
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    temporary.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from hildanext.errors import HildaError, RunError
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import swap_in, write_atomic
 from hildanext.train.distributed import Ranks
 
 STATE = Path("trainer") / "state.json"
@@ -96,8 +96,7 @@ class Checkpoints:
         if ranks.first:
             write_atomic(temporary / STATE, json.dumps(dict(state), indent=2) + "\n")
             _flush(temporary)
-            self._remove(final)
-            temporary.rename(final)
+            swap_in(temporary, final)
             self.prune()
         ranks.wait()
 
