@@ -14,8 +14,7 @@ from hildanext.core.repair import repair_probe
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import ARGenerator, DiffusionGenerator, Generator
-from hildanext.measure.scoring import document_batches
-from hildanext.measure.tasks.nll import storyworld_documents
+from hildanext.measure.tasks.nll import story_batches
 from hildanext.report.charts import bars
 from hildanext.report.frames import frames_of
 from hildanext.report.intervals import share
@@ -80,11 +79,11 @@ def _rounds(stage: Stage, variants: dict[str, tuple[Generator, str]]) -> dict[in
 def repair(stage: Stage) -> Part:
     """One edit step over stories with a tenth of their words replaced at random."""
     child = loaded(stage, "child")
-    documents, _ = storyworld_documents(child.tokenizer, SEED, stage.sizes.stories)
     block = child.meta.block or 32
+    batches, _ = story_batches(child.tokenizer, SEED, stage.sizes.stories, 16, block)
     rng = torch.Generator().manual_seed(SEED)
     totals: dict[float, Any] = {}
-    for batch in document_batches(documents, int(child.tokenizer.eos_token_id), 16, block):
+    for batch in batches:
         for tau, counts in repair_probe(child.denoiser, batch, block, rng).items():
             totals[tau] = totals[tau] + counts if tau in totals else counts
     rows = [
