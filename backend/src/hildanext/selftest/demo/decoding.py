@@ -19,15 +19,14 @@ from hildanext.report.charts import bars
 from hildanext.report.frames import frames_of
 from hildanext.report.intervals import share
 from hildanext.report.page import Section
-from hildanext.selftest.demo.models import SEED, loaded
-from hildanext.selftest.demo.part import Part, Stage
+from hildanext.selftest.demo.part import SEED, Part, Stage
 
 WATCHED = 24
 
 
 def speed(stage: Stage) -> Part:
     """Median tokens per second, batch 1, the variants taking turns in one process, each at its better thread count."""
-    parent, child = loaded(stage, "parent"), loaded(stage, "child")
+    parent, child = stage.model("parent"), stage.model("child")
     config = stage.config.decode
     variants: dict[str, tuple[Generator, str]] = {
         "parent, transformers generate": (ARGenerator(parent, config), "Q_MODE"),
@@ -78,7 +77,7 @@ def _rounds(stage: Stage, variants: dict[str, tuple[Generator, str]]) -> dict[in
 
 def repair(stage: Stage) -> Part:
     """One edit step over stories with a tenth of their words replaced at random."""
-    child = loaded(stage, "child")
+    child = stage.model("child")
     block = child.meta.block or 32
     batches, _ = story_batches(child.tokenizer, SEED, stage.sizes.stories, 16, block)
     rng = torch.Generator().manual_seed(SEED)
@@ -104,7 +103,7 @@ def watched(stage: Stage) -> Part:
     """A story, among some two dozen, that ended well and was edited most, kept forward by forward."""
     from hildanext.world import check, story
 
-    child = loaded(stage, "child")
+    child = stage.model("child")
     best: Any = None
     for index in range(WATCHED):
         start = story(f"{SEED}:watched:{index}").sentences[0]
