@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any
 import torch
 
 from hildanext.bench.decoding.modes import compare, show
-from hildanext.bench.decoding.plot import plot
 from hildanext.bench.decoding.timing import time_autoregressive, time_engine, time_forwards
 from hildanext.config import Config
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
 from hildanext.models.quantise import int8
 from hildanext.progress import Console
+from hildanext.report.plots import picture
 from hildanext.run_dir import RunDir
 
 
@@ -40,7 +41,8 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
         if modes:
             report["modes"] = modes
         directory.environment(device=report["device"], dtype=list(parts))
-        report["plot"] = plot(report, directory.plots / "decode.png")
+        path = directory.plots / "decode.png"
+        report["plot"] = picture(path, functools.partial(_draw, parts), (11, 4.5)) or str(path)
         directory.write_json("report.json", report)
     _show(report, console)
     return report
@@ -122,6 +124,35 @@ def _fastest(parts: dict[str, Any]) -> dict[str, Any]:
 
 def _speed(item: tuple[tuple[str, str], float]) -> float:
     return item[1]
+
+
+def _draw(parts: dict[str, Any], figure: Any) -> None:
+    left, right = figure.subplots(1, 2)
+    _speeds(left, parts)
+    _break_even(right, parts)
+
+
+def _speeds(axes: Any, parts: dict[str, Any]) -> None:
+    names, speeds = [], []
+    for precision, part in parts.items():
+        names.append(f"{precision}: AR")
+        speeds.append(part["autoregressive"]["tokens_per_second"])
+        for name, row in part["engine"].items():
+            names.append(f"{precision}: {name}")
+            speeds.append(row["tokens_per_second"])
+    axes.barh(range(len(names)), speeds, color=["#888888" if name.endswith("AR") else "#3b6ea5" for name in names])
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens/s")
+
+
+def _break_even(axes: Any, parts: dict[str, Any]) -> None:
+    for precision, part in parts.items():
+        points = sorted((int(size), value) for size, value in part["break_even_tpf"].items())
+        axes.plot(*zip(*points, strict=True), "o-", label=precision)
+    axes.set_xlabel("block size, tokens")
+    axes.set_ylabel("TPF above which block diffusion is faster than AR")
+    axes.legend()
 
 
 def _show(report: dict[str, Any], console: Console) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from hildanext.config import Config
 from hildanext.config.model import NewModelConfig
 from hildanext.config.train import TrainBenchConfig
+from hildanext.core.batches import stacked
 from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch
@@ -78,7 +79,8 @@ def open_bench(config: Config) -> Bench:
     denoiser = HFDenoiser(new_model(settings, shape.vocabulary), shape.vocabulary - 1, attention=config.model.attention)
     denoiser = denoiser.to(device).train()
     tokens = torch.randint(0, shape.vocabulary - 1, (1, shape.length), generator=torch.Generator().manual_seed(1))
-    batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens), (0,)).to(device)
+    row = (tokens[0], torch.ones(shape.length), torch.zeros(shape.length))
+    batch = stacked([row], (0,)).to(device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.0, weight_decay=0.0, fused=True)
     return Bench(denoiser, optimizer, batch, CLOCKS[shape.clock])
 

@@ -57,7 +57,6 @@ class DataConfig(Section):
     )
     eval_share: float = Field(0.05, ge=0, lt=1, description="share of documents in the evaluation split, by hash")
     max_bad_rows: int = Field(100, ge=0, description="unreadable rows that are skipped before the command fails")
-    humaneval_rows: int = Field(32, ge=0, description="rows of humaneval_dummy.jsonl, from the story world")
     workers: int = Field(0, ge=0, description="processes; 0: the number of usable cores")
     bench: DataBenchConfig = DataBenchConfig()
 

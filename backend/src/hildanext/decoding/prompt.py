@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hildanext.data.chat import generation_prompt
+from hildanext.data.chat import prompt_ids
 from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
@@ -69,14 +68,7 @@ def _encode(request: Request, tokenizer: Any) -> list[int]:
         return list(request.prompt_ids)
     if tokenizer is None:
         raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
-    if request.messages is not None:
-        return _chat(request.messages, tokenizer)
-    return list(tokenizer(request.prompt)["input_ids"])
-
-
-def _chat(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[int]:
-    turns = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in messages]
-    return generation_prompt(turns, tokenizer)
+    return prompt_ids(tokenizer, request.prompt, request.messages)
 
 
 def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:

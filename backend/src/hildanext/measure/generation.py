@@ -1,6 +1,6 @@
 # Text for evaluation, from a diffusion decoder or from the same weights read autoregressively.
 # Entry points: Completion, DiffusionGenerator, ARGenerator, generator_for.
-# Both take the decoder's Request; the AR side is transformers' own generate, batched over prompts of equal length.
+# Both are asked with the same prompt ids; the AR side is transformers' own generate, batched over equal lengths.
 """Generators that tasks ask."""
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from hildanext.config.decode import DecodeConfig
+from hildanext.data.chat import prompt_ids
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.prompt import end_ids
@@ -100,12 +101,7 @@ class ARGenerator:
         if request.prompt_ids is not None:
             return list(request.prompt_ids)
         tokenizer = self.loaded.tokenizer
-        if request.messages is not None:
-            turns = [dict(turn) for turn in request.messages]
-            return list(
-                tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-            )
-        return list(tokenizer(request.prompt)["input_ids"]) or [int(tokenizer.eos_token_id)]
+        return prompt_ids(tokenizer, request.prompt, request.messages) or [int(tokenizer.eos_token_id)]
 
     def _new(self, request: Request) -> int:
         return self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens

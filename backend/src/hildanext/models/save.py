@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.core.types import Denoiser
-from hildanext.data.folders import replacing
 from hildanext.models.kind import kind_of
 from hildanext.models.meta import META_FILE, HildaMeta
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import replacing, write_atomic
 
 
 def save_model(denoiser: Denoiser, tokenizer: Any, folder: Path | str, meta: HildaMeta | None = None) -> Path:

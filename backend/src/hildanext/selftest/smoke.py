@@ -77,7 +77,7 @@ def smoke_test(config: Config, console: Console, run_dir: Path | None = None) ->
 def _small(config: Config, folder: Path) -> Config:
     paths = config.paths.model_copy(update={"data": str(folder / "data"), "runs": str(folder / "runs")})
     sources = (SourceSection(type="storyworld", seed=11, **COUNTS),)
-    data = DataConfig(name="smoke", sources=sources, eval_share=0.2, humaneval_rows=2, workers=1)
+    data = DataConfig(name="smoke", sources=sources, eval_share=0.2, workers=1)
     train = TrainConfig(steps=1, batch=2, eval_rows=2, eval_samples=1, checkpoint_every=0, eval_every=0, parity=False)
     return config.model_copy(
         update={

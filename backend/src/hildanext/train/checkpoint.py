@@ -26,7 +26,7 @@ from hildanext.models.load import Loaded
 from hildanext.models.lora import adapter_state, merge_adapter
 from hildanext.models.meta import HildaMeta
 from hildanext.models.save import save_model
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import swap_in, write_atomic
 from hildanext.train.distributed import Ranks
 
 STATE = Path("trainer") / "state.json"
@@ -123,8 +123,7 @@ class Checkpoints:
             if tensors:
                 torch.save(tensors, temporary / TENSORS)
             _flush(temporary)
-            self._remove(final)
-            temporary.rename(final)
+            swap_in(temporary, final)
             self.prune()
         ranks.wait()
 

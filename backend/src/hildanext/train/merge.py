@@ -20,7 +20,7 @@ from hildanext.errors import ModelError
 from hildanext.models.load import load_model
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.progress import Console
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import replacing, write_atomic
 from hildanext.train.checkpoint import Checkpoints
 from hildanext.train.evaluation import Evaluator
 from hildanext.train.training import is_causal, make_ladder, open_shards
@@ -79,14 +79,12 @@ def merge_folders(folders: Sequence[Path], output: Path) -> Path:
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise ModelError(f"merge: {output} is a member and would be replaced; name another folder with --output")
     parts = _same(folders)
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(folders[0], temporary, ignore=shutil.ignore_patterns("trainer", "*.safetensors"))
-    for file, shapes in parts.items():
-        save_file({name: _mean(folders, file, name) for name in shapes}, temporary / file, {"format": "pt"})
-    _note(temporary, folders)
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
+    kept = shutil.ignore_patterns("trainer", "*.safetensors")
+    with replacing(output) as fresh:
+        shutil.copytree(folders[0], fresh, ignore=kept, dirs_exist_ok=True)
+        for file, shapes in parts.items():
+            save_file({name: _mean(folders, file, name) for name in shapes}, fresh / file, {"format": "pt"})
+        _note(fresh, folders)
     return output
 
 
