@@ -1,5 +1,5 @@
 # The whole configuration: one field per section.
-# Entry points: Config, PathsConfig, config_schema.
+# Entry points: Config, PathsConfig, RuntimeConfig, config_schema, OWNED.
 # Each section is declared in its own file beside this one.
 """Root of the configuration."""
 
@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import Field
 
 from hildanext.config.base import Section
+from hildanext.config.bench import BenchConfig
 from hildanext.config.data import DataConfig, TokenizeConfig
 from hildanext.config.decode import DecodeConfig
-from hildanext.config.eval import EvalConfig, ExportConfig
+from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.serve import ServeConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, TrainConfig
@@ -48,6 +49,13 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
+    merge: MergeConfig = MergeConfig()
+    inspect: InspectConfig = InspectConfig()
+    bench: BenchConfig = BenchConfig()
+
+
+OWNED = {"bench": "bench", "merge": "merge-checkpoints", "inspect": "inspect"}
+"""Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 
 
 def config_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from hildanext.config.data import DataConfig, SourceSection, TokenizeConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, TrainConfig
-from hildanext.decoding.modes import MODES
+from hildanext.config.decode import MODES
 from hildanext.measure.generation import ARGenerator, DiffusionGenerator, Generator
 from hildanext.measure.task import Outcome
 from hildanext.measure.tasks.nll import Nll
