@@ -48,7 +48,7 @@ class Asked(Section, Generic[Unset]):
     """What a request may say about decoding and the configuration says for those that do not. Unset is None in a
     request (the configuration's value then) and nothing in the configuration, whose defaults are the ones given here."""
 
-    mode: Annotated[str, Field(max_length=64)] | Unset = Field("Q_MODE", description="a mode of decode.modes, by name")
+    mode: Annotated[str, Field(max_length=64)] | Unset = Field("Q_MODE", description="S_MODE (speedy) | Q_MODE (quality) | CONSERVATIVE | another of decode.modes")
     policy: Policy | None = Field(
         None, description="another policy than the mode's: its name, or {type, ...fields of that policy}"
     )

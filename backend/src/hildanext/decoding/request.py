@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, ValidationError
 
-from hildanext.config.decode import MOST_TOKENS, Asked, Scalar, Tokens, unasked
+from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, Scalar, Tokens, unasked
 from hildanext.config.nearest import describe
 from hildanext.errors import DecodeError
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
-TokenId = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+TokenId = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 INTERFACES: Mapping[str, Mapping[str, str | None]] = {
     "native": {"sample": None},
