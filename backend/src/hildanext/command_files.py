@@ -1,6 +1,6 @@
 # What the files of commands/ say about themselves, read from their text: no command is imported for it.
 # Entry points: CommandFile, command_files, job_kinds.
-# HELP = "one line"; JOB = ("section" or "section.field", ...) says that the command may run as a job, and what it reads.
+# HELP = "one line"; JOB = ("section" or "section.field", ...): the command may run as a job, and reads these values.
 """The commands, before one of them is imported."""
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def job_kinds(folder: Path = FOLDER) -> dict[str, CommandFile]:
 def _read(path: Path) -> CommandFile:
     said: dict[str, Any] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if node.targets[0].id in ("HELP", "JOB"):
-                said[node.targets[0].id] = ast.literal_eval(node.value)
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and isinstance(node, ast.Assign) and target.id in ("HELP", "JOB"):
+            said[target.id] = ast.literal_eval(node.value)
     return CommandFile(path.stem.replace("_", "-"), str(said.get("HELP", "")), tuple(said.get("JOB", ())))
 
 

@@ -1,5 +1,5 @@
 # Bodies of the native API: unknown keys refused, no NaN; what they ask for is derived from the decoder's request.
-# Entry points: GenerateBody, GenerateReply, Health, JobBody, JobKinds, JobReply, ErrorReply, StrictBody, carries, asked_in.
+# Entry points: StrictBody, carries, asked_in, GenerateBody, GenerateReply, Health, JobBody, JobKinds, JobReply.
 # Limits that the configuration sets (lengths, counts, modes) are checked when a request is admitted.
 """Schemas of requests and replies."""
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hildanext.config import Config
-from hildanext.config.model import NewModelConfig
 from hildanext.config.bench import TrainBenchConfig
+from hildanext.config.model import NewModelConfig
 from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch

@@ -20,10 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, which format, where."""
     add_model(parser)
     parser.add_argument(
-        "--format", dest="export.format", type=plugin, metavar="NAME", help="huggingface | sglang (default: export.format)"
+        "--format",
+        dest="export.format",
+        type=plugin,
+        metavar="NAME",
+        help="huggingface | sglang (default: export.format)",
     )
     parser.add_argument(
-        "--output", dest="export.output", metavar="FOLDER", help="folder to write (default: <paths.models>/exports/<name>)"
+        "--output",
+        dest="export.output",
+        metavar="FOLDER",
+        help="folder to write (default: <paths.models>/exports/<name>)",
     )
 
 

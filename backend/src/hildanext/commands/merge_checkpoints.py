@@ -47,5 +47,7 @@ def run(context: Context) -> dict[str, Any]:
 def _run_of(model: str) -> Path:
     folder = Path(model).parent
     if not (folder / "checkpoints").is_dir():
-        raise ConfigError(f"merge.run: none is named, and model.path {model!r} lies in no run; give the run, or its model folder there")
+        raise ConfigError(
+            f"merge.run: none is named, and model.path {model!r} lies in no run; give the run or its model"
+        )
     return folder

@@ -15,9 +15,7 @@ HELP = "serve the page, /generate, an OpenAI-compatible API and jobs over HTTP"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Address, model, and the word that allows a server without a key."""
-    parser.add_argument(
-        "--host", dest="serve.host", metavar="ADDRESS", help="address to listen on (default 127.0.0.1)"
-    )
+    parser.add_argument("--host", dest="serve.host", metavar="ADDRESS", help="address to listen on (default 127.0.0.1)")
     parser.add_argument(
         "--port", dest="serve.port", type=int, metavar="N", help="TCP port (default 8080; 0 picks a free one)"
     )

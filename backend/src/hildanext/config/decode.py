@@ -46,9 +46,11 @@ Policy = Annotated[PolicySection, BeforeValidator(_section, json_schema_input_ty
 
 class Asked(Section, Generic[Unset]):
     """What a request may say about decoding and the configuration says for those that do not. Unset is None in a
-    request (the configuration's value then) and nothing in the configuration, whose defaults are the ones given here."""
+    request (the configuration's value then) and nothing in the configuration, whose defaults are those given here."""
 
-    mode: Annotated[str, Field(max_length=64)] | Unset = Field("Q_MODE", description="S_MODE (speedy) | Q_MODE (quality) | CONSERVATIVE | another of decode.modes")
+    mode: Annotated[str, Field(max_length=64)] | Unset = Field(
+        "Q_MODE", description="S_MODE (speedy) | Q_MODE (quality) | CONSERVATIVE | another of decode.modes"
+    )
     policy: Policy | None = Field(
         None, description="another policy than the mode's: its name, or {type, ...fields of that policy}"
     )
@@ -106,8 +108,7 @@ def _with_built_in(given: Mapping[str, ModeSection]) -> dict[str, ModeSection]:
 
 
 Modes = Annotated[
-    dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]{0,63}$")], ModeSection],
-    AfterValidator(_with_built_in),
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]{0,63}$")], ModeSection], AfterValidator(_with_built_in)
 ]
 
 
@@ -115,7 +116,9 @@ class DecodeConfig(Asked[Never]):
     """generate: defaults of a request, then the modes and the limits of the decoder."""
 
     modes: Modes = Field(
-        {}, validate_default=True, description="modes by name, over S_MODE (speedy), Q_MODE (quality) and CONSERVATIVE: {field: value}"
+        {},
+        validate_default=True,
+        description="modes by name, over S_MODE (speedy), Q_MODE (quality) and CONSERVATIVE: {field: value}",
     )
     max_post_steps: Annotated[int, Field(ge=0)] | Literal["preset"] = Field(
         "preset", description="looks at a block without masks, a count; 0: edits only while masks remain"

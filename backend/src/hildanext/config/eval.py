@@ -30,7 +30,9 @@ class EvalConfig(Section):
         "auto", description="decoder of generating tasks; auto: autoregressive for a folder that was never converted"
     )
     samples: int = Field(5, ge=0, description="items per task kept in the report")
-    against: tuple[str, ...] = Field((), description="earlier eval runs or their report files, to stand beside this one")
+    against: tuple[str, ...] = Field(
+        (), description="earlier eval runs or their report files, to stand beside this one"
+    )
 
 
 class ExportConfig(Section):
@@ -52,5 +54,7 @@ class MergeConfig(Section):
 class InspectConfig(Section):
     """inspect: what model.path is compared with."""
 
-    against: str = Field("", description="model folder whose tensors are compared with those of model.path; empty: none")
+    against: str = Field(
+        "", description="model folder whose tensors are compared with those of model.path; empty: none"
+    )
     parity: bool = Field(True, description="load the model and compare its logits with the parent architecture's")

@@ -49,7 +49,6 @@ def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated)
     usual = str(offered.get("type", DEFAULT_POLICY))
     kind = asked.type if asked else usual
     given = offered if kind == usual else {}
-
     said = {**(_taus(config) if kind == DEFAULT_POLICY else {}), "type": kind}
     said |= {**(asked.model_dump() if asked else {}), **_taus(request), **request.overrides}
     section = {**given, **said}
@@ -57,9 +56,8 @@ def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated)
         policy = _built(json.dumps(section, sort_keys=True))
     except ConfigError as error:
         raise DecodeError(str(error)) from error
-
     if given.keys() - said.keys() or (asked is None and "type" in offered):
-        origin = {"mode": mode, "source": "model folder" if calibrated.get(mode) else "table"}
+        origin: dict[str, str | None] = {"mode": mode, "source": "model folder" if calibrated.get(mode) else "table"}
     else:
         origin = {"mode": None, "source": "policy section" if asked else "explicit values"}
     sampling = _sampling(request, config)

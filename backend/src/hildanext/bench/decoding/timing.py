@@ -138,9 +138,7 @@ def time_engine(
     object.__setattr__(timed, "denoiser", denoiser)
     engine = BlockEngine(timed, config.decode)
     made: list[dict[str, Any]] = [{"prompt": prompts[row % len(prompts)]} for row in range(rows)] if prompts else []
-    made = made or [
-        {"prompt_ids": _without(loaded.denoiser.mask_id, prompt_ids(bench, row))} for row in range(rows)
-    ]
+    made = made or [{"prompt_ids": _without(loaded.denoiser.mask_id, prompt_ids(bench, row))} for row in range(rows)]
     started = clock()
     for source in made:
         engine.submit(Request.of(**{"ignore_eos": True, "max_new_tokens": bench.new_tokens, **source, **fields}))
