@@ -27,7 +27,7 @@ SMALL = {"prompt_tokens": 16, "new_tokens": 16, "context_tokens": 32, "blocks": 
 
 
 def bench(model: Path, folder: Path, **more: Any) -> dict[str, Any]:
-    values = [f"decode.bench.{name}={json.dumps(value)}" for name, value in {**SMALL, **more}.items()]
+    values = [f"bench.decode.{name}={json.dumps(value)}" for name, value in {**SMALL, **more}.items()]
     paths = [f"model.path={model}", f"paths.runs={folder}", "model.device=cpu"]
     return run(load_config(None, [*paths, *values]), Console(quiet=True))
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (
-    "errors", "progress", "environment", "config", "registry", "run_dir", "core", "world", "data", "models", "decoding",
-    "engines", "report", "train", "measure", "bench", "selftest", "export", "api", "commands", "cli",
+    "errors", "progress", "environment", "command_files", "config", "registry", "run_dir", "core", "world", "data",
+    "models", "decoding", "engines", "report", "train", "measure", "bench", "selftest", "export", "api", "commands", "cli",
 )  # fmt: skip
-LIGHT = ("errors", "progress", "environment", "config", "registry", "run_dir", "commands", "cli")
+LIGHT = ("errors", "progress", "environment", "command_files", "config", "registry", "run_dir", "commands", "cli")
 HEAVY = ("torch", "transformers", "datasets", "fastapi", "tokenizers", "safetensors", "matplotlib", "peft")
 FILE_LINES, FUNCTION_LINES, PARAMETERS, DOCSTRING_LINES = 300, 50, 6, 6
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -139,7 +139,7 @@ class RunDir:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = cls(path or Path(config.paths.runs) / f"{command}-{stamp}-{uuid4().hex[:6]}")
         run.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.path / "config.json", resolved_json(config))
+        write_atomic(run.path / "config.json", resolved_json(config, command))
         run.status(state="queued", command=command, started=_now(), step=0)
         return run
 

@@ -26,17 +26,17 @@ from hildanext.run_dir import RunDir
 
 
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
-    """Time every precision of decode.bench.precisions; report.json and plots/decode.png in a run directory."""
+    """Time every precision of bench.decode.precisions; report.json and plots/decode.png in a run directory."""
     directory = RunDir.create(config, "bench-decode", getattr(args, "run_dir", None))
     with directory.running():
         loaded, trained = _load(config, console)
         # before the precisions: casting there and back would leave rounded weights
-        modes = compare(loaded, config.decode) if trained else None
+        modes = compare(loaded, config) if trained else None
         parts = {name: _precision(one, config, trained, console) for name, one in _precisions(loaded, config)}
         report = {
             "run": str(directory.path), "model": config.model.path, "trained": trained,
             "threads": torch.get_num_threads(), "device": str(loaded.denoiser.device), "precisions": parts,
-            "fastest": _fastest(parts), "workload": config.decode.bench.model_dump(),
+            "fastest": _fastest(parts), "workload": config.bench.decode.model_dump(),
         }  # fmt: skip
         if modes:
             report["modes"] = modes
@@ -65,7 +65,7 @@ def _load(config: Config, console: Console) -> tuple[Any, bool]:
 
 
 def _precisions(loaded: Any, config: Config) -> Iterator[tuple[str, Any]]:
-    for name in config.decode.bench.precisions:
+    for name in config.bench.decode.precisions:
         if name == "int8" and loaded.denoiser.device.type == "cpu":
             loaded.denoiser.to(torch.float32)
             yield name, int8(loaded)
@@ -75,7 +75,7 @@ def _precisions(loaded: Any, config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> dict[str, Any]:
-    bench = config.decode.bench
+    bench = config.bench.decode
     threads = _by_threads(loaded, config)
     forwards = threads[torch.get_num_threads()]
     one_token = forwards["ar"]
@@ -89,7 +89,7 @@ def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> 
     }
     for size in bench.blocks:
         for rows in (1, bench.requests):
-            found = time_engine(loaded, config.decode, _fields(size, bench.tokens_per_forward), rows)
+            found = time_engine(loaded, config, _fields(size, bench.tokens_per_forward), rows)
             part["engine"][f"block {size}, {rows} at once"] = {k: v for k, v in found.items() if k != "results"}
             console.say(f"block {size}, {rows} at once: {found['tokens_per_second']:.1f} tokens/s")
     return part
@@ -97,9 +97,9 @@ def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> 
 
 def _by_threads(loaded: Any, config: Config) -> dict[int, dict[str, float]]:
     found, own = {}, torch.get_num_threads()
-    for threads in sorted({*config.decode.bench.threads, own}):
+    for threads in sorted({*config.bench.decode.threads, own}):
         torch.set_num_threads(threads)
-        found[threads] = time_forwards(loaded, config.decode.bench)
+        found[threads] = time_forwards(loaded, config.bench.decode)
     torch.set_num_threads(own)
     return found
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hildanext.config import Config
+from hildanext.config.bench import TrainBenchConfig
 from hildanext.config.model import NewModelConfig
-from hildanext.config.train import TrainBenchConfig
 from hildanext.core.batches import stacked
 from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
@@ -70,8 +70,8 @@ class Bench:
 
 
 def open_bench(config: Config) -> Bench:
-    """The model of train.bench on the configured device, with AdamW at a rate of 0, so that every step is the same."""
-    shape, device = config.train.bench, choose_device(config.model.device)
+    """The model of bench.train on the configured device, with AdamW at a rate of 0, so that every step is the same."""
+    shape, device = config.bench.train, choose_device(config.model.device)
     settings = NewModelConfig(
         hidden=shape.hidden, layers=shape.layers, heads=shape.heads, kv_heads=max(1, shape.heads // 2),
         head_dim=shape.head_dim, ffn=shape.ffn, window=shape.length,
@@ -106,8 +106,8 @@ def compare(bench: Bench, shape: TrainBenchConfig) -> dict[str, Any]:
 
 
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
-    """Compare at the shape of train.bench; report.json in a run directory."""
-    directory, shape = RunDir.create(config, "bench-train", getattr(args, "run_dir", None)), config.train.bench
+    """Compare at the shape of bench.train; report.json in a run directory."""
+    directory, shape = RunDir.create(config, "bench-train", getattr(args, "run_dir", None)), config.bench.train
     with directory.running():
         bench = open_bench(config)
         found = compare(bench, shape)

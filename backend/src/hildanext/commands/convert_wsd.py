@@ -11,6 +11,7 @@ from typing import Any
 from hildanext.commands import Context
 
 HELP = "convert an AR model to block diffusion (warm-up, stable, decay), or train an AR parent"
+JOB = ("model", "objective", "ladder", "optimizer", "train", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,13 +12,21 @@ from hildanext.commands import Context
 from hildanext.run_dir import RunDir
 
 HELP = "architecture, parameters, mask token and logit parity of a model folder; against another, what changed"
+JOB = ("model", "inspect")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`folder`, `--against`, `--no-parity`."""
-    parser.add_argument("folder", nargs="?", help="Hugging Face folder, tiny or tiny-parent (default: model.path)")
-    parser.add_argument("--against", metavar="FOLDER", help="compare its tensors with those of this folder")
-    parser.add_argument("--no-parity", action="store_true", help="do not load the model to compare logits")
+    parser.add_argument(
+        "model.path", nargs="?", metavar="folder", help="Hugging Face folder, tiny or tiny-parent (default: model.path)"
+    )
+    parser.add_argument(
+        "--against", dest="inspect.against", metavar="FOLDER", help="compare its tensors with those of this folder"
+    )
+    parser.add_argument(
+        "--no-parity", dest="inspect.parity", action="store_const", const=False,
+        help="do not load the model to compare logits",
+    )  # fmt: skip
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -26,12 +34,12 @@ def run(context: Context) -> dict[str, Any]:
     from hildanext.models.inspection import inspect, parity
     from hildanext.models.load import load_model
 
-    folder = context.args.folder or context.config.model.path
-    report = inspect(folder, context.args.against)
-    if report["architecture"]["supported"] and not context.args.no_parity:
-        section = context.config.model.model_copy(update={"path": folder, "attention": "dense"})
+    config = context.config
+    report = inspect(config.model.path, config.inspect.against or None)
+    if report["architecture"]["supported"] and config.inspect.parity:
+        section = config.model.model_copy(update={"attention": "dense"})
         report["parity"] = parity(load_model(section).denoiser)
-    run_dir = RunDir.create(context.config, "inspect", context.args.run_dir)
+    run_dir = RunDir.create(config, "inspect", context.args.run_dir)
     with run_dir.running():
         run_dir.write_json("report.json", report)
     _show(context, report, str(run_dir.path / "report.json"))

@@ -11,6 +11,7 @@ from typing import Any
 from hildanext.commands import Context
 
 HELP = "fine-tune a block-diffusion model on chat data"
+JOB = ("model", "objective", "ladder", "optimizer", "train", "seed")
 BASE = {
     "objective": {
         "type": "multi_turn",

@@ -1,7 +1,7 @@
-# The named modes and how their values meet a model folder's calibration and a request's overrides.
-# Entry points: MODES, resolve_mode(request, config, calibrated) -> ResolvedMode, checked(calibrated).
-# S is speedy, Q is quality. Precedence: mode < model folder < configuration < request.
-"""Presets of the decoding policies."""
+# The modes, and how their values meet a model folder's calibration and a request's own.
+# Entry points: resolve_mode(request, config, calibrated) -> ResolvedMode, mode_values, checked(calibrated).
+# Modes are configuration (decode.modes). Precedence: mode < model folder < configuration < request.
+"""Resolution of a request's mode and policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from hildanext.config.decode import DecodeConfig
+from hildanext.config.decode import DecodeConfig, ModeSection
 from hildanext.config.nearest import nearest
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request
@@ -19,12 +19,8 @@ from hildanext.decoding.statistics import Sampling
 from hildanext.errors import ConfigError, DecodeError
 from hildanext.registry import build
 
-DEFAULT_POLICY = "threshold_edit"
-MODES: Mapping[str, Mapping[str, Any]] = {
-    "S_MODE": {"tau_mask": 0.5, "tau_edit": 0.0, "max_post_steps": 16},
-    "Q_MODE": {"tau_mask": 0.7, "tau_edit": 0.5, "max_post_steps": 16},
-    "CONSERVATIVE": {"tau_mask": 0.95, "tau_edit": 0.9, "max_post_steps": 16},
-}
+DEFAULT_POLICY = str(ModeSection.model_fields["type"].default)
+Calibrated = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,24 +33,38 @@ class ResolvedMode:
     name: str
 
 
-def resolve_mode(request: Request, config: DecodeConfig, calibrated: Mapping[str, Mapping[str, Any]]) -> ResolvedMode:
-    """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field."""
+def mode_values(mode: str, config: DecodeConfig, calibrated: Calibrated) -> dict[str, Any]:
+    """The values of a mode, the model folder's own over the configured ones. DecodeError for an unknown mode."""
+    if mode not in config.modes:
+        raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, config.modes, listed=True)}")
+    return {**config.modes[mode].values(), **calibrated.get(mode, {})}
+
+
+def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated) -> ResolvedMode:
+    """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field.
+    The preset names the mode only if something of it is left; else its source says what replaced every value."""
     mode = request.mode or config.mode
-    if mode not in MODES:
-        raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, MODES, listed=True)}")
-    own = calibrated.get(mode, {})
-    section = _section(request, config, {**MODES[mode], **own})
+    offered = mode_values(mode, config, calibrated)
+    asked = request.policy or config.policy
+    usual = str(offered.get("type", DEFAULT_POLICY))
+    kind = asked.type if asked else usual
+    given = offered if kind == usual else {}
+    said = {**(_taus(config) if kind == DEFAULT_POLICY else {}), "type": kind}
+    said |= {**(asked.model_dump() if asked else {}), **_taus(request), **request.overrides}
+    section = {**given, **said}
     try:
         policy = _built(json.dumps(section, sort_keys=True))
     except ConfigError as error:
         raise DecodeError(str(error)) from error
+    if given.keys() - said.keys() or (asked is None and "type" in offered):
+        origin: dict[str, str | None] = {"mode": mode, "source": "model folder" if calibrated.get(mode) else "table"}
+    else:
+        origin = {"mode": None, "source": "policy section" if asked else "explicit values"}
     sampling = _sampling(request, config)
-    source = "policy section" if section["type"] != DEFAULT_POLICY else "model folder" if own else "table"
-    preset = {"mode": mode, "source": source, **section, **_shown(sampling)}
-    return ResolvedMode(policy, sampling, preset, str(section["type"]))
+    return ResolvedMode(policy, sampling, {**origin, **section, **_shown(sampling)}, str(section["type"]))
 
 
-def checked(calibrated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def checked(calibrated: Calibrated) -> dict[str, dict[str, Any]]:
     """The values of each mode, after a request in that mode was resolved with them; DecodeError where one cannot be."""
     for mode in calibrated:
         resolve_mode(Request(prompt="", mode=mode), DecodeConfig(), calibrated)
@@ -65,14 +75,6 @@ def checked(calibrated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
 def _built(section: str) -> BlockPolicy:
     policy: BlockPolicy = build("policies", json.loads(section), "policy")
     return policy
-
-
-def _section(request: Request, config: DecodeConfig, mode: Mapping[str, Any]) -> dict[str, Any]:
-    asked = request.policy or config.policy
-    fields = asked.model_dump() if asked else {"type": DEFAULT_POLICY}
-    default = fields["type"] == DEFAULT_POLICY
-    base = {**mode, **_taus(config)} if default else {}
-    return {**base, **fields, **_taus(request), **request.overrides}
 
 
 def _taus(asked: Request | DecodeConfig) -> dict[str, Any]:

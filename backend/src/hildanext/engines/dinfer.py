@@ -21,7 +21,7 @@ from pydantic import Field
 from hildanext.config import Config
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.events import Event
-from hildanext.decoding.modes import MODES
+from hildanext.decoding.modes import mode_values
 from hildanext.decoding.prompt import Bounds
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, Opening, refused
@@ -94,7 +94,7 @@ class Dinfer(EnginePlugin):
         tokenizer = load_tokenizer(folder)
         meta = HildaMeta.read(folder)
         shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        values = {**MODES[self.mode], **meta.decode.get(self.mode, {})}
+        values = mode_values(self.mode, config.decode, meta.decode)
         serving = import_module("dinfer.decoding.serving")
         window = int(shape.get("max_position_embeddings", 4096))
         sampling = serving.SamplingParams(

@@ -16,7 +16,6 @@ from typing import Any
 from hildanext.config import Config
 from hildanext.config.data import DataConfig, SourceSection, TokenizeConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, TrainConfig
-from hildanext.decoding.modes import MODES
 from hildanext.decoding.request import Request
 from hildanext.errors import HildaError, RunError
 from hildanext.progress import Console
@@ -137,7 +136,7 @@ def _generate(bench: Bench) -> str:
     from hildanext.decoding.engine import BlockEngine
 
     shown = []
-    for mode in MODES:
+    for mode in bench.config.decode.modes:
         engine = BlockEngine(bench.made["loaded"], bench.config.decode)
         metrics = engine.generate(Request(prompt="One day", mode=mode, max_new_tokens=NEW_TOKENS)).metrics
         if metrics.tokens < 1:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from hildanext.config.data import DataConfig, SourceSection, TokenizeConfig
+from hildanext.config.decode import MODES
 from hildanext.config.model import ModelConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, TrainConfig
-from hildanext.decoding.modes import MODES
 from hildanext.measure.generation import ARGenerator, DiffusionGenerator, Generator
 from hildanext.measure.task import Outcome
 from hildanext.measure.tasks.nll import Nll
