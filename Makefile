@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-FILES := backend/src test docs vendor
+FILES := backend/src test docs examples vendor
 
 .PHONY: demo test check fmt docs tiny-model test-oldest clean
 

@@ -1,7 +1,7 @@
 # The pictures of the documentation are what the code draws today, and the animation shows every token it was given.
 # Entry points: pytest.
 # Redraw with `python docs/drawings.py`.
-"""Tests of docs/drawings.py and docs/animation.py."""
+"""Tests of docs/drawings.py and of the terminal animation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+
+from hildanext.report import animation
 
 
 def _load(path: Path) -> ModuleType:
@@ -28,8 +30,7 @@ def test_the_committed_drawings_are_the_ones_the_code_draws(project: Path) -> No
         ElementTree.fromstring(text)
 
 
-def test_the_animation_is_well_formed_and_shows_every_word_once_per_frame(project: Path) -> None:
-    animation = _load(project / "docs" / "animation.py")
+def test_the_animation_is_well_formed_and_shows_every_word_once_per_frame() -> None:
     frames = [
         {"step": 1, "tokens": [["Tom", "given"], [" ran", "new"], ["", "mask"]]},
         {"step": 2, "tokens": [["Tom", "given"], [" ran", "kept"], [" <home>", "edited"]]},
@@ -39,16 +40,15 @@ def test_the_animation_is_well_formed_and_shows_every_word_once_per_frame(projec
     assert text.count(">Tom<") == 2 and text.count("&lt;home&gt;") == 1 and len(re.findall("<animate ", text)) == 2
 
 
-def test_long_text_wraps_within_the_terminal(project: Path) -> None:
-    animation = _load(project / "docs" / "animation.py")
+def test_long_text_wraps_within_the_terminal() -> None:
     pieces = animation.layout([[" word", "done"]] * 60)
     assert max(column + len(text) for _, column, text, _ in pieces) <= animation.COLUMNS
     assert "".join(text for *_, text, _ in pieces).count("word") == 60
 
 
-def test_an_animation_without_frames_is_refused(project: Path) -> None:
+def test_an_animation_without_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="no frames"):
-        _load(project / "docs" / "animation.py").animate([], "x")
+        animation.animate([], "x")
 
 
 def test_every_local_link_of_the_guides_leads_somewhere(project: Path) -> None:

@@ -1,5 +1,5 @@
 # The house rules as functions over a source tree: each returns one line per violation.
-# Entry points: layers, headers, sizes, docstrings, shapes, heavy_imports.
+# Entry points: layers, headers, sizes, docstrings, shapes, heavy_imports, guessed_attributes, learning_rate_reads.
 # They take the tree's root, so every rule can be shown a planted fault.
 """Checks behind the guard tests."""
 
@@ -8,15 +8,20 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 LAYERS = (
     "errors", "progress", "environment", "command_files", "config", "registry", "run_dir", "core", "world", "data",
-    "models", "decoding", "engines", "report", "train", "measure", "bench", "selftest", "export", "api", "commands", "cli",
+    "models", "decoding", "engines", "report", "train", "measure", "bench", "selftest", "export", "model", "api",
+    "commands", "cli",
 )  # fmt: skip
+FORBIDDEN = {("train", "engines"): "rollouts decode with the model in training"}
 LIGHT = ("errors", "progress", "environment", "command_files", "config", "registry", "run_dir", "commands", "cli")
 HEAVY = ("torch", "transformers", "datasets", "fastapi", "tokenizers", "safetensors", "matplotlib", "peft")
 FILE_LINES, FUNCTION_LINES, PARAMETERS, DOCSTRING_LINES = 300, 50, 6, 6
+UNDIVIDED_LINES, CLOSURE_LINES = 15, 10
+MODELS = re.compile(r"(^|\.)(model|denoiser|network)$")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -24,7 +29,12 @@ def sources(root: Path) -> Iterator[tuple[str, str, ast.Module]]:
     """(path relative to root, text, syntax tree) of every Python file."""
     for path in sorted(root.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        yield path.relative_to(root).as_posix(), text, ast.parse(text)
+        yield path.relative_to(root).as_posix(), text, _parsed(text)
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def _layer(module: str) -> int | None:
@@ -42,7 +52,7 @@ def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def layers(root: Path) -> list[str]:
-    """Imports, anywhere in a file, of a layer to the right of the file's own; relative imports."""
+    """Imports, anywhere in a file, of a layer right of the file's own or of a forbidden one; relative imports."""
     found = []
     for name, text, tree in sources(root):
         own = _layer(name.split("/")[0])
@@ -50,7 +60,7 @@ def layers(root: Path) -> list[str]:
             continue
         for line, module in _imports(tree):
             other = _layer(module.removeprefix("hildanext.")) if module.startswith("hildanext.") else None
-            if other is not None and other > own:
+            if other is not None and (other > own or (LAYERS[own], LAYERS[other]) in FORBIDDEN):
                 found.append(f"{name}:{line}: {LAYERS[own]} imports {LAYERS[other]}")
         found += [f"{name}: relative import" for _ in re.findall(r"^\s*from \.", text, re.M)]
     return found
@@ -89,7 +99,7 @@ def sizes(root: Path) -> list[str]:
         if text.count("\n") > FILE_LINES:
             found.append(f"{name}: {text.count(chr(10))} lines")
         for function in _functions(tree):
-            length = (function.end_lineno or 0) - function.lineno + 1
+            length = _length(function)
             if length > FUNCTION_LINES:
                 found.append(f"{name}:{function.lineno}: {function.name} has {length} lines")
             arguments = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
@@ -125,19 +135,26 @@ def _definitions(tree: ast.AST, public: bool) -> Iterator[tuple[Function | ast.C
 
 
 def shapes(root: Path) -> list[str]:
-    """Nested functions other than decorators; blank lines inside functions but those the formatter puts in."""
+    """Nested functions of over ten lines that are no decorators; blank lines in functions of up to fifteen lines but
+    those the formatter puts in."""
     found = []
     for name, text, tree in sources(root):
         lines = text.splitlines()
         for function in _functions(tree):
-            inner = [node for child in function.body for node in _functions(child)]
+            inner = [node for child in function.body for node in _functions(child) if _length(node) > CLOSURE_LINES]
             if inner and not _is_decorator(function):
                 found.append(f"{name}:{inner[0].lineno}: {inner[0].name} is nested in {function.name}")
+            if _length(function) > UNDIVIDED_LINES:
+                continue
             body = range(_first_line(function), function.end_lineno or 0)
             free = _string_lines(function) | _formatter_lines(function)
             blank = [i + 1 for i in body if not lines[i].strip() and i + 1 not in free]
             found += [f"{name}:{line}: blank line in {function.name}" for line in blank]
     return found
+
+
+def _length(function: Function) -> int:
+    return (function.end_lineno or 0) - function.lineno + 1
 
 
 def _formatter_lines(function: Function) -> set[int]:
@@ -165,3 +182,29 @@ def _string_lines(function: Function) -> set[int]:
         if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno and node.end_lineno > node.lineno:
             inside |= set(range(node.lineno, node.end_lineno + 1))
     return inside
+
+
+def guessed_attributes(root: Path) -> list[str]:
+    """getattr(model, name, default) in core, decoding, engines and train: the protocol declares what a model has."""
+    found = []
+    for name, _, tree in sources(root):
+        if name.split("/")[0] not in ("core", "decoding", "engines", "train"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+                of = ast.unparse(node.args[0])
+                if len(node.args) == 3 and MODELS.search(of):
+                    found.append(f"{name}:{node.lineno}: {ast.unparse(node)} guesses what {of} declares")
+    return found
+
+
+def learning_rate_reads(root: Path) -> list[str]:
+    """Reads of optimizer.lr, and of any `.lr` in train, beyond the first: one place says what the learning rate is."""
+    reads = []
+    for name, _, tree in sources(root):
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Attribute) or node.attr != "lr":
+                continue
+            if name.startswith("train/") or ast.unparse(node.value).endswith("optimizer"):
+                reads.append(f"{name}:{node.lineno}: {ast.unparse(node)} reads the learning rate again")
+    return reads[1:]

@@ -1,4 +1,5 @@
 # README's shell lines and Python blocks run, in a scratch copy of the project folder, in the order they stand.
+# So do the Python blocks of the guides for people who write Python.
 # Entry points: pytest. Lines of ```sh blocks are run; ```text blocks are shown output.
 # make targets that would recurse into this suite are run as `make --dry-run`.
 """Guard of README.md."""
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LINKED = ("backend", "docs", "test", "Makefile", "vendor", "VERSIONS.md")
+LINKED = ("backend", "docs", "examples", "test", "Makefile", "vendor", "VERSIONS.md")
 SHORTER = {"hildanext demo": "hildanext demo --quick"}
 DRY = re.compile(r"^make (demo|test|check|tiny-model|test-oldest)\b")
 INSTALLS = ("python3.11 -m venv", ".venv/bin/pip install", "py -3.11", r".venv\Scripts")
@@ -57,11 +58,26 @@ def test_the_line_runs(line: str, scratch: Path) -> None:
     assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
 
 
+def python_blocks(page: str) -> str:
+    """The ```python blocks of a page as one script: later blocks use the names of earlier ones."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S))
+
+
+def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A script by this interpreter in `folder`."""
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S))
-def test_the_python_block_runs(code: str, scratch: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", code], cwd=scratch, capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/getting-started.md"])
+def test_the_python_blocks_run(page: str, scratch: Path) -> None:
+    done = run_python(python_blocks(page), scratch)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_planted_wrong_name_is_seen(scratch: Path) -> None:
+    done = run_python("import hildanext\nhildanext.lod('tiny')\n", scratch)
+    assert done.returncode == 1 and "no attribute 'lod'" in done.stderr
 
 
 def test_the_readme_has_the_two_commands() -> None:

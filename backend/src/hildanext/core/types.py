@@ -49,6 +49,10 @@ class LossReport:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __float__(self) -> float:
+        """The loss, total / normaliser; NaN where nothing is supervised."""
+        return float(self.total.detach() / self.normaliser)
+
 
 @dataclass(frozen=True)
 class Stats:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from pydantic import ValidationError
+
 from hildanext.config.decode import DecodeConfig, ModeSection
-from hildanext.config.nearest import nearest
+from hildanext.config.nearest import describe, nearest
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request
 from hildanext.decoding.statistics import Sampling
@@ -45,6 +47,13 @@ def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated)
     The preset names the mode only if something of it is left; else its source says what replaced every value."""
     mode = request.mode or config.mode
     offered = mode_values(mode, config, calibrated)
+    sampling = _sampling(request, config)
+    if isinstance(request.policy, BlockPolicy):
+        policy = _changed(request.policy, request)
+        name = type(policy).__name__
+        fields = {"source": "policy object", "type": name, **policy.model_dump()}
+        return ResolvedMode(policy, sampling, {"mode": None, **fields, **_shown(sampling)}, name)
+
     asked = request.policy or config.policy
     usual = str(offered.get("type", DEFAULT_POLICY))
     kind = asked.type if asked else usual
@@ -60,7 +69,6 @@ def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated)
         origin: dict[str, str | None] = {"mode": mode, "source": "model folder" if calibrated.get(mode) else "table"}
     else:
         origin = {"mode": None, "source": "policy section" if asked else "explicit values"}
-    sampling = _sampling(request, config)
     return ResolvedMode(policy, sampling, {**origin, **section, **_shown(sampling)}, str(section["type"]))
 
 
@@ -69,6 +77,14 @@ def checked(calibrated: Calibrated) -> dict[str, dict[str, Any]]:
     for mode in calibrated:
         resolve_mode(Request(prompt="", mode=mode), DecodeConfig(), calibrated)
     return {mode: dict(values) for mode, values in calibrated.items()}
+
+
+def _changed(policy: BlockPolicy, request: Request) -> BlockPolicy:
+    changes, plugin = {**_taus(request), **request.overrides}, type(policy)
+    try:
+        return plugin.model_validate({**dict(policy), **changes}) if changes else policy
+    except ValidationError as error:
+        raise DecodeError("policy: " + "; ".join(describe(error, plugin, ""))) from error
 
 
 @lru_cache(maxsize=256)

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, ValidationError
+from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, Scalar, Tokens, unasked
+from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, Policy, Scalar, Tokens, unasked
 from hildanext.config.nearest import describe
+from hildanext.decoding.policy import BlockPolicy
 from hildanext.errors import DecodeError
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
@@ -33,6 +34,10 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
 """Where an interface gives a field another name, or (None) withholds it or gives it a form of its own."""
 
 
+def _or_policy(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, BlockPolicy) else section(value)
+
+
 @unasked
 class Request(Asked[None]):
     """One generation. Exactly one of prompt, prompt_ids, messages; a field at None takes the configuration's value."""
@@ -43,6 +48,9 @@ class Request(Asked[None]):
     ) = Field(None, description="token ids to continue")  # fmt: skip
     messages: tuple[Mapping[str, Any], ...] | None = Field(None, description="chat turns {role, content}")
     sample: int = Field(0, ge=0, description="index of this sample among repeats of one prompt")
+    policy: Annotated[Policy | None, WrapValidator(_or_policy)] = Field(
+        None, description=f"{Asked.model_fields['policy'].description}; from Python also the policy itself"
+    )
     stop: Annotated[tuple[Stop, ...], Strict(False), Field(max_length=16)] = Field(
         (), description="strings that end the text; they are not part of it"
     )

@@ -1,18 +1,15 @@
 # Generation for callers without a server: open the configured engine, run one request, or stream it.
-# Entry points: open_engine, OpenEngine (submit, step, cancel, stream, generate, run, close), generate.
-# generate() keeps its engine open for the life of the process.
+# Entry points: open_engine, OpenEngine (submit, step, cancel, stream, generate, run, close).
+# hildanext.generate, which is text in and text out, is in model.py.
 """Functions over an open engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Literal
 
 from hildanext.config import Config
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.events import Event, Failed
-from hildanext.decoding.request import Request
 from hildanext.engines.choose import choose
 from hildanext.engines.protocol import Session, signed
 from hildanext.progress import Console
@@ -37,22 +34,3 @@ class OpenEngine(Driver):
 def open_engine(config: Config | None = None, console: Console | None = None) -> OpenEngine:
     """The engine the configuration (None: the default one) chooses. EngineError with every reason when none opens."""
     return OpenEngine(*choose(config or Config(), console or Console(quiet=True)))
-
-
-@cache
-def _default() -> OpenEngine:
-    return open_engine()
-
-
-def generate(
-    prompt: str,
-    mode: str = "Q_MODE",
-    tau_mask: float | Literal["preset"] = "preset",
-    tau_edit: float | Literal["preset"] | None = "preset",
-    max_new_tokens: int = 128,
-    seed: int = 0,
-) -> str:
-    """The text that follows `prompt`, by the default configuration's engine. tau_*: probabilities; tau_edit None: no
-    editing; "preset": the mode's value. DecodeError for values out of range."""
-    values = {"mode": mode, "tau_mask": tau_mask, "tau_edit": tau_edit, "max_new_tokens": max_new_tokens, "seed": seed}
-    return _default().generate(Request.of(prompt=prompt, **values)).text

@@ -1,5 +1,5 @@
 # A recorded generation as one animated SVG of a terminal: no script, no font, no GIF.
-# Entry points: `python docs/animation.py TRACE.jsonl OUT.svg`; animate(frames) -> SVG.
+# Entry points: animate, layout; `python -m hildanext.report.animation TRACE.jsonl OUT.svg [PROMPT TITLE]`.
 # TRACE.jsonl comes from `hildanext generate --trace`; each line is the active block after one forward.
 """Terminal animation from a trace."""
 
@@ -25,14 +25,14 @@ COLOURS = {
     "done": "#e8eaee",
 }
 MASK = "\u2591\u2591\u2591"
-Piece = tuple[int, int, str, str]
+Placed = tuple[int, int, str, str]
 
 
-def layout(tokens: Sequence[Sequence[str]]) -> list[Piece]:
+def layout(tokens: Sequence[Sequence[str]]) -> list[Placed]:
     """(line, column, text, state) of runs of tokens in one state, wrapped at 78 columns; a mask takes a space and three
     columns."""
     line, column = 0, 0
-    found: list[Piece] = []
+    found: list[Placed] = []
     for text, state in tokens:
         shown = f" {MASK}" if state == "mask" else text.replace("\n", " ")
         for word in shown.replace(" ", "\0 ").split("\0"):
@@ -68,7 +68,7 @@ def animate(frames: Sequence[Mapping[str, Any]], title: str) -> str:
     return f"{head}{style}{window}{dots}{command}\n" + "\n".join(parts) + "\n</svg>\n"
 
 
-def _frame(pieces: Sequence[Piece], index: int, count: int, total: float) -> str:
+def _frame(pieces: Sequence[Placed], index: int, count: int, total: float) -> str:
     start, end = SECONDS * index / total, 1.0 if index == count - 1 else SECONDS * (index + 1) / total
     if index == 0:
         times, values = f"0;{end:.4f}", "inline;none"
@@ -86,7 +86,7 @@ def _frame(pieces: Sequence[Piece], index: int, count: int, total: float) -> str
     return f'<g display="{first}">{move}{"".join(map(_piece, pieces))}</g>'
 
 
-def _piece(piece: Piece) -> str:
+def _piece(piece: Placed) -> str:
     line, column, text, state = piece
     x, y, length = 24 + column * ADVANCE, 90 + line * LINE, len(text) * ADVANCE
     return (
