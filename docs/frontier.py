@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from hildanext.report.plots import picture
 
 LOOKS = {
     "parent": ("#2a63d4", "AR parent", "none"),
@@ -21,10 +20,8 @@ LOOKS = {
 }
 
 
-def draw(points: dict[str, list[dict[str, Any]]], out: Path) -> None:
-    """Write the plot of {name: [{x, y, low, high, label}]}."""
-    figure = Figure(figsize=(7.6, 4.2), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+def draw(points: dict[str, list[dict[str, Any]]], figure: Any) -> None:
+    """Draw {name: [{x, y, low, high, label}]} on a figure."""
     axes = figure.subplots()
     for name, series in points.items():
         colour, label, joined = LOOKS[name]
@@ -44,7 +41,6 @@ def draw(points: dict[str, list[dict[str, Any]]], out: Path) -> None:
     axes.set(xlabel="tokens per forward", ylabel="valid stories, %", ylim=(0, 122), yticks=range(0, 101, 20))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower left")
-    figure.savefig(out)
 
 
 def _place(name: str, point: dict[str, Any]) -> tuple[tuple[int, int], int]:
@@ -55,4 +51,5 @@ def _place(name: str, point: dict[str, Any]) -> tuple[tuple[int, int], int]:
 
 if __name__ == "__main__":
     report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    draw(report["parts"]["frontier"]["points"], Path(sys.argv[2]))
+    series = report["parts"]["frontier"]["points"]
+    sys.exit(picture(Path(sys.argv[2]), lambda figure: draw(series, figure), (7.6, 4.2), 130) or None)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import httpx
 import pytest
@@ -21,8 +21,8 @@ from api.live import config_in, live_server, wait_ready
 from api.scripted import ScriptedSession
 
 from hildanext.api import jobs
-from hildanext.api.schemas import JobBody
 from hildanext.cli import parser
+from hildanext.command_files import job_kinds
 
 STUB = Path(__file__).parent / "stub_launcher.py"
 
@@ -212,7 +212,7 @@ def test_a_full_job_queue_is_a_429(tmp_path: Path) -> None:
         stop(client, first)
 
 
-@pytest.mark.parametrize("command", get_args(JobBody.model_fields["command"].annotation))
+@pytest.mark.parametrize("command", job_kinds())
 def test_every_command_of_a_job_takes_what_the_launcher_gives_it(command: str) -> None:
     args = parser().parse_args([command, "--config", "config.json", "--run-dir", "run"])
     assert (args.config, args.run_dir) == (Path("config.json"), Path("run"))

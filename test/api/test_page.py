@@ -98,6 +98,7 @@ def test_the_keyboard_moves_between_tabs(page: Browser) -> None:
 
 def test_a_job_is_started_watched_and_cancelled(page: Browser) -> None:
     page.click("#tab-jobs")
+    page.wait("document.getElementById('job-command').options.length")
     page.run("document.getElementById('job-command').value = 'convert-wsd'")
     page.type("#job-set", "description=sleep")
     page.click("#job-form .primary")

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hildanext.api import worker
 from hildanext.api.app import api_key
 from hildanext.config import Config
-from hildanext.decoding.modes import MODES
+from hildanext.config.decode import MODES
 from hildanext.decoding.request import Request
 from hildanext.errors import ConfigError, EngineError
 

@@ -16,7 +16,7 @@ from hildanext.config import load_config
 
 def test_the_report_holds_rates_and_their_ratio_and_the_corpus_is_removed(tmp_path: Path) -> None:
     bench = {"speed_megabytes": 0.05, "repeats": 1, "memory_megabytes": []}
-    config = load_config(base={"paths": {"runs": str(tmp_path)}, "data": {"bench": bench}})
+    config = load_config(base={"paths": {"runs": str(tmp_path)}, "bench": {"data": bench}})
     report = run(config, QUIET)
     rates = report["throughput"]["megabytes_per_second"]
     assert report["throughput"]["ratio"] == rates["tokenize"] / rates["encode_batch"] > 0

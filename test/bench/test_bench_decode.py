@@ -18,8 +18,8 @@ from hildanext.bench.decode import run
 from hildanext.bench.decoding.modes import TINYSTORIES, differences, prompts_for, show
 from hildanext.bench.decoding.timing import Timed, fastest
 from hildanext.config import load_config
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.request import Metrics, Result
-from hildanext.models.load import load_tokenizer
 from hildanext.progress import Console
 
 BUNDLED = Path(hildanext.__file__).parent / "tiny"
@@ -27,7 +27,7 @@ SMALL = {"prompt_tokens": 16, "new_tokens": 16, "context_tokens": 32, "blocks": 
 
 
 def bench(model: Path, folder: Path, **more: Any) -> dict[str, Any]:
-    values = [f"decode.bench.{name}={json.dumps(value)}" for name, value in {**SMALL, **more}.items()]
+    values = [f"bench.decode.{name}={json.dumps(value)}" for name, value in {**SMALL, **more}.items()]
     paths = [f"model.path={model}", f"paths.runs={folder}", "model.device=cpu"]
     return run(load_config(None, [*paths, *values]), Console(quiet=True))
 

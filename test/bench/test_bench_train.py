@@ -13,7 +13,7 @@ from train.material import QUIET
 from hildanext.bench.train import run
 from hildanext.config import load_config
 from hildanext.models.preflight import estimate
-from hildanext.train.running import plan_command
+from hildanext.train.plan import plan_command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "runs" / "configs"
 GPU_BYTES = 8_000_000_000
@@ -22,8 +22,8 @@ GPU_BYTES = 8_000_000_000
 @pytest.mark.parametrize("length", [32, 512])
 def test_both_forms_of_the_step_compute_the_same_loss(length: int, tmp_path: Path) -> None:
     small = {"length": length, "vocabulary": 50, "layers": 1, "hidden": 16, "heads": 2, "head_dim": 8, "ffn": 32}
-    values = [f"train.bench.{name}={value}" for name, value in small.items()]
-    values += ["train.bench.block=16", "train.bench.repeats=1", f"paths.runs={tmp_path}", "model.device=cpu"]
+    values = [f"bench.train.{name}={value}" for name, value in small.items()]
+    values += ["bench.train.block=16", "bench.train.repeats=1", f"paths.runs={tmp_path}", "model.device=cpu"]
     report = run(load_config(None, values), QUIET)
     assert report["losses"]["plain"] == pytest.approx(report["losses"]["ours"], rel=1e-5)
     assert report["relative_to_mdlm"][str(length)] == 1.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hildanext.data.packing import Packer, Piece, Row
+from hildanext.data.packing import Packer, Piece
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=40)
 
@@ -23,7 +23,7 @@ def documents(lengths: list[int]) -> list[Piece]:
     ]
 
 
-def packed(packer: Packer, lengths: list[int]) -> list[Row]:
+def packed(packer: Packer, lengths: list[int]) -> list[list[Piece]]:
     rows = [row for document in documents(lengths) for row in packer.add(document)]
     return [*rows, *packer.finish()]
 

@@ -18,7 +18,7 @@ from hildanext.data.prepare import prepare
 from hildanext.data.splitting import mixture_thresholds
 from hildanext.errors import ConfigError, DataError
 
-FILES = ("train", "eval", "sft_train", "sft_eval", "humaneval_dummy")
+FILES = ("train", "eval", "sft_train", "sft_eval")
 
 
 def source(path: Path, **more: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 def sides(root: Path) -> dict[str, str]:
     found = {}
-    for name in FILES[:4]:
+    for name in FILES:
         for row in read_rows(root / "processed" / "set" / f"{name}.jsonl"):
             found[row.get("text") or json.dumps(row["messages"])] = name
     return found
@@ -66,8 +66,6 @@ def test_the_manifest_describes_the_files_it_lies_beside(tmp_path: Path) -> None
             "documents": data.count(b"\n"), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()
         }  # fmt: skip
     assert json.loads((folder / "manifest.json").read_text()) == manifest
-    rows = read_rows(folder / "humaneval_dummy.jsonl")
-    assert len(rows) == 32 and set(rows[0]) == {"task_id", "prompt", "canonical_solution", "test", "entry_point"}
 
 
 def test_one_and_two_workers_write_the_same_bytes(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hildanext.data.tokenizers import (
     tokenizer_hash,
     train_small,
 )  # fmt: skip
-from hildanext.errors import DataError
+from hildanext.errors import ModelError
 from hildanext.world import corpus
 
 
@@ -88,5 +88,5 @@ def test_a_small_tokenizer_keeps_the_most_used_words_within_its_size(tmp_path: P
 
 
 def test_a_folder_without_a_tokenizer_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"tokenizer\.json missing"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json missing"):
         load_tokenizer(tmp_path)

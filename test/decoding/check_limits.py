@@ -16,6 +16,7 @@ from decoding.reference import MASK
 from decoding.subjects import BLOCK, JOINT, LETTERS, POLICIES, Letters, Subject, decoded, engine, prompt, request
 from torch import Tensor
 
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.events import Commit, Done
 from hildanext.decoding.request import Request, Result
 
@@ -151,7 +152,7 @@ def text_ends_where_it_must(subject: Subject) -> None:
         place = source.randrange(len(text))
         stops = source.choice([(), (text[place : place + 2],), ("?",)])
         tokens, reason = finished(whole, ends, stops, LETTERS)
-        events = list(engine(subject).stream(asked.model_copy(update={"ignore_eos": False, "stop": stops})))
+        events = list(Driver(engine(subject)).stream(asked.model_copy(update={"ignore_eos": False, "stop": stops})))
         commits = [event for event in events if isinstance(event, Commit)]
         result = next(event.result for event in events if isinstance(event, Done))
         assert (list(result.token_ids), result.finish_reason) == (tokens, reason)

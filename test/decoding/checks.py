@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from decoding.oracle import mask
-from decoding.reference import MASK
+from decoding.reference import MASK, committed
 from decoding.subjects import BLOCK, POLICIES, Subject, decoded, engine, expected, prompt, request
 
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.events import Commit, Done
 from hildanext.decoding.request import Request, Result
@@ -58,7 +59,7 @@ def committed_keys_are_those_of_one_forward(subject: Subject, policy: str, sampl
                 ids = live.canvas.tokens[None, :held]
                 cache = subject.model(input_ids=ids, attention_mask=mask(held, BLOCK), use_cache=True).past_key_values
             for layer, wanted in enumerate(cache.layers):
-                key, value = made.store.committed(live.slots[0], layer)
+                key, value = committed(made.store, live.slots[0], layer)
                 torch.testing.assert_close(key, wanted.keys[0], atol=1e-5, rtol=1e-5)
                 torch.testing.assert_close(value, wanted.values[0], atol=1e-5, rtol=1e-5)
         made.step()
@@ -176,7 +177,7 @@ def forwards_are_bounded(subject: Subject, policy: str, sampling: str) -> None:
 
 def streams_keep_their_events(subject: Subject) -> None:
     """Streams of one engine that are read one after the other, last first, each give all of their own text."""
-    made, asked = engine(subject), some_requests(6, 5)
+    made, asked = Driver(engine(subject)), some_requests(6, 5)
     wanted = alone(subject, asked)
     streams = [made.stream(one) for one in asked]
     firsts = [[next(stream)] for stream in streams]

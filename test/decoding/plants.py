@@ -7,37 +7,40 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from decoding import test_policies, test_statistics
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding import forward, statistics
+from hildanext.decoding import forward, statistics, step
 from hildanext.decoding.blocks import Blocks
-from hildanext.decoding.canvas import RequestCanvas, Window
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
-from hildanext.decoding.kv_store import KVStore
-from hildanext.decoding.live import Live
 from hildanext.decoding.policies import factor, hierarchy, static_quota, threshold_edit
 from hildanext.decoding.policies.credit import Credit
 from hildanext.decoding.policies.threshold_edit import ThresholdEdit
 from hildanext.decoding.policy import masked
 from hildanext.decoding.randomness import uniform as drawn
+from hildanext.decoding.state import RequestCanvas, Window
+from hildanext.decoding.store import KeysValues, StateStore
 from hildanext.decoding.text import TextStream
 from hildanext.models.denoiser import HFDenoiser
 
-APPLY, WINDOW, LOGITS, EMIT = RequestCanvas.apply, RequestCanvas.window, HFDenoiser._logits, Live._emit
+LOOK, CLOSE, WINDOW, LOGITS = RequestCanvas.look, RequestCanvas.close, RequestCanvas.window, HFDenoiser._logits
+EMIT, UNIFORM, RELEASE = step._emit, step._uniform, StateStore.release
 CHUNK, PREPARED, STEP = statistics._chunk, statistics._prepared, ThresholdEdit.step
 VISIBILITY, CANVAS = forward.visibility, RequestCanvas.canvas
 
 
 def keys_of_the_changing_forward(patch: Any) -> None:
-    patch.setattr(RequestCanvas, "apply", lambda self, *rest: _kept(APPLY(self, *rest)))
+    def close(self: Any, looks: Any) -> int:
+        start = self.final
+        CLOSE(self, looks)
+        return int(self.final - start)
 
-
-def _kept(step: Any) -> Any:
-    return replace(step, committed_on_entry=step.final)
+    patch.setattr(RequestCanvas, "close", close)
 
 
 def positions_of_the_window(patch: Any) -> None:
@@ -57,31 +60,21 @@ def block_size_of_the_first_row(patch: Any) -> None:
 
 
 def randomness_of_the_forward_count(patch: Any) -> None:
-    def uniform(self: Any, purpose: int) -> Any:
-        span = self.canvas.active()
-        return drawn(self.seed, 0, torch.arange(span.start, span.stop), self.counters.forwards, purpose)
+    def uniform(live: Any, block: Any, purpose: int) -> Any:
+        return drawn(live.seed, 0, torch.arange(block.span.start, block.span.stop), live.counters.forwards, purpose)
 
-    patch.setattr(Live, "_uniform", uniform)
+    patch.setattr(step, "_uniform", uniform)
 
 
 def randomness_without_the_step(patch: Any) -> None:
-    uniform = Live._uniform
-
-    def same(self: Any, purpose: int) -> Any:
-        step, self.canvas.step = self.canvas.step, 0
-        found, self.canvas.step = uniform(self, purpose), step
-        return found
-
-    patch.setattr(Live, "_uniform", same)
+    patch.setattr(step, "_uniform", lambda live, block, purpose: UNIFORM(live, replace(block, looks=0), purpose))
 
 
 def randomness_of_the_queue(patch: Any) -> None:
-    uniform = Live._uniform
+    def numbered(live: Any, block: Any, purpose: int) -> Any:
+        return (UNIFORM(live, block, purpose) + 0.37 * live.number) % 1.0
 
-    def numbered(self: Any, purpose: int) -> Any:
-        return (uniform(self, purpose) + 0.37 * self.number) % 1.0
-
-    patch.setattr(Live, "_uniform", numbered)
+    patch.setattr(step, "_uniform", numbered)
 
 
 def steps_forgotten_by_preemption(patch: Any) -> None:
@@ -89,19 +82,13 @@ def steps_forgotten_by_preemption(patch: Any) -> None:
 
     def forgetful(self: Any, number: int) -> None:
         preempt(self, number)
-        self.waiting[0].canvas.step = 0
+        self.waiting[0].canvas.opened[0].looks = 0
 
     patch.setattr(BlockEngine, "preempt", forgetful)
 
 
 def moved_slot_without_its_keys(patch: Any) -> None:
-    def release(self: Any, slot: int) -> int | None:
-        last = len(self.lengths) - 1
-        self.lengths[slot] = self.lengths[last]
-        self.lengths.pop()
-        return last if slot != last else None
-
-    patch.setattr(KVStore, "release", release)
+    patch.setattr(KeysValues, "move", lambda *_: None)
 
 
 def cancel_without_release(patch: Any) -> None:
@@ -109,37 +96,25 @@ def cancel_without_release(patch: Any) -> None:
 
 
 def memory_kept_when_empty(patch: Any) -> None:
-    release = KVStore.release
-
     def hoarding(self: Any, slot: int) -> int | None:
         layers, shape = dict(self.layers), (self.slots, self.capacity)
-        moved = release(self, slot)
+        moved = RELEASE(self, slot)
         self.layers, (self.slots, self.capacity) = layers, shape
         return moved
 
-    patch.setattr(KVStore, "release", hoarding)
+    patch.setattr(StateStore, "release", hoarding)
 
 
 def streams_that_end_with_the_queue(patch: Any) -> None:
-    def events(self: Any, number: int) -> Any:
+    def events(self: Any, numbers: Any) -> Any:
         while True:
             found = self.step()
-            self._backlog = [event for event in found if event.request != number]
-            yield from (event for event in found if event.request == number)
+            self.backlog = [event for event in found if event.request not in numbers]
+            yield from (event for event in found if event.request in numbers)
             if not self.pending:
                 return
 
-    patch.setattr(BlockEngine, "_events", events)
-
-
-def fork_that_shares_nothing(patch: Any) -> None:
-    patch.setattr(KVStore, "fork", lambda self, slot: _grown(self, slot))
-
-
-def _grown(store: Any, slot: int) -> int:
-    new: int = store.add()
-    store.lengths[new] = store.lengths[slot]
-    return new
+    patch.setattr(Driver, "_events", events)
 
 
 def separate_commits(patch: Any) -> None:
@@ -209,8 +184,8 @@ def credit_at_weight_zero(patch: Any) -> None:
 
 
 def everything_editable(patch: Any) -> None:
-    def canvas(self: Any, uniform: Any = None) -> Canvas:
-        found = CANVAS(self, uniform)
+    def canvas(self: Any, *rest: Any) -> Canvas:
+        found = CANVAS(self, *rest)
         return replace(found, editable=torch.ones_like(found.editable))
 
     patch.setattr(RequestCanvas, "canvas", canvas)
@@ -243,15 +218,16 @@ def budget_of_one_more(patch: Any) -> None:
 
 
 def fixed_points_ignored(patch: Any) -> None:
-    def apply(self: Any, update: Update, revises: bool, post: int, forced: bool = False) -> Any:
-        return APPLY(self, update, revises, min(post, 1), forced)
+    def look(self: Any, block: Any, update: Update, policy: Any, *rest: Any) -> Any:
+        once = SimpleNamespace(revises=policy.revises, post_steps=min(policy.post_steps, 1))
+        return LOOK(self, block, update, once, *rest)
 
-    patch.setattr(RequestCanvas, "apply", apply)
+    patch.setattr(RequestCanvas, "look", look)
 
 
 def coarse_uniform_numbers(patch: Any) -> None:
-    draw = statistics._draw
-    patch.setattr(statistics, "_draw", lambda scores, uniform: draw(scores, (uniform * 32).floor() / 32))
+    draw = statistics.draw_tokens
+    patch.setattr(statistics, "draw_tokens", lambda scores, uniform: draw(scores, (uniform * 32).floor() / 32))
 
 
 def entropy_in_bits(patch: Any) -> None:
@@ -264,14 +240,14 @@ def dreams_guidance(patch: Any) -> None:
 
 
 def block_after_the_end_token(patch: Any) -> None:
-    def emit(self: Any) -> Any:
-        ends, self.ends = self.ends, frozenset()
-        events, self.ends = EMIT(self), ends
-        if self.finish is None and any(token in ends for token in self.text.ids):
-            self.finish = "eos"
+    def emit(live: Any) -> Any:
+        ends, live.ends = live.ends, frozenset()
+        events, live.ends = EMIT(live), ends
+        if live.finish is None and any(token in ends for token in live.text.ids):
+            live.finish = "eos"
         return events
 
-    patch.setattr(Live, "_emit", emit)
+    patch.setattr(step, "_emit", emit)
 
 
 def length_rounded_to_blocks(patch: Any) -> None:

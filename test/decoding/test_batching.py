@@ -13,6 +13,7 @@ from decoding.reference import loaded
 from decoding.subjects import Subject, engine, opened
 
 from hildanext.config.decode import DecodeConfig
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.events import Commit, Done
 from hildanext.decoding.request import Request
@@ -74,7 +75,7 @@ def test_two_streams_of_one_engine_interleave_and_closing_one_cancels_it(subject
     asked = [Request.of(prompt_ids=(7, 9, 11), max_new_tokens=20, ignore_eos=True, seed=s) for s in (1, 2)]
     wanted = checks.alone(subject, asked)
     made = engine(subject)
-    first, second = made.stream(asked[0]), made.stream(asked[1])
+    first, second = map(Driver(made).stream, asked)
     next(first), next(second)
     tokens = [token for event in second if isinstance(event, Commit) for token in event.token_ids]
     assert tuple(tokens) == wanted[1][0]

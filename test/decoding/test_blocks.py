@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from decoding.reference import two_open
 
 from hildanext.core.types import Update
 from hildanext.decoding.blocks import Blocks, Span
-from hildanext.decoding.canvas import RequestCanvas
+from hildanext.decoding.policies.threshold_edit import ThresholdEdit
+from hildanext.decoding.state import Look, RequestCanvas, Window
 from hildanext.errors import DecodeError
 
 
@@ -39,35 +41,85 @@ def test_the_window_bounds_the_canvas_but_not_below_what_was_asked() -> None:
         Blocks(11, 5, 8, window=15)
 
 
-def test_windows_prefill_whole_blocks_within_the_budget_then_hold_the_active_block() -> None:
+def spans(found: RequestCanvas | Window) -> list[Span]:
+    return [block.span for block in found.opened]
+
+
+def test_windows_prefill_whole_blocks_within_the_budget_then_hold_the_opened_block() -> None:
     made = canvas(19, 6, 4)
-    assert made.active() == Span(16, 20) and made.masks == 1
+    assert spans(made) == [Span(16, 20)] and made.opened[0].masks == 1
     window = made.window(8, True)
-    assert (window.start, window.stop, window.active) == (0, 8, None) and window.final_on_entry == 8
+    assert (window.start, window.stop, window.opened) == (0, 8, ()) and window.final_on_entry == 8
     made.committed = 8
-    assert made.window(8, True).active is None
-    assert made.window(12, True).active == Span(16, 20) and made.window(12, True).final_on_entry == 8
-    assert made.window(12, False).active is None
+    assert made.window(8, True).opened == ()
+    assert spans(made.window(12, True)) == [Span(16, 20)] and made.window(12, True).final_on_entry == 8
+    assert made.window(12, False).opened == ()
     made.committed = 16
     assert (made.window(1, False).start, made.window(1, False).stop) == (16, 20)
 
 
-def test_given_blocks_between_gaps_are_never_active() -> None:
+def test_a_window_holds_every_opened_block_or_none() -> None:
+    made = canvas(19, 14, 4)
+    made.opens = two_open
+    made.refill()
+    assert spans(made) == [Span(16, 20), Span(20, 24)]
+    made.committed = 8
+    assert made.window(12, True).opened == () and made.window(12, True).stop == 16
+    assert spans(made.window(16, True)) == spans(made) and made.window(16, True).size == 16
+    made.committed = 16
+    assert made.window(1, True).size == 8
+
+
+def test_given_blocks_between_gaps_are_never_opened() -> None:
     tokens = torch.tensor([1, 9, 1, 1, 1, 1, 1, 9, 1])
     made = RequestCanvas(Blocks(0, 9, 2, whole=False), tokens, tokens == 9, 9)
-    assert made.active() == Span(0, 2)
-    made.close()
-    assert made.active() == Span(6, 8)
-    made.close()
-    assert made.finished and made.active() == Span(9, 9)
+    assert spans(made) == [Span(0, 2)]
+    assert made.close([DONE]) == 0 and spans(made) == [Span(6, 8)] and made.final == 6
+    assert made.close([DONE]) == 0 and made.finished and not made.opened
 
 
 def test_a_reverted_edit_is_counted() -> None:
-    made = canvas(0, 3, 3)
+    made, policy = canvas(0, 3, 3), ThresholdEdit()
+    (block,) = made.opened
     no, yes = torch.zeros(3, dtype=torch.bool), torch.tensor([True, False, False])
-    made.apply(Update(torch.tensor([4, 5, 6]), ~no, no), True, 16)
-    assert made.apply(Update(torch.tensor([7, 5, 6]), no, yes), True, 16).reverted == 0
-    step = made.apply(Update(torch.tensor([4, 5, 6]), no, yes), True, 16)
-    assert (step.reverted, step.applied, step.final) == (1, 1, False)
-    last = made.apply(Update(torch.tensor([4, 5, 6]), no, no), True, 16)
-    assert last.final and last.committed_on_entry
+    made.look(block, Update(torch.tensor([4, 5, 6]), ~no, no), policy)
+    assert made.look(block, Update(torch.tensor([7, 5, 6]), no, yes), policy).reverted == 0
+    look = made.look(block, Update(torch.tensor([4, 5, 6]), no, yes), policy)
+    assert (look.reverted, look.applied, look.done) == (1, 1, False) and made.close([look]) == 0 and made.opened
+    last = made.look(block, Update(torch.tensor([4, 5, 6]), no, no), policy)
+    assert made.close([last]) == 3 and made.finished
+
+
+DONE, RIGHT = Look(False, True, True, 0, 0), Look(True, False, True, 0, 0)
+OPEN, FULL = Look(False, True, False, 0, 0), Look(True, True, True, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("looks", "final", "kept"),
+    [
+        ((OPEN, RIGHT), 0, 0), ((DONE, RIGHT), 8, 0), ((DONE, OPEN), 4, 0), ((RIGHT, DONE), 8, 4),
+        ((RIGHT, RIGHT), 8, 8), ((RIGHT, OPEN), 4, 4), ((RIGHT, FULL), 8, 4),
+    ],
+)  # fmt: skip
+def test_a_block_closes_behind_final_ones_and_its_keys_are_kept_behind_right_ones(
+    looks: tuple[Look, Look], final: int, kept: int
+) -> None:
+    made = canvas(0, 16, 4)
+    made.opens = two_open
+    made.refill()
+    assert made.close(looks) == kept
+    assert made.final == final and spans(made) == [Span(final, final + 4), Span(final + 4, final + 8)]
+
+
+def test_budgets_of_a_block_run_only_while_all_before_it_is_final() -> None:
+    made, policy = canvas(0, 8, 4), ThresholdEdit(tau_edit=0.0, max_post_steps=1)
+    made.opens = two_open
+    made.refill()
+    first, second = made.opened
+    nothing = torch.zeros(4, dtype=torch.bool)
+    for _ in range(20):
+        look = made.look(second, Update(torch.arange(4), ~nothing, nothing), policy)
+        assert not made.forced(second, policy)
+    assert (second.looks, second.led, second.post, look.done) == (20, 0, 0, False)
+    made.close([made.look(first, Update(torch.arange(4), ~nothing, nothing), policy, True), look])
+    assert made.look(second, Update(torch.arange(4), nothing, ~nothing), policy).done

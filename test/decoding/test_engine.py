@@ -11,6 +11,7 @@ import pytest
 from decoding.reference import Scripted, scripted
 
 from hildanext.config.decode import DecodeConfig
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.events import Commit, Done, Draft
 from hildanext.decoding.request import Request
@@ -51,8 +52,8 @@ def test_tau_one_is_the_static_quota_with_one_mask_per_step() -> None:
         return {positions[index] % 17: 0.3 + 0.1 * (positions[index] * 7 % 5)}
 
     threshold, static = engine(rule), engine(rule)
-    first = list(threshold.stream(ask(8, tau_mask=1.0)))
-    second = list(static.stream(ask(8, policy={"type": "static_quota"})))
+    first = list(Driver(threshold).stream(ask(8, tau_mask=1.0)))
+    second = list(Driver(static).stream(ask(8, policy={"type": "static_quota"})))
     order = [[event.tokens for event in events if isinstance(event, Draft)] for events in (first, second)]
     assert order[0] == order[1]
 
@@ -133,11 +134,9 @@ def test_a_policy_that_never_finishes_is_stopped(monkeypatch: Any) -> None:
     assert result.token_ids == tuple(range(6, 14))
 
 
-def ends(result_ids: set[int]) -> Any:
+def ends(ids: set[int]) -> BlockEngine:
     made = engine()
-    made.denoiser.config = None
-    made.tokenizer = None
-    made.denoiser.model = type("M", (), {"config": type("C", (), {"eos_token_id": sorted(result_ids)})()})()
+    made.denoiser.end_ids = frozenset(ids)
     return made
 
 
@@ -155,7 +154,7 @@ def test_the_length_asked_for_is_the_length_given() -> None:
 
 
 def test_commits_add_up_to_the_result_and_drafts_never_show_committed_positions() -> None:
-    events = list(engine().stream(ask(11, tau_mask=0.7)))
+    events = list(Driver(engine()).stream(ask(11, tau_mask=0.7)))
     committed: list[int] = []
     for event in events:
         if isinstance(event, Draft):

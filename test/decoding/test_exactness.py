@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from decoding import check_limits, checks
-from decoding.reference import MASK, loaded
+from decoding.reference import MASK, committed, loaded
 from decoding.subjects import BLOCK, SAMPLINGS, Subject, decoded, engine, opened, prompt, request
 
 CACHING = [
@@ -97,10 +97,10 @@ def test_zero_guidance_is_the_conditional_model(subject: Subject) -> None:
 
 def test_packed_and_padded_forwards_of_ragged_windows_are_equal(subject: Subject) -> None:
     from hildanext.decoding.forward import ForwardRow, _packed, _padded
-    from hildanext.decoding.kv_store import KVStore
+    from hildanext.decoding.store import StateStore
 
     tokens = torch.randint(3, MASK, (3, 40), generator=torch.Generator().manual_seed(0))
-    stores = [KVStore(), KVStore()]
+    stores = [StateStore(), StateStore()]
     for store, run in zip(stores, (_packed, _padded), strict=True):
         store.reserve(3, 48)
         for _ in range(3):
@@ -117,7 +117,7 @@ def test_packed_and_padded_forwards_of_ragged_windows_are_equal(subject: Subject
     torch.testing.assert_close(stores[0].last, stores[1].last, atol=1e-5, rtol=1e-5)
     for slot in range(3):
         for layer in range(2):
-            ours, theirs = (store.committed(slot, layer) for store in stores)
+            ours, theirs = (committed(store, slot, layer) for store in stores)
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from decoding import check_limits, checks, plants, test_engine, test_kv_store, test_policies, test_statistics
+from decoding import check_limits, checks, plants, test_engine, test_policies, test_statistics
 from decoding.subjects import Subject, opened
 
 
@@ -64,7 +64,6 @@ ERRORS: tuple[tuple[Callable[[Any], None], Callable[[Subject], None]], ...] = (
     (plants.cancel_without_release, checks.cancel_frees_at_once),
     (plants.memory_kept_when_empty, checks.cancel_frees_at_once),
     (plants.streams_that_end_with_the_queue, checks.streams_keep_their_events),
-    (plants.fork_that_shares_nothing, _plain(test_kv_store.test_fork_is_isolated_and_truncate_and_drop_shorten)),
     (plants.separate_commits, _bounds), (plants.separate_commits, check_limits.limits_of_tau_mask_give_exact_forwards),
     (plants.mask_left_in_the_normaliser, check_limits.a_model_that_prefers_the_mask_decodes_as_if_it_did_not),
     (plants.thresholds_that_include_equality,

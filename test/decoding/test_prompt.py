@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from hildanext.data.chat import render
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
-from hildanext.models.load import load_tokenizer
 
-LIMITS = Bounds(block=8, window=512, new=20, mask_id=151_669)
+BOUNDS = Bounds(block=8, window=512, new=20, mask_id=151_669)
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +26,17 @@ def qwen(assets: Path) -> Any:
 
 def test_chat_turns_are_rendered_by_the_template_and_end_at_the_turn(qwen: Any) -> None:
     request = Request.of(messages=({"role": "user", "content": "Hello"},))
-    prepared = prepare(request, qwen, LIMITS)
+    prepared = prepare(request, qwen, BOUNDS)
     text = qwen.decode(list(prepared.prompt))
     assert text.startswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant")
-    assert 151_645 in end_ids(request, qwen, None)
+    assert 151_645 in end_ids(request, qwen)
     assert prepared.blocks.limit == len(prepared.prompt) + 20
-    assert (prepared.tokens[len(prepared.prompt) :] == LIMITS.mask_id).all()
+    assert (prepared.tokens[len(prepared.prompt) :] == BOUNDS.mask_id).all()
 
 
 def test_infill_leaves_masks_exactly_in_the_gaps(qwen: Any) -> None:
     text = "def add(a, b):\n    return<gap:3>\n\nprint(<gap:2>)"
-    prepared = prepare(Request.of(prompt=text, infill=True), qwen, LIMITS)
+    prepared = prepare(Request.of(prompt=text, infill=True), qwen, BOUNDS)
     assert int(prepared.editable.sum()) == 5 and prepared.blocks.length == len(prepared.tokens)
     assert qwen.decode(prepared.tokens[~prepared.editable].tolist()) == text.replace("<gap:3>", "").replace(
         "<gap:2>", ""
@@ -45,9 +45,9 @@ def test_infill_leaves_masks_exactly_in_the_gaps(qwen: Any) -> None:
 
 def test_the_space_before_a_gap_is_left_to_it_where_tokens_carry_spaces(qwen: Any) -> None:
     text = "One day the <gap:1> went home."
-    prepared = prepare(Request.of(prompt=text, infill=True), qwen, LIMITS)
+    prepared = prepare(Request.of(prompt=text, infill=True), qwen, BOUNDS)
     tokens = prepared.tokens.tolist()
-    hole = tokens.index(LIMITS.mask_id)
+    hole = tokens.index(BOUNDS.mask_id)
     whole = qwen("One day the cat went home.")["input_ids"]
     assert tokens[:hole] == whole[:hole] and tokens[hole + 1 :] == whole[hole + 1 :]
 
@@ -56,8 +56,8 @@ def test_the_space_before_a_gap_stays_where_every_letter_is_a_token() -> None:
     def letters(text: str, **_: Any) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) for letter in text]}
 
-    prepared = prepare(Request.of(prompt="1 + <gap:1> = 2", infill=True), letters, LIMITS)
-    assert prepared.tokens.tolist() == [*map(ord, "1 + "), LIMITS.mask_id, *map(ord, " = 2")]
+    prepared = prepare(Request.of(prompt="1 + <gap:1> = 2", infill=True), letters, BOUNDS)
+    assert prepared.tokens.tolist() == [*map(ord, "1 + "), BOUNDS.mask_id, *map(ord, " = 2")]
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_the_space_before_a_gap_stays_where_every_letter_is_a_token() -> None:
 )
 def test_requests_that_cannot_be_prepared_say_why(qwen: Any, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(DecodeError, match=words):
-        prepare(Request.of(**fields), qwen, LIMITS)
+        prepare(Request.of(**fields), qwen, BOUNDS)
 
 
 @pytest.mark.parametrize("folder", ["qwen3-tokenizer", "stories260k-hf"])
 def test_a_chat_prompt_is_what_training_rows_have_before_the_reply(assets: Path, folder: str) -> None:
     tokenizer = load_tokenizer(str(assets / folder))
     asked = ({"role": "user", "content": "Hi, who are you?"},)
-    prompt = list(prepare(Request.of(messages=asked), tokenizer, LIMITS).prompt)
+    prompt = list(prepare(Request.of(messages=asked), tokenizer, BOUNDS).prompt)
     row = render([*asked, {"role": "assistant", "content": "A model."}], tokenizer)
     assert row.ids[: len(prompt)] == prompt
     assert not any(row.learn[: len(prompt)]) and row.learn[len(prompt)]

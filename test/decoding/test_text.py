@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.text import TextStream
-from hildanext.models.load import load_tokenizer
 
 
 class Bytes:

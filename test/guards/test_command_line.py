@@ -24,7 +24,10 @@ def surface() -> dict[str, list[str]]:
 
     action = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     return {
-        name: sorted(max(a.option_strings, key=len) if a.option_strings else a.dest for a in child._actions)
+        name: sorted(
+            max(a.option_strings, key=len) if a.option_strings else (a.metavar or a.dest).lower()
+            for a in child._actions
+        )
         for name, child in sorted(action.choices.items())
     }
 

@@ -1,7 +1,7 @@
 # Answers read out of text, the reference answers of the real files among them.
 # Entry points: pytest.
 # Every reference answer of GSM8K must be found again in its own worked solution.
-"""Tests of eval/extraction.py."""
+"""Tests of measure/extraction.py and measure/items.py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hildanext.errors import DataError
 from hildanext.measure.extraction import code_block, completed_function, gsm8k_answer, gsm8k_gold, same_number
 from hildanext.measure.items import chosen, read_items
 
@@ -63,6 +64,15 @@ def test_unparsable_lines_after_a_bare_function_are_dropped() -> None:
 
 def test_marks_of_mbpp_are_removed() -> None:
     assert code_block("[BEGIN]\nx = 1\n[DONE] more") == "\nx = 1\n"
+
+
+def test_an_item_that_cannot_be_read_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "q"}\n\n{"question": \n')
+    with pytest.raises(DataError, match=r"a\.jsonl:3: invalid JSON"):
+        read_items(str(path), ())
+    with pytest.raises(DataError, match="item 1 lacks answer; it has question"):
+        read_items(str(path), ("question", "answer"))
 
 
 def test_items_drawn_by_seed_are_reproducible_and_in_file_order() -> None:

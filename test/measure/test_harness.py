@@ -1,7 +1,7 @@
 # The lm-evaluation-harness model on two local tasks: one that generates, one that ranks by likelihood.
 # Entry points: pytest.
 # The harness runs its own task code on local JSON lines; nothing is fetched.
-"""Tests of eval/harness.py."""
+"""Tests of measure/harness.py."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from hildanext.core.likelihood import autoregressive_nll
+from hildanext.decoding.prompt import Bounds, prepare
+from hildanext.decoding.request import Request
 from hildanext.measure.scoring import pair_batch
 
 pytest.importorskip("lm_eval")
@@ -96,6 +98,21 @@ def test_a_greedy_continuation_is_recognised(story_model: Path) -> None:
     text = model.generate_until([_asked("Tom had", {"max_gen_toks": 4, "do_sample": False})])[0]
     own, other = model.loglikelihood([_asked("Tom had", text), _asked("Tom had", " a dog and a cat")])
     assert own[1] and not other[1]
+
+
+def test_a_chat_that_the_harness_renders_is_asked_with_the_ids_of_the_decoder(
+    model: HildanextLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages, seen = [{"role": "user", "content": "Who met Lily?"}], []
+    monkeypatch.setattr(type(model.generator), "complete", lambda self, requests: seen.extend(requests) or [])
+    context = model.apply_chat_template(messages)
+    model.generate_until([_asked(context, {}), _asked("Tom", {})])
+    assert [request.messages for request in seen] == [tuple(messages), None] and seen[1].prompt == "Tom"
+    wanted = prepare(Request(messages=tuple(messages)), model.loaded.tokenizer, Bounds(4, 0, 4, -1)).prompt
+    rows: list[Any] = []
+    monkeypatch.setattr(HildanextLM, "_nats", lambda self, batch: rows.append(batch) or 1.0)
+    model.loglikelihood([_asked(context, " Tom")])
+    assert tuple(rows[0].tokens[0][~rows[0].learn[0]].tolist()) == wanted
 
 
 def test_generation_arguments_that_would_be_ignored_are_refused(model: HildanextLM) -> None:

@@ -1,7 +1,7 @@
 # Every task end to end: with the reference answers as replies its score is perfect, with wrong ones it is not.
 # Entry points: pytest.
 # The random model runs the tasks that read likelihoods; their bounds are checked against each other.
-"""Tests of eval/tasks."""
+"""Tests of measure/tasks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from hildanext.config import Config
 from hildanext.decoding.request import Request
+from hildanext.errors import DataError
 from hildanext.measure.task import EvalContext, Outcome, Task
 from hildanext.progress import Console
 from hildanext.registry import build, names
@@ -35,6 +36,29 @@ def value(outcome: Outcome, name: str) -> float:
 def test_every_task_has_a_version_and_a_limit() -> None:
     kinds = [build("tasks", {"type": name}) for name in names("tasks")]
     assert len(kinds) >= 8 and all(isinstance(kind, Task) and kind.version >= 1 for kind in kinds)
+
+
+READERS = [name for name in names("tasks") if "path" in type(build("tasks", {"type": name})).model_fields]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_task_reaches_the_network_only_with_download(
+    name: str, scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets, seen = pytest.importorskip("datasets"), list[str]()
+
+    def load(dataset: str, **more: Any) -> None:
+        seen.append(dataset)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    given = {} if type(task(name)).model_fields["path"].default else {"path": "hub:a/b:test"}
+    with pytest.raises(DataError, match="download=true"):
+        task(name, **given).run(scripted(lambda request: ""))
+    assert seen == []
+    with pytest.raises(DataError, match="no network here"):
+        task(name, download=True, **given).run(scripted(lambda request: ""))
+    assert len(seen) == 1
 
 
 def _rest_of(seed: int) -> Callable[[Request], str]:

@@ -1,7 +1,7 @@
 # The attention backends against each other in value and gradient; which one is chosen; shift; a decoder's cache.
 # Entry points: pytest.
 # FlexAttention has no backward on the CPU: its layout is compared in the forward pass, uncompiled.
-"""Tests of models/backend.py, attention.py, flex.py and the adapter's shift."""
+"""Tests of models/backend.py, attention.py and the adapter's shift."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.oracle import FAMILIES, MASK, batch, logits, noised, plain, portable
 from hildanext.core.masks import additive, block_diffusion_mask
 from hildanext.core.types import Batch
 from hildanext.errors import ModelError
-from hildanext.models import backend, flex
+from hildanext.models import attention, backend
 from hildanext.models.backend import choose_backend
 from hildanext.models.denoiser import HFDenoiser
 
@@ -68,7 +68,7 @@ def test_gradient_checkpointing_changes_no_gradient(name: str, random_model: Mak
 def test_flex_layout_equals_the_dense_mask(grid: str, random_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.nn.attention.flex_attention import flex_attention
 
-    monkeypatch.setattr(flex, "kernel", lambda: flex_attention)
+    monkeypatch.setattr(attention, "kernel", lambda: flex_attention)
     monkeypatch.setattr(backend, "capability", lambda device: (8, 0))
     data = batch(rows=2, length=16, documents=True)
     model = HFDenoiser(random_model(), MASK, attention="dense", block_grid=grid)

@@ -1,7 +1,7 @@
 # Model folders that are damaged or contradict themselves: each is one clear line, and none loads with random weights.
 # Entry points: pytest.
 # Each case changes one file of a copy of stories260k; the unchanged copy loads, so the guard is not always on.
-"""Tests of the refusals of models/load.py and models/report.py."""
+"""Tests of the refusals of models/kinds/hf.py and models/inspection.py."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch
 
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
+from hildanext.models.inspection import inspect
 from hildanext.models.load import load_model
-from hildanext.models.report import inspect
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 # Folders in and out: real weights, the plain Hugging Face folder, refusals, dtype with its reason.
 # Entry points: pytest.
 # Real weights: stories260k. The Qwen3-0.6B test builds random weights from the real configuration.
-"""Tests of models/load.py, save.py, meta.py and new.py."""
+"""Tests of models/load.py, save.py, meta.py, new.py and kinds/hf.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from hildanext.core.types import Batch
 from hildanext.errors import ModelError
 from hildanext.models import load
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.load import check_head, check_supported, choose_device, choose_dtype, load_model, model_folder
+from hildanext.models.kinds.hf import check_head, check_supported
+from hildanext.models.load import choose_device, choose_dtype, load_model, model_folder
 from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
 from hildanext.models.save import save_model

@@ -1,7 +1,7 @@
 # The memory estimate against what autograd really keeps, and the refusal with settings that fit.
 # Entry points: pytest.
 # Kept bytes are measured with saved_tensors_hooks, each storage once, parameters left out.
-"""Tests of models/preflight.py."""
+"""Tests of models/preflight.py and footprint.py."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 import torch
 from models.oracle import MASK, batch
+from models.table_kind import Entry
 
+from hildanext import registry
 from hildanext.config import Config, load_config
+from hildanext.config.train import ObjectiveSection
+from hildanext.core.objective import BaseObjective
 from hildanext.errors import ModelError
-from hildanext.models import preflight
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.preflight import estimate, layer_bytes, require_memory
+from hildanext.models.footprint import NetworkFootprint
+from hildanext.models.preflight import estimate, require_memory
 
 Make = Callable[..., Any]
 
@@ -46,8 +50,8 @@ def test_layer_activations_are_what_autograd_keeps(
 ) -> None:
     models = [HFDenoiser(random_model(family, num_hidden_layers=n), MASK, attention=name) for n in (1, 3)]
     measured = (kept_bytes(models[1], length, block) - kept_bytes(models[0], length, block)) / 2
-    network = preflight._Network(models[0].config, 0, 0, 0, 0, True, family == "qwen3")
-    assert sum(layer_bytes(network, length, block, name, 4).values()) == pytest.approx(measured, rel=0.1)
+    network = NetworkFootprint(models[0].config, 0, 0, 0, 0, family == "qwen3")
+    assert sum(network.layer_bytes(length, block, name, 4).values()) == pytest.approx(measured, rel=0.1)
 
 
 def config(path: Path, **values: Any) -> Config:
@@ -112,3 +116,59 @@ def test_decoding_counts_keys_and_values(assets: Path) -> None:
     values = {"model.dtype": "float32", "decode.requests": 2}
     found = estimate(config(assets / "qwen3-0.6b-config", **values), 1000, training=False, available=2**40)
     assert found["kv"] == 2 * 1000 * 2 * 28 * 8 * 128 * 4 and found["optimizer"] == 0
+
+
+class Taught(BaseObjective):
+    """An objective with teachers."""
+
+    teachers: tuple[str, ...] = ()
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        return self.teachers
+
+
+@pytest.fixture
+def taught(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    found = {"hildanext.objectives": [Entry("taught", Taught)]}
+    monkeypatch.setattr(registry, "entry_points", lambda group: found.get(group, []))
+
+    def make(plain: Config, *teachers: Path) -> Config:
+        section = ObjectiveSection.model_validate({"type": "taught", "teachers": [str(path) for path in teachers]})
+        return plain.model_copy(update={"objective": section})
+
+    return make
+
+
+def test_the_objectives_further_models_are_counted_and_nothing_else_changes(
+    assets: Path, taught: Callable[..., Config]
+) -> None:
+    teacher, student = assets / "qwen3-0.6b-config", assets / "stories260k-hf"
+    plain = config(student, **{"model.dtype": "float32", "model.adapter.kind": "lora"})
+    alone = estimate(plain, 64, available=2**40)
+    found = estimate(taught(plain, teacher, student), 64, available=2**40)
+    assert found["companions"] == 4 * (596_049_920 + 260_032) and "companions" not in alone
+    assert estimate(taught(plain), 64, available=2**40) == alone
+    assert found.pop("total") == alone.pop("total") + found.pop("companions") and found == alone
+
+
+def test_decoding_holds_no_further_model(assets: Path, taught: Callable[..., Config]) -> None:
+    plain = config(assets / "stories260k-hf")
+    own = estimate(taught(plain, assets / "qwen3-0.6b-config"), 64, training=False, available=2**40)
+    assert own == estimate(plain, 64, training=False, available=2**40)
+
+
+def test_a_teacher_that_does_not_fit_is_named_and_counted_in_the_settings_that_would(
+    assets: Path, taught: Callable[..., Config]
+) -> None:
+    path = assets / "qwen3-0.6b-config"
+    plain = config(path, **{"model.dtype": "float32", "train.batch": 8})
+    room = estimate(plain, 512, available=2**40)["total"] / 0.85 + 2**20
+    assert estimate(plain, 512, available=int(room))["fits"]
+    found = estimate(taught(plain, path), 512, available=int(room))
+    with pytest.raises(ModelError, match=r"companions 2\.22\).*would fit: --set "):
+        require_memory(found)
+    for remedy in found["remedies"]:
+        changes = re.findall(r"--set (\S+)", remedy)
+        fitting = load_config(None, [f"model.path={path}", "model.dtype=float32", "train.batch=8", *changes])
+        assert estimate(taught(fitting, path), 512, available=int(room))["fits"]

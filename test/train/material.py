@@ -1,16 +1,18 @@
 # Tiny shards, a tiny parent and configurations that train it in well under a second per run.
-# Entry points: make_shards, configuration, run, losses.
+# Entry points: make_shards, configuration, run, losses, stop_after.
 # Shards hold random text of a fixed seed; chats mark their second half as response.
 """Material of the training tests."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hildanext.config import load_config
 from hildanext.config.root import Config
@@ -18,7 +20,8 @@ from hildanext.data.packing import Packer, Piece
 from hildanext.data.shards import ShardWriter
 from hildanext.data.tokenizers import encode_texts, end_of_document, tokenizer_hash, train_small
 from hildanext.progress import Console
-from hildanext.train.running import train_command
+from hildanext.train.recipes.conversion import train_command
+from hildanext.train.recorder import RunRecorder
 
 WINDOW = 32
 WORDS = "the cat sat on a mat and dog ran to red house where bird sang all day long".split(" ")  # noqa: SIM905
@@ -71,3 +74,15 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def losses(path: Path) -> list[float]:
     return [record["loss"] for record in records(path) if "loss" in record]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """A signal to this process when the line of `step` has been written; the loop finishes the next step and stops."""
+    written = RunRecorder.write
+
+    def write(self: RunRecorder, record: dict[str, Any]) -> None:
+        written(self, record)
+        if "loss" in record and record["step"] == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunRecorder, "write", write)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train.material import losses, overrides, run
+import torch
+from train.material import losses, overrides, run, stop_after
 
 from hildanext.errors import HildaError, Interrupted, RunError
-from hildanext.train import saving
-from hildanext.train.checkpoint import Checkpoints, read_state
+from hildanext.train import checkpoint
+from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks
-from hildanext.train.loop import Trainer
 
 
 def writer(text: str = "weights") -> Callable[[Path], None]:
@@ -62,10 +61,20 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert (tmp_path / "step-000001" / "model").read_text() == "new"
 
 
+def test_tensors_of_the_state_come_back_as_they_were_and_the_rest_stays_json(tmp_path: Path) -> None:
+    rows = torch.tensor([[3, 1], [2, 9]])
+    state: dict[str, Any] = {"step": 2, "buffer": {"rows": [rows], "old": rows.double() / 3}, "place": [1, 2]}
+    folder = Checkpoints(tmp_path).save(2, state, writer(), Ranks())
+    assert read_state(folder) == {"step": 2, "place": [1, 2]}
+    found = read_tensors(folder)["buffer"]
+    assert torch.equal(found["rows"][0], rows) and torch.equal(found["old"], rows.double() / 3)
+    assert read_tensors(save(Checkpoints(tmp_path), 3)) == {}
+
+
 def test_a_full_disk_leaves_the_old_checkpoint_whole_and_says_so(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, calls = saving.save_optimizer, [0]
+    plain, calls = checkpoint.save_optimizer, [0]
 
     def full(optimizer: object, folder: Path) -> None:
         calls[0] += 1
@@ -74,7 +83,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole_and_says_so(
         plain(optimizer, folder)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "save_optimizer", full)
+        patch.setattr(checkpoint, "save_optimizer", full)
         with pytest.raises(RunError, match="No space left.*step-000003 is whole"):
             run(tmp_path, shards, objective__type="autoregressive", train__checkpoint_every=3)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
@@ -95,7 +104,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         read_state(tmp_path)
 
 
-def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(shards: Path, tmp_path: Path) -> None:
+def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 400, "train__checkpoint_every": 2}
     sets = [part for text in overrides(shards, **changes) for part in ("--set", text)]
     command = [
@@ -117,20 +128,14 @@ def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(shards: Path, 
     assert process.wait() == -signal.SIGKILL
     assert newest is not None
     step = int(read_state(checkpoints.all()[-1])["step"])
-    whole = _stopped(tmp_path / "whole", shards, changes, step + 3)
-    resumed = _stopped(tmp_path / "killed", shards, {**changes, "train__resume": "latest"}, step + 3)
+    stop_after(monkeypatch, step + 2, signal.SIGTERM)
+    whole = _stopped(tmp_path / "whole", shards, changes)
+    resumed = _stopped(tmp_path / "killed", shards, {**changes, "train__resume": "latest"})
     assert len(resumed) == step + 3
     assert resumed == whole
 
 
-def _stopped(path: Path, shards: Path, changes: dict[str, Any], step: int) -> list[float]:
-    plain = Trainer._write
-    Trainer._write = lambda self, *rest: (  # type: ignore[method-assign]
-        plain(self, *rest), self.step == step - 1 and os.kill(os.getpid(), signal.SIGTERM)
-    )  # fmt: skip
-    try:
-        with pytest.raises(Interrupted):
-            run(path, shards, **changes)
-    finally:
-        Trainer._write = plain  # type: ignore[method-assign]
+def _stopped(path: Path, shards: Path, changes: dict[str, Any]) -> list[float]:
+    with pytest.raises(Interrupted):
+        run(path, shards, **changes)
     return losses(path)

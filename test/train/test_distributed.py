@@ -1,7 +1,7 @@
 # Two gloo processes, DDP and FSDP2, against one process with the same global batch.
 # Entry points: pytest.
 # One pair of processes trains both ways; the tests look at what they left.
-"""Tests of train/distributed.py and train/saving.py."""
+"""Tests of train/distributed.py and of checkpoints of several ranks."""
 
 from __future__ import annotations
 

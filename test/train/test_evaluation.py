@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from train.material import configuration
 
 from hildanext.core.types import Batch
+from hildanext.models.load import load_model
 from hildanext.train.evaluation import Evaluator
+from hildanext.train.training import open_shards
 
 VOCABULARY, MASK = 11, 10
 
@@ -66,3 +71,27 @@ def test_an_unsure_model_edits_only_below_its_confidence() -> None:
 def test_the_numbers_repeat() -> None:
     evaluator = Evaluator(batches(), (1, 4), 4)
     assert evaluator.measure(Knowing(1.0)) == evaluator.measure(Knowing(1.0))  # type: ignore[arg-type]
+
+
+def test_errors_are_planted_among_the_ids_that_training_draws(shards: Path, parent: Path) -> None:
+    config = configuration(shards, model__path=str(parent), train__eval_rows=16)
+    loaded, planted = load_model(config.model), list[Tensor]()
+    plain = loaded.denoiser.noisy_features
+
+    def spy(noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        if not (noisy == loaded.denoiser.mask_id).any():
+            planted.append(noisy[noisy != batch.tokens])
+        return plain(noisy, batch, block, select)
+
+    loaded.denoiser.noisy_features = spy  # type: ignore[method-assign]
+    Evaluator.of(config, loaded, open_shards(config, "eval"), (4,), 4).measure(loaded.denoiser)
+    drawn = torch.cat(planted)
+    assert len(drawn) > 10
+    assert not torch.isin(drawn, torch.tensor(loaded.tokenizer.all_special_ids)).any()
+    assert int(drawn.max()) <= max(loaded.tokenizer.get_vocab().values())
+
+
+def test_a_share_of_nothing_is_none() -> None:
+    nothing = tuple(replace(batch, learn=torch.zeros_like(batch.learn)) for batch in batches())
+    found = Evaluator(nothing, (4,), 4).measure(Knowing(1.0))  # type: ignore[arg-type]
+    assert set(found["repair"].values()) == set(found["false_edit"].values()) == {None}

@@ -1,13 +1,12 @@
 # Whole runs of a tiny model: resuming, signals, NaN, metrics, reports.
 # Entry points: pytest.
 # The oracle of a resumed run is the uninterrupted run, loss by loss and bit by bit.
-"""Tests of train/loop.py, conversion.py, training.py and running.py."""
+"""Tests of train/recipes/conversion.py, training.py, recorder.py and plan.py."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train.material import QUIET, configuration, losses, records, run
+from train.material import QUIET, configuration, losses, records, run, stop_after
 
 from hildanext.config import Config
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.errors import ConfigError, DataError, HildaError, Interrupted, RunError
 from hildanext.models.meta import HildaMeta
 from hildanext.run_dir import read_status
-from hildanext.train.loop import Trainer
-from hildanext.train.running import plan_command
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
-    written = Trainer._write
-    monkeypatch.setattr(
-        Trainer,
-        "_write",
-        lambda self, *rest: (written(self, *rest), self.step == step and os.kill(os.getpid(), number)),
-    )
+from hildanext.train.plan import plan_command
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -74,7 +63,7 @@ def test_every_metric_is_written_and_the_evaluation_names_each_block(
     report = run(tmp_path, shards, model__path=str(parent), train__eval_every=4)
     step = next(record for record in records(tmp_path) if "loss" in record)
     assert step.keys() >= {
-        "step", "loss", "m2t", "t2t", "keep", "block", "phase", "lr", "grad_norm", "tokens_per_second", "masked_tokens",
+        "step", "loss", "m2t", "t2t", "keep", "block", "phase", "lr", "grad_norm", "tokens_per_second", "m2t_tokens",
         "memory", "time",
     }  # fmt: skip
     scores = [record["eval"] for record in records(tmp_path) if "eval" in record]

@@ -19,7 +19,7 @@ from hildanext.config import load_config
 from hildanext.data.tokenizers import train_small
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
-from hildanext.train.running import train_command
+from hildanext.train.recipes.conversion import train_command
 
 WIDE = {"hidden": 64, "layers": 1, "heads": 2, "kv_heads": 1, "ffn": 64, "window": 64}
 

@@ -1,7 +1,7 @@
 # Trackers: metrics.jsonl cut at a resumed step, numbers handed on under flat names, missing libraries named.
 # Entry points: pytest.
 # wandb and trackio share one small surface, which a stand-in module records.
-"""Tests of train/trackers.py and train/plots.py."""
+"""Tests of train/trackers.py and report/losses.py."""
 
 from __future__ import annotations
 

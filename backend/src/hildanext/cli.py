@@ -1,5 +1,5 @@
 # The command line: argument tree, threads, dispatch, exit codes.
-# Entry points: main. Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted with state saved.
+# Entry points: main, parser. Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted with state saved.
 # Human text goes to stderr; with --json exactly one JSON object goes to stdout. No heavy import before a command runs.
 """Command line of hildanext."""
 
@@ -14,25 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from hildanext import __version__, commands
-from hildanext.config import load_config, resolved_json
+from hildanext.command_files import command_files
 from hildanext.environment import usable_cores
 from hildanext.errors import HildaError
 from hildanext.progress import Console
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole argument tree; commands whose file does not exist are not listed."""
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The argument tree: every command with its help; its flags too, for all commands or the one named. Only a command
+    whose flags are added is imported."""
     root = argparse.ArgumentParser(prog="hildanext", description="Autoregressive model in, block-diffusion model out.")
     root.add_argument("--version", action="version", version=f"hildanext {__version__}")
     subparsers = root.add_subparsers(dest="command", metavar="command", required=True)
-    for name in commands.available():
-        module = commands.load(name)
-        child = subparsers.add_parser(
-            name.replace("_", "-"), help=module.HELP, description=module.HELP, allow_abbrev=False
-        )
-        _add_common(child)
-        module.add_arguments(child)
-        child.set_defaults(module=name)
+    for name, file in command_files().items():
+        child = subparsers.add_parser(name, help=file.help, description=file.help, allow_abbrev=False)
+        if only in (None, name):
+            _add_common(child)
+            commands.load(name).add_arguments(child)
     return root
 
 
@@ -50,7 +48,9 @@ def _add_common(child: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    command = next((word for word in words if not word.startswith("-")), "")
+    args = parser(command).parse_args(words)
     console = Console(quiet=args.quiet)
     try:
         return _dispatch(args, console)
@@ -66,19 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: argparse.Namespace, console: Console) -> int:
+    from hildanext.config import load_config, resolved_json
     from hildanext.registry import plugin_problems
 
-    module = commands.load(args.module)
+    module = commands.load(args.command)
     base = getattr(module, "BASE", {})
+    args.set += values_of(args)
     config = load_config(args.config, args.set, base, plugin_problems)
     if args.print_config:
-        print(resolved_json(config), end="")
+        print(resolved_json(config, args.command), end="")
         return 0
     set_threads(config.runtime.threads)
     result = module.run(commands.Context(args, config, console))
     if args.json or getattr(module, "PRINTS", False):
         print(json.dumps(result if result is not None else {}, indent=None if args.json else 2, default=str))
     return _code(result)
+
+
+def values_of(args: argparse.Namespace) -> list[str]:
+    """The flags that were given and are configuration values, as overrides a.b=JSON; they beat --set."""
+    given = {place: value for place, value in vars(args).items() if "." in place and value not in (None, [])}
+    return [f"{place}={json.dumps(value)}" for place, value in given.items()]
 
 
 def _code(result: Any) -> int:

@@ -1,5 +1,5 @@
 # The errors a user can cause, each with the exit code of the command line and the status of the HTTP server.
-# Entry points: HildaError and its subclasses; problems() joins several into one.
+# Entry points: HildaError and its subclasses; problems() joins several into one, first_line() quotes another library.
 # Our own caller's mistakes are ValueError, not these.
 """Error tree: one line each, saying where, what is wrong, what was expected and what to do."""
 
@@ -53,3 +53,8 @@ def problems(where: str, found: Sequence[str]) -> ConfigError:
     """All problems of one place in one error: a heading line, then a line each."""
     lines = "\n".join(f"  {line}" for line in found)
     return ConfigError(f"{where}: {len(found)} problem{'s' if len(found) != 1 else ''}\n{lines}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error, at most 200 characters, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,6 +23,7 @@ from hildanext.errors import ConfigError, problems
 KINDS = {
     "sources": "hildanext.data.sources",
     "objectives": "hildanext.core.objectives",
+    "models": "hildanext.models.kinds",
     "policies": "hildanext.decoding.policies",
     "engines": "hildanext.engines",
     "tasks": "hildanext.measure.tasks",
@@ -103,19 +104,27 @@ def _problems_below(values: Any, model: type[BaseModel], place: str) -> list[str
         section = section_in(field.annotation)
         if not isinstance(values, Mapping) or name not in values or section is None:
             continue
-        items = values[name] if isinstance(values[name], list | tuple) else [values[name]]
-        for item in items:
-            found += _section_problems(item, section, f"{place}{name}")
+        for inner, item in _items(values[name], field.annotation):
+            found += _section_problems(item, section, f"{place}{name}{inner}")
     return found
+
+
+def _items(value: Any, annotation: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, list | tuple):
+        return [("", item) for item in value]
+    if get_origin(annotation) is dict and isinstance(value, Mapping):
+        return [(f".{name}", item) for name, item in value.items()]
+    return [("", value)]
 
 
 def _section_problems(item: Any, section: type[BaseModel], place: str) -> list[str]:
     if not issubclass(section, PluginSection):
         return _problems_below(item, section, f"{place}.")
-    if not isinstance(item, Mapping) or "type" not in item:
+    named = section.model_fields["type"].get_default()
+    if not isinstance(item, Mapping) or not isinstance(item.get("type", named), str):
         return []
     try:
-        plugin = load(str(getattr(section, "kind", "")), str(item["type"]))
+        plugin = load(str(getattr(section, "kind", "")), item.get("type", named))
         plugin.model_validate({key: value for key, value in item.items() if key != "type"})
     except ConfigError as error:
         return [f"{place}: {error}"]

@@ -1,16 +1,18 @@
 # One run on disk: config, environment, status with heartbeat, metrics, log, report, plots, checkpoints.
-# Entry points: RunDir.create / RunDir.open, write_atomic, read_status, list_runs.
-# Files are replaced by write-then-rename; `running` without a live process or a recent heartbeat reads `lost`.
+# Entry points: RunDir.create / RunDir.open, write_atomic, replacing, swap_in, read_status, list_runs.
+# Files and folders are replaced by write-then-rename: whole or not at all. The names beside a folder are fixed, so what
+# a kill left is removed by the next write. `running` without a live process or a recent heartbeat reads `lost`.
 """Run directories."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +42,43 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new empty folder that takes the target's place when the block ends well; otherwise the target stays as it was
+    and the new folder is removed."""
+    fresh = _beside(target, "new")
+    _recover(target)
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    swap_in(fresh, target)
+
+
+def swap_in(fresh: Path, target: Path) -> None:
+    """Rename a finished folder to `target`; a folder of that name is renamed away first and then removed."""
+    old = _beside(target, "old")
+    _recover(target)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{kind}")
+
+
+def _recover(target: Path) -> None:
+    old = _beside(target, "old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _now() -> str:
@@ -88,7 +127,7 @@ def list_runs(root: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class RunDir:
-    """One run on disk. Values given to status() are merged into status.json; metric() appends one JSON line."""
+    """One run on disk. Values given to status() are merged into status.json; log() appends one line to log.txt."""
 
     path: Path
     _status: dict[str, Any] = field(default_factory=dict)
@@ -100,7 +139,7 @@ class RunDir:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = cls(path or Path(config.paths.runs) / f"{command}-{stamp}-{uuid4().hex[:6]}")
         run.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.path / "config.json", resolved_json(config))
+        write_atomic(run.path / "config.json", resolved_json(config, command))
         run.status(state="queued", command=command, started=_now(), step=0)
         return run
 
@@ -127,17 +166,10 @@ class RunDir:
             self._status |= values | {"heartbeat": time.time(), "pid": os.getpid()}
             write_atomic(self.path / "status.json", json.dumps(self._status, indent=2) + "\n")
 
-    def metric(self, values: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        self._append("metrics.jsonl", json.dumps(dict(values)))
-
     def log(self, text: str) -> None:
         """Append one line, with the time, to log.txt."""
-        self._append("log.txt", f"{_now()} {text}")
-
-    def _append(self, name: str, line: str) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{_now()} {text}\n")
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file of the run."""

@@ -17,7 +17,9 @@ from hildanext.registry import plugin_problems
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-FREE_TEXT = frozenset({"description"})
+FREE_TEXT = frozenset({"description", "prompts"})
+LOCAL = frozenset({"output", "against", "run", "members", "resume", "data"})
+"""Keys whose value is a place on this machine, never a name on a hub."""
 
 
 def job_id(text: str) -> str:
@@ -75,14 +77,15 @@ class Confinement:
                 raise ApiError(
                     403, f"{place}: only the server's own configuration may allow code of model folders", "set"
                 )
-            if isinstance(value, str) and value not in trusted and key not in FREE_TEXT and not self._allowed(value):
+            foreign = isinstance(value, str) and value not in trusted and key not in FREE_TEXT
+            if foreign and not self._allowed(value, key not in LOCAL):
                 raise ApiError(403, f"{place}: outside the project's data, models and runs folders", "set")
         return config
 
-    def _allowed(self, value: str) -> bool:
+    def _allowed(self, value: str, hub: bool) -> bool:
         if not _path_like(value) or self.inside(value):
             return True
-        return HUB_NAME.fullmatch(value) is not None and not Path(value).exists()
+        return hub and HUB_NAME.fullmatch(value) is not None and not Path(value).exists()
 
 
 def _path_like(value: str) -> bool:

@@ -11,9 +11,11 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi import Request as HttpRequest
 
 from hildanext.api.replies import served
-from hildanext.api.schemas import JobBody, JobList, JobLog, JobMetrics, JobReply
+from hildanext.api.schemas import JobBody, JobKinds, JobList, JobLog, JobMetrics, JobReply
 from hildanext.api.state import server_of
 from hildanext.api.streams import EVENTS, event_stream, follow
+from hildanext.command_files import job_kinds
+from hildanext.config.root import fields_at
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 Tail = Annotated[int, Query(ge=1, le=10_000, description="lines from the end, a count")]
@@ -38,6 +40,18 @@ def create(body: JobBody, http: HttpRequest, response: Response, idempotency_key
 def every(http: HttpRequest, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
     """The newest runs, those started on the command line too."""
     return {"jobs": [files.reply() for files in server_of(http).jobs.every(limit)]}
+
+
+@router.get("/kinds", response_model=JobKinds, responses=served(401))
+def kinds() -> dict[str, Any]:
+    """The commands that may run as a job, and the configuration values each reads; any other may be set as well."""
+    found = job_kinds().values()
+    return {
+        "kinds": [
+            {"command": file.name, "help": file.help, "fields": [vars(field) for field in fields_at(file.job)]}
+            for file in found
+        ]
+    }
 
 
 @router.get("/{name}", response_model=JobReply, responses=served(401, 404, 422))

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from hildanext.api.replies import ApiError
-from hildanext.api.schemas import MOST_SEED, MOST_TOKENS, Mode, Share, Stop, StrictBody
+from hildanext.api.schemas import StrictBody, asked_in, carries
+from hildanext.config.decode import MOST_TOKENS, Tokens
+from hildanext.decoding.request import Stop, TokenId
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logprobs": (None, False), "top_logprobs": (None, 0), "echo": (None, False), "suffix": (None, ""),
@@ -24,7 +26,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 Empty = Annotated[list[Any], Field(max_length=0)] | None
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=MOST_TOKENS)]], Field(min_length=1, max_length=MOST_TOKENS)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_TOKENS)]
 
 
 class StreamOptions(StrictBody):
@@ -59,49 +61,31 @@ class ChatMessage(StrictBody):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
+@carries("openai")
 class OpenAIBody(StrictBody):
-    """What both routes share. mode, tau_mask, tau_edit, block, top_k: ours, for extra_body."""
+    """What both routes share. The fields of our request that OpenAI's do not have are for extra_body."""
 
     model: str = Field(max_length=400, description="a name from /v1/models")
-    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="tokens to generate at most")
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = Field(None, description="0: greedy; default: greedy")
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(None, description="probability mass kept")
     n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="samples")
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = Field(
         None, description="strings that end the text"
     )
-    seed: int | None = Field(None, ge=0, le=MOST_SEED, description="seed of sampling")
     stream: bool | None = Field(None, description="server-sent events, ended by [DONE]")
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=1000, description="accepted, not used")
     metadata: dict[str, str] | None = Field(None, max_length=16, description="accepted, not used")
     prompt_cache_key: str | None = Field(None, max_length=1000, description="accepted, not used")
     safety_identifier: str | None = Field(None, max_length=1000, description="accepted, not used")
-    mode: Mode | None = Field(None, description="preset")
-    tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
-    tau_edit: Share | Literal["preset"] | None = Field("preset", description="probability a rewrite must exceed")
-    block: int | None = Field(None, ge=1, le=MOST_TOKENS, description="block size, tokens")
-    top_k: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = Field(None, description="tokens kept; 0: all")
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     store: bool | None = None
     service_tier: str | None = None
 
-    def limit(self) -> int | None:
-        """Tokens to generate at most, None for the server's default."""
-        return self.max_tokens
-
-    def stops(self) -> tuple[str, ...]:
-        """Stop strings as a tuple."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
     def values(self) -> dict[str, Any]:
         """Fields of the decoder's request but for the prompt."""
-        names = ("temperature", "top_p", "seed", "mode", "tau_mask", "block", "top_k")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        limit = {} if self.limit() is None else {"max_new_tokens": self.limit()}
-        return {**given, **limit, "tau_edit": self.tau_edit, "stop": self.stops()}
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return asked_in(self, "openai") | {"stop": stops}
 
 
 class CompletionBody(OpenAIBody):
@@ -131,7 +115,7 @@ class ChatBody(OpenAIBody):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="tokens to generate at most")
+    max_completion_tokens: Tokens | None = Field(None, description="the newer name of max_tokens, which it beats")
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[dict[str, Any]] | None = None
@@ -147,9 +131,10 @@ class ChatBody(OpenAIBody):
     verbosity: str | None = None
     web_search_options: dict[str, Any] | None = None
 
-    def limit(self) -> int | None:
-        """max_completion_tokens, or its older name."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+    def values(self) -> dict[str, Any]:
+        """Fields of the decoder's request but for the prompt."""
+        newer = {} if self.max_completion_tokens is None else {"max_new_tokens": self.max_completion_tokens}
+        return super().values() | newer
 
 
 def refuse_unsupported(body: OpenAIBody) -> None:

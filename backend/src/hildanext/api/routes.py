@@ -19,7 +19,6 @@ from hildanext.api.replies import served
 from hildanext.api.schemas import GenerateBody, GenerateReply, Health, Modes
 from hildanext.api.state import log_result, results, server_of
 from hildanext.api.streams import EVENTS, event_stream, generation_events
-from hildanext.decoding.modes import MODES
 from hildanext.decoding.request import Request
 
 STATIC = Path(__file__).parent / "static"
@@ -66,7 +65,7 @@ async def modes(http: HttpRequest) -> dict[str, Any]:
     names = ("mode", "tau_mask", "tau_edit", "max_new_tokens", "seed", "temperature", "block")
     limits = ("new_tokens", "prompt_characters", "samples", "request_seconds")
     return {
-        "modes": {name: dict(values) for name, values in MODES.items()},
+        "modes": {name: section.values() for name, section in config.decode.modes.items()},
         "default": {name: getattr(config.decode, name) for name in names},
         "limits": {name: getattr(config.serve, name) for name in limits},
     }
@@ -81,27 +80,14 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Any:
     """Generate text. With "stream": true the reply is a stream of the events draft (replaceable), commit (final text)
     and done (this same object), or error."""
     server = server_of(http)
-    generation = server.admit(request_of(body), drafts=body.stream)[0]
+    request = Request.of(**body.values())
+    generation = server.admit(request, drafts=body.stream)[0]
     if body.stream:
         await generation.admitted()
-        return event_stream(generation_events(generation, http, body.trace))
+        return event_stream(generation_events(generation, http, request.trace))
     result = (await results([generation], http))[0]
     log_result(http, result)
-    return JSONResponse(result.as_dict() | {"trace": list(result.trace) if body.trace else None})
-
-
-def request_of(body: GenerateBody) -> Request:
-    """The decoder's request. DecodeError for what the schema cannot see."""
-    values = body.model_dump(exclude={"stream", "messages", "policy"}, exclude_none=True)
-    values["tau_edit"] = body.tau_edit
-    values["stop"] = tuple(body.stop)
-    if body.prompt_ids is not None:
-        values["prompt_ids"] = tuple(body.prompt_ids)
-    if body.messages is not None:
-        values["messages"] = tuple(message.turn() for message in body.messages)
-    if body.policy is not None:
-        values["policy"] = {"type": body.policy}
-    return Request.of(**values)
+    return JSONResponse(result.as_dict() | {"trace": list(result.trace) if request.trace else None})
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=served(401))

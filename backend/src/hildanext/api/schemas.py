@@ -1,20 +1,21 @@
-# Bodies of the native API: bounds, unknown keys refused, no NaN.
-# Entry points: GenerateBody, GenerateReply, Health, JobBody, JobReply, ErrorReply, StrictBody.
-# Limits that the configuration sets (lengths, counts) are checked by the routes; these bounds are the outermost ones.
+# Bodies of the native API: unknown keys refused, no NaN; what they ask for is derived from the decoder's request.
+# Entry points: StrictBody, carries, asked_in, GenerateBody, GenerateReply, Health, JobBody, JobKinds, JobReply.
+# Limits that the configuration sets (lengths, counts, modes) are checked when a request is admitted.
 """Schemas of requests and replies."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from copy import copy
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
+from hildanext.command_files import job_kinds
 from hildanext.config.nearest import nearest
-from hildanext.decoding.modes import MODES
+from hildanext.decoding.request import Request, names_in
 
-MOST_TOKENS = 1 << 20
-MOST_SEED = (1 << 63) - 1
-Scalar = bool | int | float | str | None
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class StrictBody(BaseModel):
@@ -43,15 +44,23 @@ def _encodable(values: Any) -> bool:
     return True
 
 
-def _known_mode(mode: str) -> str:
-    if mode not in MODES:
-        raise ValueError(f"no mode {mode!r}, {nearest(mode, MODES)}")
-    return mode
+def carries(interface: str) -> Callable[[type[Body]], type[Body]]:
+    """Class decorator: the body with every field of a request under the name this interface gives it (names_in), but
+    for those the body declares in a form of its own."""
+
+    def derived(body: type[Body]) -> type[Body]:
+        named = {name: Request.model_fields[field] for field, name in names_in(interface).items()}
+        fields: dict[str, Any] = {
+            name: (field.annotation, copy(field)) for name, field in named.items() if name not in body.model_fields
+        }
+        return create_model(body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **fields)
+
+    return derived
 
 
-Mode = Annotated[str, AfterValidator(_known_mode), Field(json_schema_extra={"enum": list(MODES)})]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Stop = Annotated[str, Field(min_length=1, max_length=200)]
+def asked_in(body: BaseModel, interface: str) -> dict[str, Any]:
+    """What a body asks for, by the names of a request."""
+    return {field: getattr(body, name) for field, name in names_in(interface).items()}
 
 
 class Message(StrictBody):
@@ -66,34 +75,11 @@ class Message(StrictBody):
         return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
 
 
+@carries("native")
 class GenerateBody(StrictBody):
     """POST /generate. Exactly one of prompt, prompt_ids, messages."""
 
-    prompt: str | None = Field(None, description="text to continue")
-    prompt_ids: list[Annotated[int, Field(ge=0, le=MOST_TOKENS)]] | None = Field(
-        None, min_length=1, max_length=MOST_TOKENS, description="token ids to continue"
-    )
     messages: list[Message] | None = Field(None, min_length=1, max_length=1000, description="chat turns")
-    mode: Mode | None = Field(None, description="preset; the server's default where left out")
-    tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
-    tau_edit: Share | Literal["preset"] | None = Field(
-        "preset", description="probability a rewrite must exceed; 0 edits freely, null never edits"
-    )
-    max_new_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="tokens to generate at most")
-    seed: int | None = Field(None, ge=0, le=MOST_SEED, description="seed of sampling")
-    temperature: Annotated[float, Field(ge=0.0, le=100.0)] | None = Field(None, description="0: greedy")
-    top_k: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = Field(None, description="tokens kept; 0: all")
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(None, description="probability mass kept")
-    cfg_scale: Annotated[float, Field(ge=0.0, le=100.0)] | None = Field(None, description="guidance; 0: none")
-    stop: list[Stop] = Field([], max_length=16, description="strings that end the text and are not part of it")
-    block: int | None = Field(None, ge=1, le=MOST_TOKENS, description="block size, tokens")
-    policy: str | None = Field(None, max_length=64, description="decoding policy by name")
-    overrides: dict[Annotated[str, Field(max_length=64)], Scalar] = Field(
-        {}, max_length=32, description="single fields of the policy"
-    )
-    infill: bool = Field(False, description="fill the gaps marked <gap:N> in the prompt")
-    ignore_eos: bool = Field(False, description="go on to max_new_tokens whatever is generated")
-    trace: bool = Field(False, description="return the canvas after every step")
     stream: bool = Field(False, description="server-sent events draft, commit and done instead of one JSON object")
 
     @model_validator(mode="after")
@@ -102,6 +88,11 @@ class GenerateBody(StrictBody):
         if len(given) != 1:
             raise ValueError(f"give exactly one of prompt, prompt_ids, messages, not {' and '.join(given) or 'none'}")
         return self
+
+    def values(self) -> dict[str, Any]:
+        """Fields of the decoder's request."""
+        turns = None if self.messages is None else tuple(message.turn() for message in self.messages)
+        return asked_in(self, "native") | {"messages": turns}
 
 
 class GenerateReply(BaseModel):
@@ -144,18 +135,47 @@ class Modes(BaseModel):
     limits: dict[str, Any]
 
 
-class JobBody(StrictBody):
-    """POST /jobs: a command of the command line, as it would be typed."""
+def _known_kind(command: str) -> str:
+    kinds = job_kinds()
+    if command not in kinds:
+        raise ValueError(f"no kind of job {command[:80]!r}, {nearest(command, kinds)}")
+    return command
 
-    command: Literal[
-        "prepare-data", "tokenize", "convert-wsd", "sft", "merge-checkpoints", "eval", "export"
-    ] = Field(description="subcommand")  # fmt: skip
+
+class JobBody(StrictBody):
+    """POST /jobs: a command of the command line, everything it takes as configuration values."""
+
+    command: Annotated[str, AfterValidator(_known_kind), Field(json_schema_extra={"enum": list(job_kinds())})] = Field(
+        description="subcommand; GET /jobs/kinds lists them with what they read"
+    )
     config: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         None, description="JSON configuration file within runs, models or data"
     )
     set: list[Annotated[str, Field(min_length=3, max_length=2000)]] = Field(
         [], max_length=64, description="overrides a.b=value, as after --set"
     )
+
+
+class JobField(BaseModel):
+    """One configuration value a kind of job reads."""
+
+    place: str
+    description: str
+    default: Any
+
+
+class JobKind(BaseModel):
+    """A command that may run as a job, and the configuration values it reads."""
+
+    command: str
+    help: str
+    fields: list[JobField]
+
+
+class JobKinds(BaseModel):
+    """GET /jobs/kinds."""
+
+    kinds: list[JobKind]
 
 
 class JobReply(BaseModel):

@@ -18,6 +18,7 @@ from hildanext.api.metrics import ServerMetrics
 from hildanext.api.replies import ApiError
 from hildanext.api.worker import Admitted, Ticket, Worker
 from hildanext.config import Config
+from hildanext.config.nearest import nearest
 from hildanext.decoding.events import Done, Event
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Session
@@ -50,7 +51,7 @@ class Server:
 
     def admit(self, request: Request, drafts: bool = False, count: int = 1) -> list[Generation]:
         """Queue `count` samples of a request. ApiError 503 without an engine, 429 when the queue cannot take them."""
-        self._check_lengths(request, count)
+        self._check(request, count)
         if self.worker.queued + count > self.config.serve.queue:
             wait = str(self.worker.wait_seconds())
             raise ApiError(
@@ -61,7 +62,10 @@ class Server:
         seconds = self.config.serve.request_seconds
         return [Generation(self.worker, self.worker.submit(copy, drafts, loop), seconds) for copy in copies]
 
-    def _check_lengths(self, request: Request, count: int) -> None:
+    def _check(self, request: Request, count: int) -> None:
+        if request.mode is not None and request.mode not in self.config.decode.modes:
+            known = nearest(request.mode, self.config.decode.modes)
+            raise ApiError(422, f"mode: no mode {request.mode!r}, {known}", "mode")
         limits, window = self.config.serve, self.session.facts.window
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         most = min(limits.new_tokens, window) if window else limits.new_tokens

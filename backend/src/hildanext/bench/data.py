@@ -83,14 +83,14 @@ def _settings(config: Config, folder: Path, text: Path) -> dict[str, Any]:
 
 
 def _throughput(config: Config, folder: Path, console: Console) -> dict[str, Any]:
-    text = _corpus(folder / "text", config.data.bench.speed_megabytes)
+    text = _corpus(folder / "text", config.bench.data.speed_megabytes)
     job = Config.model_validate(_settings(config, folder, text))
     facts = prepare(job, QUIET)["files"]["train"]
     train = folder / "processed" / "bench" / "train.jsonl"
     tokenizer = load_tokenizer(tokenize(job, QUIET)["tokenizer"])
     texts, seconds = list(_texts(train)), dict[str, list[float]]()
     encoder = SplitEncoder(job.tokenize, tokenizer, tokenizer_hash(tokenizer), "")
-    for _ in range(config.data.bench.repeats):
+    for _ in range(config.bench.data.repeats):
         start = time.perf_counter()
         encoder.encode(train, facts, folder / "shards", QUIET.bar("bench"))
         seconds.setdefault("tokenize", []).append(time.perf_counter() - start)
@@ -125,7 +125,7 @@ def _bare_seconds(encode: Any, texts: list[str], batch: int) -> float:
 
 def _memory(config: Config, work: Path, console: Console) -> list[dict[str, Any]]:
     found = []
-    for megabytes in config.data.bench.memory_megabytes:
+    for megabytes in config.bench.data.memory_megabytes:
         folder = work / f"memory-{megabytes:g}"
         text = _corpus(folder / "text", megabytes)
         (folder / "config.json").write_text(json.dumps(_settings(config, folder, text)), encoding="utf-8")

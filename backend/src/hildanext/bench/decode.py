@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,33 +15,34 @@ from typing import Any
 import torch
 
 from hildanext.bench.decoding.modes import compare, show
-from hildanext.bench.decoding.plot import plot
 from hildanext.bench.decoding.timing import time_autoregressive, time_engine, time_forwards
 from hildanext.config import Config
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
 from hildanext.models.quantise import int8
 from hildanext.progress import Console
+from hildanext.report.plots import picture
 from hildanext.run_dir import RunDir
 
 
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
-    """Time every precision of decode.bench.precisions; report.json and plots/decode.png in a run directory."""
+    """Time every precision of bench.decode.precisions; report.json and plots/decode.png in a run directory."""
     directory = RunDir.create(config, "bench-decode", getattr(args, "run_dir", None))
     with directory.running():
         loaded, trained = _load(config, console)
         # before the precisions: casting there and back would leave rounded weights
-        modes = compare(loaded, config.decode) if trained else None
+        modes = compare(loaded, config) if trained else None
         parts = {name: _precision(one, config, trained, console) for name, one in _precisions(loaded, config)}
         report = {
             "run": str(directory.path), "model": config.model.path, "trained": trained,
             "threads": torch.get_num_threads(), "device": str(loaded.denoiser.device), "precisions": parts,
-            "fastest": _fastest(parts), "workload": config.decode.bench.model_dump(),
+            "fastest": _fastest(parts), "workload": config.bench.decode.model_dump(),
         }  # fmt: skip
         if modes:
             report["modes"] = modes
         directory.environment(device=report["device"], dtype=list(parts))
-        report["plot"] = plot(report, directory.plots / "decode.png")
+        path = directory.plots / "decode.png"
+        report["plot"] = picture(path, functools.partial(_draw, parts), (11, 4.5)) or str(path)
         directory.write_json("report.json", report)
     _show(report, console)
     return report
@@ -63,7 +65,7 @@ def _load(config: Config, console: Console) -> tuple[Any, bool]:
 
 
 def _precisions(loaded: Any, config: Config) -> Iterator[tuple[str, Any]]:
-    for name in config.decode.bench.precisions:
+    for name in config.bench.decode.precisions:
         if name == "int8" and loaded.denoiser.device.type == "cpu":
             loaded.denoiser.to(torch.float32)
             yield name, int8(loaded)
@@ -73,7 +75,7 @@ def _precisions(loaded: Any, config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> dict[str, Any]:
-    bench = config.decode.bench
+    bench = config.bench.decode
     threads = _by_threads(loaded, config)
     forwards = threads[torch.get_num_threads()]
     one_token = forwards["ar"]
@@ -87,7 +89,7 @@ def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> 
     }
     for size in bench.blocks:
         for rows in (1, bench.requests):
-            found = time_engine(loaded, config.decode, _fields(size, bench.tokens_per_forward), rows)
+            found = time_engine(loaded, config, _fields(size, bench.tokens_per_forward), rows)
             part["engine"][f"block {size}, {rows} at once"] = {k: v for k, v in found.items() if k != "results"}
             console.say(f"block {size}, {rows} at once: {found['tokens_per_second']:.1f} tokens/s")
     return part
@@ -95,9 +97,9 @@ def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> 
 
 def _by_threads(loaded: Any, config: Config) -> dict[int, dict[str, float]]:
     found, own = {}, torch.get_num_threads()
-    for threads in sorted({*config.decode.bench.threads, own}):
+    for threads in sorted({*config.bench.decode.threads, own}):
         torch.set_num_threads(threads)
-        found[threads] = time_forwards(loaded, config.decode.bench)
+        found[threads] = time_forwards(loaded, config.bench.decode)
     torch.set_num_threads(own)
     return found
 
@@ -122,6 +124,35 @@ def _fastest(parts: dict[str, Any]) -> dict[str, Any]:
 
 def _speed(item: tuple[tuple[str, str], float]) -> float:
     return item[1]
+
+
+def _draw(parts: dict[str, Any], figure: Any) -> None:
+    left, right = figure.subplots(1, 2)
+    _speeds(left, parts)
+    _break_even(right, parts)
+
+
+def _speeds(axes: Any, parts: dict[str, Any]) -> None:
+    names, speeds = [], []
+    for precision, part in parts.items():
+        names.append(f"{precision}: AR")
+        speeds.append(part["autoregressive"]["tokens_per_second"])
+        for name, row in part["engine"].items():
+            names.append(f"{precision}: {name}")
+            speeds.append(row["tokens_per_second"])
+    axes.barh(range(len(names)), speeds, color=["#888888" if name.endswith("AR") else "#3b6ea5" for name in names])
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens/s")
+
+
+def _break_even(axes: Any, parts: dict[str, Any]) -> None:
+    for precision, part in parts.items():
+        points = sorted((int(size), value) for size, value in part["break_even_tpf"].items())
+        axes.plot(*zip(*points, strict=True), "o-", label=precision)
+    axes.set_xlabel("block size, tokens")
+    axes.set_ylabel("TPF above which block diffusion is faster than AR")
+    axes.legend()
 
 
 def _show(report: dict[str, Any], console: Console) -> None:

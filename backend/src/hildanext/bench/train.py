@@ -16,17 +16,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from hildanext.config import Config
+from hildanext.config.bench import TrainBenchConfig
 from hildanext.config.model import NewModelConfig
-from hildanext.config.train import TrainBenchConfig
+from hildanext.core.batches import stacked
 from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch
 from hildanext.models.denoiser import HFDenoiser
+from hildanext.models.hardware import peak_memory
 from hildanext.models.load import choose_device
 from hildanext.models.new import new_model
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
-from hildanext.train.memory import memory
 
 OBJECTIVE = MaskAndEdit()
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -69,8 +70,8 @@ class Bench:
 
 
 def open_bench(config: Config) -> Bench:
-    """The model of train.bench on the configured device, with AdamW at a rate of 0, so that every step is the same."""
-    shape, device = config.train.bench, choose_device(config.model.device)
+    """The model of bench.train on the configured device, with AdamW at a rate of 0, so that every step is the same."""
+    shape, device = config.bench.train, choose_device(config.model.device)
     settings = NewModelConfig(
         hidden=shape.hidden, layers=shape.layers, heads=shape.heads, kv_heads=max(1, shape.heads // 2),
         head_dim=shape.head_dim, ffn=shape.ffn, window=shape.length,
@@ -78,7 +79,8 @@ def open_bench(config: Config) -> Bench:
     denoiser = HFDenoiser(new_model(settings, shape.vocabulary), shape.vocabulary - 1, attention=config.model.attention)
     denoiser = denoiser.to(device).train()
     tokens = torch.randint(0, shape.vocabulary - 1, (1, shape.length), generator=torch.Generator().manual_seed(1))
-    batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.zeros_like(tokens), (0,)).to(device)
+    row = (tokens[0], torch.ones(shape.length), torch.zeros(shape.length))
+    batch = stacked([row], (0,)).to(device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.0, weight_decay=0.0, fused=True)
     return Bench(denoiser, optimizer, batch, CLOCKS[shape.clock])
 
@@ -104,8 +106,8 @@ def compare(bench: Bench, shape: TrainBenchConfig) -> dict[str, Any]:
 
 
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
-    """Compare at the shape of train.bench; report.json in a run directory."""
-    directory, shape = RunDir.create(config, "bench-train", getattr(args, "run_dir", None)), config.train.bench
+    """Compare at the shape of bench.train; report.json in a run directory."""
+    directory, shape = RunDir.create(config, "bench-train", getattr(args, "run_dir", None)), config.bench.train
     with directory.running():
         bench = open_bench(config)
         found = compare(bench, shape)
@@ -113,7 +115,7 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
         backend = bench.denoiser.backend(shape.length, shape.block)
         report = {
             "run": str(directory.path), "threads": torch.get_num_threads(), "device": str(device), "clock": shape.clock,
-            "attention": backend.name, "attention_reason": backend.reason, "memory": memory(device),
+            "attention": backend.name, "attention_reason": backend.reason, "memory": peak_memory(device),
             "parameters": sum(p.numel() for p in bench.denoiser.parameters()), **found,
         }  # fmt: skip
         directory.environment(device=str(device), dtype="float32")

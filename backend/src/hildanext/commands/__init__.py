@@ -1,18 +1,19 @@
 # The subcommands, one file each; a file here is a subcommand (underscores become dashes).
-# Entry points: Context, available. A command file has HELP, add_arguments(parser) and run(context) -> dict | None.
-# No decisions in a command: it reads arguments, calls a part, says what happened.
+# Entry points: Context, load. A command file has HELP, add_arguments(parser) and run(context) -> dict | None.
+# A flag whose destination has a dot is a configuration value: dest="model.path". With JOB it may also run over HTTP.
+# No decisions in a command: it reads its values, calls a part, says what happened.
 """Protocol of the subcommands."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hildanext.config import Config
-from hildanext.progress import Console
+if TYPE_CHECKING:
+    from hildanext.config import Config
+    from hildanext.progress import Console
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,26 @@ class Command(Protocol):
     HELP: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command's own flags."""
+        """Declare the command's own flags; what may run as a job has only those that are configuration values."""
 
     def run(self, context: Context) -> dict[str, Any] | None:
         """Do it; the returned object is what --json prints."""
 
 
-def available() -> list[str]:
-    """File names of the commands that exist, in the order of the help text."""
-    order = (
-        "demo", "smoke_test", "prepare_data", "tokenize", "convert_wsd", "sft", "merge_checkpoints", "generate",
-        "serve", "eval", "bench", "export", "inspect", "doctor", "config", "runs",
-    )  # fmt: skip
-    folder = Path(__file__).parent
-    return [name for name in order if (folder / f"{name}.py").exists()]
-
-
 def load(name: str) -> ModuleType:
-    """The module of one command."""
+    """The module of one command, by its name on the command line."""
     from importlib import import_module
 
-    return import_module(f"hildanext.commands.{name}")
+    return import_module(f"hildanext.commands.{name.replace('-', '_')}")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model FOLDER`, which is model.path."""
+    parser.add_argument(
+        "--model", dest="model.path", metavar="FOLDER", help="model folder (default: model.path of the configuration)"
+    )
+
+
+def plugin(name: str) -> dict[str, str]:
+    """The section of a plugin with its defaults, for a flag that takes its name."""
+    return {"type": name}

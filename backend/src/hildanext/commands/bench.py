@@ -1,6 +1,6 @@
 # hildanext bench: time one part on this machine; each part brings its own measurement.
 # Entry points: add_arguments, run, parts.
-# A part is a file bench/<part>.py with run(config, console, args) -> report.
+# A part is a file bench/<part>.py with run(config, console, args) -> report; its settings are the section bench.
 """Subcommand `bench`."""
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.commands import Context
+from hildanext.config.nearest import nearest
+from hildanext.errors import ConfigError
 
 HELP = "time data, objective, train or decode on this machine"
+JOB = ("bench", "model", "decode")
 FOLDER = Path(__file__).parent.parent / "bench"
 
 
@@ -22,14 +25,17 @@ def parts() -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The part."""
-    parser.add_argument("part", choices=parts(), help="what is timed")
+    parser.add_argument(
+        "bench.part", nargs="?", choices=parts(), metavar="part", help=f"what is timed: {', '.join(parts())}"
+    )
 
 
 def run(context: Context) -> dict[str, Any]:
     """The part's report."""
     from importlib import import_module
 
-    found: dict[str, Any] = import_module(f"hildanext.bench.{context.args.part}").run(
-        context.config, context.console, context.args
-    )
+    part = context.config.bench.part
+    if part not in parts():
+        raise ConfigError(f"bench.part: no part {part!r}, {nearest(part, parts(), listed=True)}")
+    found: dict[str, Any] = import_module(f"hildanext.bench.{part}").run(context.config, context.console, context.args)
     return found

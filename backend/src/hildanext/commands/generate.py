@@ -8,28 +8,46 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_model
 from hildanext.errors import DecodeError
 
 HELP = "generate text from a prompt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The request: prompt, mode, thresholds, length, seed, and how it is shown."""
+    """The prompt, a flag per field of a request (names_in "cli"), and how the result is shown."""
+    from hildanext.decoding.request import Request, names_in
+
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue; '-' reads it from stdin")
-    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: model.path of the configuration)")
-    parser.add_argument("--mode", metavar="MODE", help="S_MODE (speedy) | Q_MODE (quality) | CONSERVATIVE")
-    parser.add_argument("--tau-mask", type=float, metavar="P", help="probability a mask must exceed to be filled")
-    parser.add_argument("--tau-edit", metavar="P", help="probability a rewrite must exceed; 0: freely; off: no editing")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens to generate at most")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of sampling")
+    add_model(parser)
+    for field, name in names_in("cli").items():
+        about = Request.model_fields[field]
+        several: dict[str, Any] = {"action": "append"} if field == "stop" else {}
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", dest=field, metavar=_metavar(field, about.annotation),
+            help=about.description, **several,
+        )  # fmt: skip
     parser.add_argument("--chat", action="store_true", help="treat the prompt as a user's chat turn")
     parser.add_argument("--stream", action="store_true", help="show the canvas while it is filled")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write the canvas after every step as JSON lines")
     parser.add_argument("--infill", action="store_true", help="fill the gaps written <gap:N> in the prompt")
+
+
+def _metavar(field: str, annotation: Any) -> str:
+    if field.startswith("tau_") or field == "top_p":
+        return "P"
+    kinds = set(_leaves(annotation))
+    return "N" if int in kinds else "X" if float in kinds else "TEXT" if field == "stop" else field.upper()
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _leaves(part)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -42,10 +60,7 @@ def run(context: Context) -> dict[str, Any]:
     request = Request.of(**_fields(args))
     if args.trace:
         _write(args.trace, "")
-    config = context.config
-    if args.model:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"path": args.model})})
-    engine = open_engine(config=config, console=context.console)
+    engine = open_engine(config=context.config, console=context.console)
     live = args.stream and not args.json
     result = watch(engine.stream(request), args.infill) if live else engine.generate(request)
     if args.trace:
@@ -66,22 +81,30 @@ def _write(path: Path, text: str) -> None:
 
 
 def _fields(args: argparse.Namespace) -> dict[str, Any]:
+    from hildanext.decoding.request import names_in
+
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     text = {"messages": ({"role": "user", "content": prompt},)} if args.chat else {"prompt": prompt}
-    named = {name: getattr(args, name) for name in ("mode", "tau_mask", "max_new_tokens", "seed")}
-    given = {name: value for name, value in named.items() if value is not None}
-    return {**text, **given, **_tau_edit(args.tau_edit), "trace": args.trace is not None, "infill": args.infill}
+    given = {field: _value(field, said) for field in names_in("cli") if (said := getattr(args, field)) is not None}
+    return {**text, **given, "trace": args.trace is not None, "infill": args.infill}
 
 
-def _tau_edit(value: str | None) -> dict[str, float | None]:
-    if value is None:
-        return {}
-    if value == "off":
-        return {"tau_edit": None}
+def _value(field: str, said: Any) -> Any:
+    if field == "tau_edit":
+        return _tau_edit(said)
+    if field == "policy" and said.startswith("{"):
+        try:
+            return json.loads(said)
+        except json.JSONDecodeError as error:
+            raise DecodeError(f"--policy: {said!r} is no JSON object ({error}); name a policy, or give one") from None
+    return said
+
+
+def _tau_edit(said: str) -> float | str | None:
     try:
-        return {"tau_edit": float(value)}
+        return None if said == "off" else "preset" if said == "preset" else float(said)
     except ValueError:
-        raise DecodeError(f"--tau-edit: {value!r} is neither a probability nor 'off'") from None
+        raise DecodeError(f"--tau-edit: {said!r} is neither a probability nor 'off'") from None
 
 
 def _report(context: Context, result: Any) -> None:
@@ -99,5 +122,5 @@ def _report(context: Context, result: Any) -> None:
     )
     preset = result.preset or {}
     edits = f"{sum(metrics.edits_applied)} edits, {sum(metrics.edits_reverted)} reverted"
-    mode = f"{preset.get('mode')} from the {preset.get('source')}"
+    mode = f"{preset.get('mode') or 'values'} from the {preset.get('source')}"
     say(f"engine {result.engine}, {mode}, policy {metrics.policy}, {edits}")

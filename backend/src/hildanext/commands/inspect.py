@@ -12,26 +12,34 @@ from hildanext.commands import Context
 from hildanext.run_dir import RunDir
 
 HELP = "architecture, parameters, mask token and logit parity of a model folder; against another, what changed"
+JOB = ("model", "inspect")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`folder`, `--against`, `--no-parity`."""
-    parser.add_argument("folder", nargs="?", help="Hugging Face folder, tiny or tiny-parent (default: model.path)")
-    parser.add_argument("--against", metavar="FOLDER", help="compare its tensors with those of this folder")
-    parser.add_argument("--no-parity", action="store_true", help="do not load the model to compare logits")
+    parser.add_argument(
+        "model.path", nargs="?", metavar="folder", help="Hugging Face folder, tiny or tiny-parent (default: model.path)"
+    )
+    parser.add_argument(
+        "--against", dest="inspect.against", metavar="FOLDER", help="compare its tensors with those of this folder"
+    )
+    parser.add_argument(
+        "--no-parity", dest="inspect.parity", action="store_const", const=False,
+        help="do not load the model to compare logits",
+    )  # fmt: skip
 
 
 def run(context: Context) -> dict[str, Any]:
     """The report; exit code 1 where logit parity fails."""
+    from hildanext.models.inspection import inspect, parity
     from hildanext.models.load import load_model
-    from hildanext.models.report import inspect, parity
 
-    folder = context.args.folder or context.config.model.path
-    report = inspect(folder, context.args.against)
-    if report["architecture"]["supported"] and not context.args.no_parity:
-        section = context.config.model.model_copy(update={"path": folder, "attention": "dense"})
-        report["parity"] = parity(load_model(section))
-    run_dir = RunDir.create(context.config, "inspect", context.args.run_dir)
+    config = context.config
+    report = inspect(config.model.path, config.inspect.against or None)
+    if report["architecture"]["supported"] and config.inspect.parity:
+        section = config.model.model_copy(update={"attention": "dense"})
+        report["parity"] = parity(load_model(section).denoiser)
+    run_dir = RunDir.create(config, "inspect", context.args.run_dir)
     with run_dir.running():
         run_dir.write_json("report.json", report)
     _show(context, report, str(run_dir.path / "report.json"))
@@ -39,7 +47,7 @@ def run(context: Context) -> dict[str, Any]:
     return report | {"exit_code": int(failed)}
 
 
-def _show(context: Context, report: dict[str, Any], saved: str) -> None:
+def _show_network(context: Context, report: dict[str, Any]) -> None:
     say, shape, words = context.console.say, report["architecture"], report["vocabulary"]
     say(
         f"{report['folder']}: {shape['model_type']}, {report['parameters']:,} parameters, {', '.join(report['dtypes'])}"
@@ -49,6 +57,14 @@ def _show(context: Context, report: dict[str, Any], saved: str) -> None:
     say(f"  block diffusion: {'yes' if shape['supported'] else 'no'}, {shape['reason']}")
     say(f"  embedding {words['rows']} rows, tokenizer uses {words['tokenizer']}, {words['free_rows']} free;"
         f" [MASK] is {words['mask_id']} ({words['mask_from']}); tied: {report['ties']['config']}")  # fmt: skip
+
+
+def _show(context: Context, report: dict[str, Any], saved: str) -> None:
+    say = context.console.say
+    if "vocabulary" in report:
+        _show_network(context, report)
+    else:
+        say(f"{report['folder']}: kind {report['meta']['kind']}, {report['architecture']['reason']}")
     if "parity" in report:
         found = report["parity"]
         state = "ok" if found["ok"] else "FAILED"

@@ -11,6 +11,7 @@ from typing import Any
 from hildanext.commands import Context
 
 HELP = "read, clean, deduplicate, mix and split documents"
+JOB = ("data",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

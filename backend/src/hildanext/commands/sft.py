@@ -11,6 +11,7 @@ from typing import Any
 from hildanext.commands import Context
 
 HELP = "fine-tune a block-diffusion model on chat data"
+JOB = ("model", "objective", "ladder", "optimizer", "train", "seed")
 BASE = {
     "objective": {
         "type": "multi_turn",
@@ -32,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The report of the run, or the plan."""
-    from hildanext.train.running import plan_command, train_command
+    from hildanext.train.plan import plan_command
+    from hildanext.train.recipes.conversion import train_command
 
     if context.args.print_plan:
         return plan_command(context.config, context.console)

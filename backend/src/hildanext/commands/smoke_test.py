@@ -8,21 +8,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_model
 
 HELP = "try every part once on this machine, in under a minute"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, by default the bundled one."""
-    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: model.path of the configuration)")
+    add_model(parser)
 
 
 def run(context: Context) -> dict[str, Any]:
     """The table of stages."""
     from hildanext.selftest.smoke import smoke_test
 
-    args, config = context.args, context.config
-    if args.model:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"path": args.model})})
-    return smoke_test(config, context.console, args.run_dir)
+    return smoke_test(context.config, context.console, context.args.run_dir)

@@ -11,6 +11,7 @@ from typing import Any
 from hildanext.commands import Context
 
 HELP = "turn a prepared set into packed rows of token ids"
+JOB = ("tokenize", "data.name", "model.path")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

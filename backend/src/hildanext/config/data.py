@@ -32,16 +32,6 @@ class CleaningConfig(Section):
     forbid: tuple[str, ...] = Field((), description="regular expressions; a document that matches one is dropped")
 
 
-class DataBenchConfig(Section):
-    """bench data: sizes of the generated corpora."""
-
-    speed_megabytes: float = Field(16.0, gt=0, description="corpus of the throughput comparison, MB of text")
-    repeats: int = Field(3, ge=1, description="times each side of the throughput comparison runs; the fastest counts")
-    memory_megabytes: tuple[float, ...] = Field(
-        (100.0, 1000.0), description="corpora of the memory comparison, MB of text; empty: none"
-    )
-
-
 class DataConfig(Section):
     """prepare-data: which documents, how they are cleaned and split, and where they go."""
 
@@ -57,9 +47,7 @@ class DataConfig(Section):
     )
     eval_share: float = Field(0.05, ge=0, lt=1, description="share of documents in the evaluation split, by hash")
     max_bad_rows: int = Field(100, ge=0, description="unreadable rows that are skipped before the command fails")
-    humaneval_rows: int = Field(32, ge=0, description="rows of humaneval_dummy.jsonl, from the story world")
     workers: int = Field(0, ge=0, description="processes; 0: the number of usable cores")
-    bench: DataBenchConfig = DataBenchConfig()
 
 
 class TokenizeConfig(Section):

@@ -1,15 +1,26 @@
-# Settings of generation: mode presets, thresholds, length, sampling, and the limits of the decoder.
-# Entry points: DecodeConfig, PolicySection, Share (a number in [0, 1]).
+# Settings of generation: what a request may say (declared once, for every interface), modes, limits of the decoder.
+# Entry points: Asked, DecodeConfig, PolicySection, ModeSection, MODES, Share (a number in [0, 1]).
 # tau_* are probabilities; "preset" takes the mode's or the model folder's own value; tau_edit null: no editing.
+# Every bound of a request's value stands here: command line, Python, both HTTP interfaces and files share it.
 """Decoding section of the configuration."""
 
-from typing import Annotated, ClassVar, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Generic, Literal, Never, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from hildanext.config.base import PluginSection, Section
 
+MOST_TOKENS = 1 << 20
+MOST_SEED = (1 << 63) - 1
+MOST_FIELDS = 32
+
+Unset = TypeVar("Unset")
+T = TypeVar("T", bound=Section)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+Scalar = bool | int | float | str | None
 
 
 class PolicySection(PluginSection):
@@ -18,48 +29,100 @@ class PolicySection(PluginSection):
     kind: ClassVar[str] = "policies"
 
 
-class BenchDecodeConfig(Section):
-    """bench decode: the workload and what is compared."""
+def _section(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"type": value}
+    if isinstance(value, Mapping):
+        if len(value) > MOST_FIELDS:
+            raise ValueError(f"{len(value)} fields, at most {MOST_FIELDS} are read")
+        wrong = [name for name, item in value.items() if isinstance(item, float) and not math.isfinite(item)]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: no finite number")
+    return value
 
-    prompt_tokens: int = Field(128, ge=1, description="prompt length, tokens")
-    new_tokens: int = Field(128, ge=1, description="tokens generated per request")
-    context_tokens: int = Field(512, ge=1, description="cached tokens in the timing of single forwards")
-    blocks: tuple[int, ...] = Field((8, 16, 32), description="block sizes, tokens")
-    requests: int = Field(8, ge=1, description="requests decoded together in the batched runs, a count")
-    precisions: tuple[Literal["float32", "bfloat16", "int8"], ...] = Field(
-        ("float32", "bfloat16", "int8"), description="weights and compute compared; int8: dynamic quantisation"
+
+Policy = Annotated[PolicySection, BeforeValidator(_section, json_schema_input_type=str | PolicySection)]
+
+
+class Asked(Section, Generic[Unset]):
+    """What a request may say about decoding and the configuration says for those that do not. Unset is None in a
+    request (the configuration's value then) and nothing in the configuration, whose defaults are those given here."""
+
+    mode: Annotated[str, Field(max_length=64)] | Unset = Field(
+        "Q_MODE", description="S_MODE (speedy) | Q_MODE (quality) | CONSERVATIVE | another of decode.modes"
     )
-    prompts: tuple[str, ...] = Field(
-        (),
-        description="prompts on which the modes are compared; empty: openings of TinyStories, or of the story world "
-        "where the vocabulary suits those better",
+    policy: Policy | None = Field(
+        None, description="another policy than the mode's: its name, or {type, ...fields of that policy}"
     )
-    tokens_per_forward: float = Field(4.0, gt=0.0, description="TPF of the scripted policy for untrained weights")
-    threads: tuple[int, ...] = Field((1,), description="torch thread counts whose single forwards are timed as well")
-    clock: Literal["wall", "cpu"] = Field(
-        "wall", description="what seconds are: wall clock, or this process's CPU seconds (a shared machine, one thread)"
-    )
-    repeats: int = Field(3, ge=1, description="interleaved repeats of each single forward; the fastest counts")
-
-
-class DecodeConfig(Section):
-    """generate: defaults of a request, then the limits of the decoder."""
-
-    mode: str = Field("Q_MODE", description="S_MODE (speedy) | Q_MODE (quality) | CONSERVATIVE")
-    policy: PolicySection | None = Field(None, description="another policy than the mode's threshold_edit")
     tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
     tau_edit: Share | Literal["preset"] | None = Field(
         "preset", description="probability a rewrite must exceed; 0: edit freely; null: no editing"
     )
+    max_new_tokens: Tokens | Unset = Field(128, description="tokens to generate at most")
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] | Unset = Field(0, description="seed of sampling")
+    temperature: Annotated[float, Field(ge=0.0, le=100.0)] | Unset = Field(0.0, description="0: greedy")
+    top_k: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | Unset = Field(
+        0, description="tokens kept before sampling, a count; 0: all"
+    )
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | Unset = Field(
+        1.0, description="probability mass kept before sampling"
+    )
+    cfg_scale: Annotated[float, Field(ge=0.0, le=100.0)] | Unset = Field(
+        0.0, description="guidance away from the prompt-less prediction; 0: none"
+    )
+
+
+def unasked(model: type[T]) -> type[T]:
+    """Class decorator of a request: a field whose value may be unset begins as None, not as the configuration's."""
+    for name, field in model.model_fields.items():
+        declared = Asked.model_fields.get(name)
+        if declared is not None and Unset in get_args(declared.annotation):
+            field.default = None
+    model.model_rebuild(force=True)
+    return model
+
+
+class ModeSection(PolicySection):
+    """The values a mode gives: fields of its policy, threshold_edit unless it names another."""
+
+    type: str = "threshold_edit"
+
+    def values(self) -> dict[str, Any]:
+        """The fields given, and the policy where it is another than the default."""
+        return self.model_dump(exclude_defaults=True)
+
+
+MODES: Mapping[str, Mapping[str, Any]] = {
+    "S_MODE": {"tau_mask": 0.5, "tau_edit": 0.0, "max_post_steps": 16},
+    "Q_MODE": {"tau_mask": 0.7, "tau_edit": 0.5, "max_post_steps": 16},
+    "CONSERVATIVE": {"tau_mask": 0.95, "tau_edit": 0.9, "max_post_steps": 16},
+}
+
+
+def _with_built_in(given: Mapping[str, ModeSection]) -> dict[str, ModeSection]:
+    found = {name: ModeSection.model_validate(values) for name, values in MODES.items()}
+    for name, section in given.items():
+        below = found[name].model_dump() if name in found and found[name].type == section.type else {}
+        found[name] = ModeSection.model_validate({**below, **section.model_dump()})
+    return found
+
+
+Modes = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]{0,63}$")], ModeSection], AfterValidator(_with_built_in)
+]
+
+
+class DecodeConfig(Asked[Never]):
+    """generate: defaults of a request, then the modes and the limits of the decoder."""
+
+    modes: Modes = Field(
+        {},
+        validate_default=True,
+        description="modes by name, over S_MODE (speedy), Q_MODE (quality) and CONSERVATIVE: {field: value}",
+    )
     max_post_steps: Annotated[int, Field(ge=0)] | Literal["preset"] = Field(
         "preset", description="looks at a block without masks, a count; 0: edits only while masks remain"
     )
-    max_new_tokens: int = Field(128, ge=1, description="tokens to generate at most")
-    seed: int = Field(0, description="seed of sampling")
-    temperature: float = Field(0.0, ge=0.0, description="0: greedy")
-    top_k: int = Field(0, ge=0, description="tokens kept before sampling, a count; 0: all")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="probability mass kept before sampling")
-    cfg_scale: float = Field(0.0, ge=0.0, description="guidance away from the prompt-less prediction; 0: none")
     confidence: Literal["sampled", "raw"] = Field(
         "sampled", description="distribution a confidence is read from: after temperature and cuts, or raw"
     )
@@ -70,5 +133,4 @@ class DecodeConfig(Section):
     requests: int = Field(8, ge=1, description="requests decoded together at most, a count")
     step_tokens: int = Field(2048, ge=1, description="positions of one forward at most, a count")
     kv_bytes: int = Field(4 << 30, ge=1, description="bytes of keys and values at most")
-    bench: BenchDecodeConfig = BenchDecodeConfig()
     int8: bool = Field(False, description="int8 dynamic quantisation of the linear layers (CPU, approximate weights)")

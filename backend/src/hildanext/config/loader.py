@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hildanext.config.base import PluginSection
 from hildanext.config.nearest import describe, model_at, nearest
-from hildanext.config.root import Config
+from hildanext.config.root import OWNED, Config
 from hildanext.errors import ConfigError, problems
 
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
@@ -45,9 +45,11 @@ def load_config(
     return config
 
 
-def resolved_json(config: Config) -> str:
-    """The whole configuration as indented JSON, every default written out."""
-    return json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+def resolved_json(config: Config, command: str | None = None) -> str:
+    """The configuration as indented JSON, every default written out; for a command (or one of its parts, as in
+    bench-train) without the sections that other commands alone read."""
+    foreign = {name for name, owner in OWNED.items() if command is not None and not command.startswith(owner)}
+    return json.dumps(config.model_dump(mode="json", exclude=foreign), indent=2) + "\n"
 
 
 def merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

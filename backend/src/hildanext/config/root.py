@@ -1,17 +1,22 @@
 # The whole configuration: one field per section.
-# Entry points: Config, PathsConfig, config_schema.
+# Entry points: Config, PathsConfig, RuntimeConfig, OWNED, fields_at, config_schema.
 # Each section is declared in its own file beside this one.
 """Root of the configuration."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
+from pydantic.fields import FieldInfo
 
 from hildanext.config.base import Section
+from hildanext.config.bench import BenchConfig
 from hildanext.config.data import DataConfig, TokenizeConfig
 from hildanext.config.decode import DecodeConfig
-from hildanext.config.eval import EvalConfig, ExportConfig
+from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
 from hildanext.config.model import ModelConfig
+from hildanext.config.nearest import model_at
 from hildanext.config.serve import ServeConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, TrainConfig
 
@@ -48,6 +53,45 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
+    merge: MergeConfig = MergeConfig()
+    inspect: InspectConfig = InspectConfig()
+    bench: BenchConfig = BenchConfig()
+
+
+OWNED = {"bench": "bench", "merge": "merge-checkpoints", "inspect": "inspect"}
+"""Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One value of the configuration: where it stands, what it means, what it is where nothing is said."""
+
+    place: str
+    description: str
+    default: Any
+
+
+def fields_at(places: Iterable[str]) -> list[Place]:
+    """The values below dotted places ("train", "model.path"), in the order of declaration. ValueError for no place."""
+    found: list[Place] = []
+    for place in places:
+        *sections, name = place.split(".")
+        section = model_at(Config, sections)
+        if section is None or name not in section.model_fields:
+            raise ValueError(f"config: no place {place!r}")
+        found += _below(place, section.model_fields[name])
+    return found
+
+
+def _below(place: str, field: FieldInfo) -> Iterator[Place]:
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        for name, inner in field.annotation.model_fields.items():
+            yield from _below(f"{place}.{name}", inner)
+        return
+    annotation: Any = field.annotation
+    default = TypeAdapter(annotation).dump_python(field.get_default(), mode="json")
+    about = field.description or (annotation.__doc__ if isinstance(annotation, type) else "")
+    yield Place(place, about or "", default)
 
 
 def config_schema() -> dict[str, Any]:

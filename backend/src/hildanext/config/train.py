@@ -1,5 +1,5 @@
 # Settings of convert-wsd, sft and merge-checkpoints: data, steps, ladder of block sizes, optimiser, checkpoints.
-# Entry points: TrainConfig, TrainBenchConfig, LadderConfig, OptimizerConfig, ObjectiveSection.
+# Entry points: TrainConfig, LadderConfig, OptimizerConfig, ObjectiveSection.
 # Counts are optimiser steps unless a description says otherwise.
 """Training sections of the configuration."""
 
@@ -17,7 +17,8 @@ class ObjectiveSection(PluginSection):
 
 
 class LadderConfig(Section):
-    """Warm-up, stable and decay stages of the block size (LLaDA2.0 sec. 4.1). 0 stands for the whole window L."""
+    """Warm-up, stable and decay stages of the block size ; 0 stands for the whole window L. Source: LLaDA2.0
+    arXiv:2512.15745 sec. 4.1."""
 
     warmup: tuple[int, ...] = Field((1, 4, 32, 64, 0), description="block sizes of the warm-up, tokens; 0 is L")
     stable: tuple[int, ...] = Field((0,), description="block sizes of the stable stage, tokens; 0 is L")
@@ -50,24 +51,6 @@ class OptimizerConfig(Section):
     freeze_embeddings: bool = Field(False, description="do not train the embedding and the output matrix")
 
 
-class TrainBenchConfig(Section):
-    """bench train: the shape of the model and what is timed. Defaults: Qwen3-0.6B with 4 of its 28 layers."""
-
-    length: int = Field(512, ge=8, description="window L, tokens; one row")
-    vocabulary: int = Field(151_936, ge=8, description="rows of the embedding")
-    layers: int = Field(4, ge=1, description="decoder layers")
-    hidden: int = Field(1024, ge=8, description="hidden width")
-    heads: int = Field(16, ge=1, description="query heads; key heads are half as many")
-    head_dim: int = Field(128, ge=2, description="width of a head")
-    ffn: int = Field(3072, ge=8, description="width of the feed-forward layer")
-    block: int = Field(32, ge=1, description="block size of the comparison with the plain form, tokens")
-    blocks: tuple[int, ...] = Field((1, 4, 32, 128, 0), description="block sizes whose cost is compared; 0 is L (MDLM)")
-    repeats: int = Field(2, ge=1, description="times everything is timed, in turns; the fastest counts")
-    clock: Literal["wall", "cpu"] = Field(
-        "wall", description="seconds of the clock, or of the processor on busy machines"
-    )
-
-
 class TrainConfig(Section):
     """One training run: data, length, batches, checkpoints, evaluation."""
 
@@ -96,4 +79,3 @@ class TrainConfig(Section):
         (), description="metrics also go there; metrics.jsonl is always written"
     )
     parity: bool = Field(True, description="check the parent's logits through the adapter before a conversion")
-    bench: TrainBenchConfig = TrainBenchConfig()

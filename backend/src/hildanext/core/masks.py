@@ -38,7 +38,8 @@ def block_ids(length: int, block: int, docs: Tensor | None = None, grid: str = "
 
 
 def document_mask(docs: Tensor) -> Tensor:
-    """docs [B, L] int -> [B, 1, L, L] bool: everything within one document. Source: LLaDA2.0 eq. 4."""
+    """docs [B, L] int -> [B, 1, L, L] bool: everything within one document. Source: LLaDA2.0
+    arXiv:2512.15745 eq. 4."""
     return (docs[:, :, None] == docs[:, None, :])[:, None]
 
 
@@ -58,7 +59,7 @@ def block_causal_mask(length: int, block: int, docs: Tensor | None = None, grid:
 def block_diffusion_mask(length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> Tensor:
     """Visibility over [noisy | clean], each `length` long: noisy blocks see themselves and earlier clean blocks, clean
     blocks see clean blocks up to their own. docs [B, L] int or None. Returns [B or 1, 1, 2L, 2L] bool.
-    Source: LLaDA2.0 arXiv:2512.15745 eq. 3, with recipe 2.2's document factor."""
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 3, times the document factor of eq. 4."""
     rule = BlockDiffusionRule.of(length, block, docs, grid)
     index = torch.arange(2 * length, device=rule.blocks.device)
     rows = torch.arange(rule.blocks.shape[0], device=rule.blocks.device)

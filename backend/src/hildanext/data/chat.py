@@ -1,5 +1,5 @@
 # Chats -> token ids and the positions that are learned: each assistant message with its end-of-turn token.
-# Entry points: render(messages, tokenizer, turns), generation_prompt(messages, tokenizer), fit, PLAIN_TEMPLATE.
+# Entry points: render(messages, tokenizer, turns), prompt_ids, generation_prompt, fit, PLAIN_TEMPLATE.
 # The tokenizer's own template is used, PLAIN_TEMPLATE without one. Contents are put in by place-holders, so a span is
 # exact whatever the template adds around it, and a content can never become a control token.
 # What the template writes before the reply (Qwen3's empty <think> too) belongs to the prompt, here and in generation.
@@ -53,6 +53,15 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer: Any, turns: Turns =
             learn += [learned] * len(encoded[number])
         previous = number
     return Rendered(ids, learn)
+
+
+def prompt_ids(tokenizer: Any, text: str | None, messages: Sequence[Mapping[str, Any]] | None) -> list[int]:
+    """Ids of what a reply follows: those of a chat up to its reply, else of a text. The only way from a request to ids:
+    the child, the AR baseline and the harness are asked with the same ones."""
+    if messages is None:
+        return list(tokenizer(text)["input_ids"])
+    turns = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in messages]
+    return generation_prompt(turns, tokenizer)
 
 
 def generation_prompt(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> list[int]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from hildanext.core.batches import stacked
 from hildanext.core.types import Batch
 from hildanext.data.shards import PackedRow, ShardSet
 from hildanext.errors import DataError
@@ -49,13 +49,7 @@ class _Steps(Dataset[Batch]):
         shards = self.shards or _reopened(self.folder)
         first = (step * self.ranks + self.rank) * self.batch
         picked = [self._example(shards, position) for position in range(first, first + self.batch)]
-        rows = [row for _, row in picked]
-        return Batch(
-            torch.from_numpy(np.stack([row.tokens for row in rows])),
-            torch.from_numpy(np.stack([row.learn for row in rows])),
-            torch.from_numpy(np.stack([row.docs for row in rows])),
-            tuple(index for index, _ in picked),
-        )
+        return stacked([row for _, row in picked], tuple(index for index, _ in picked))
 
     def _example(self, shards: ShardSet, position: int) -> tuple[int, PackedRow]:
         epoch, place = divmod(position, len(shards))

@@ -1,6 +1,6 @@
 # Packing: documents -> pieces of at most L tokens -> rows of L, each row a list of pieces.
 # Entry points: Piece, pieces_of, Packer (first_fit | concat): add(piece) -> closed rows, finish() -> the rest.
-# A document longer than L is cut; every piece is a document of its own to the attention mask (recipe 2.7).
+# A document longer than L is cut; every piece is a document of its own to the attention mask.
 """Packing of documents into rows."""
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ class Piece(NamedTuple):
     learn: Learn
 
 
-Row = list[Piece]
-
-
 def pieces_of(piece: Piece, window: int) -> Iterator[Piece]:
     """The piece itself, or its consecutive cuts of at most `window` tokens."""
     for start in range(0, len(piece.tokens), window):
@@ -42,10 +39,10 @@ class Packer:
     window: int
     method: Literal["first_fit", "concat"] = "first_fit"
     lookahead: int = 64
-    _rows: list[Row] = field(default_factory=list)
+    _rows: list[list[Piece]] = field(default_factory=list)
     _room: list[int] = field(default_factory=list)
 
-    def add(self, document: Piece) -> Iterator[Row]:
+    def add(self, document: Piece) -> Iterator[list[Piece]]:
         """Place one document; yields the rows this closes."""
         if self.method == "concat":
             yield from self._add_concat(document)
@@ -53,7 +50,7 @@ class Packer:
         for piece in pieces_of(document, self.window):
             yield from self._place(piece)
 
-    def _place(self, piece: Piece) -> Iterator[Row]:
+    def _place(self, piece: Piece) -> Iterator[list[Piece]]:
         needed = len(piece.tokens)
         index = next((i for i, room in enumerate(self._room) if room >= needed), len(self._rows))
         if index == len(self._rows):
@@ -66,7 +63,7 @@ class Packer:
         elif len(self._rows) > self.lookahead:
             yield self._close(self._room.index(min(self._room)))
 
-    def _add_concat(self, document: Piece) -> Iterator[Row]:
+    def _add_concat(self, document: Piece) -> Iterator[list[Piece]]:
         start = 0
         while start < len(document.tokens):
             if not self._rows:
@@ -79,11 +76,11 @@ class Packer:
             if self._room[0] == 0:
                 yield self._close(0)
 
-    def _close(self, index: int) -> Row:
+    def _close(self, index: int) -> list[Piece]:
         del self._room[index]
         return self._rows.pop(index)
 
-    def finish(self) -> Iterator[Row]:
+    def finish(self) -> Iterator[list[Piece]]:
         """The rows still open, in the order they were opened."""
         yield from self._rows
         self._rows, self._room = [], []

@@ -22,7 +22,6 @@ from typing import Any
 from hildanext.config import Config
 from hildanext.config.data import DataConfig
 from hildanext.data.cleaning import Cleaner
-from hildanext.data.folders import replacing
 from hildanext.data.source import Source
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
 from hildanext.data.units import BAD_EXAMPLES, Report, UnitJob, run_unit
@@ -30,10 +29,9 @@ from hildanext.environment import usable_cores
 from hildanext.errors import DataError
 from hildanext.progress import Console
 from hildanext.registry import build
+from hildanext.run_dir import replacing
 
 FILES = ("train", "eval", "sft_train", "sft_eval")
-HUMANEVAL = "humaneval_dummy"
-HUMANEVAL_SEED = 7919
 
 
 def prepare(config: Config, console: Console) -> dict[str, Any]:
@@ -120,11 +118,9 @@ def _merge(
         dropped.update(report["dropped"])
     keep = _kept(config, sources, jobs, dropped)
     with ExitStack() as stack:
-        splits = {name: _Split(stack.enter_context((to / f"{name}.jsonl").open("wb"))) for name in (*FILES, HUMANEVAL)}
+        splits = {name: _Split(stack.enter_context((to / f"{name}.jsonl").open("wb"))) for name in FILES}
         for (number, job), wanted in zip(jobs, keep, strict=True):
             out[number] += _copy(job.stem, wanted, config.data, splits)
-        for line in _humaneval(config.data.humaneval_rows):
-            splits[HUMANEVAL].write(line)
     manifest = {
         "name": config.data.name,
         "documents": {
@@ -181,13 +177,6 @@ def _copy(stem: Path, wanted: Any, settings: DataConfig, splits: dict[str, _Spli
             if keep and chat and settings.chat_in_text:
                 splits[FILES[int(held)]].write(line)
     return int(wanted.sum())
-
-
-def _humaneval(count: int) -> Iterator[bytes]:
-    from hildanext.world import corpus, humaneval_row
-
-    for record in corpus("coding", HUMANEVAL_SEED, count):
-        yield json.dumps(humaneval_row(record)).encode() + b"\n"
 
 
 def _summary(manifest: dict[str, Any]) -> str:

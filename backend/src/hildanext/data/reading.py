@@ -1,4 +1,4 @@
-# Lines of .jsonl, .jsonl.gz, .json.gz, .zst and .txt files, one at a time, with every kind of damage as a BadRow.
+# Rows of JSON lines, JSON arrays and CSV, each plain, .gz or .zst, one at a time, every kind of damage as a BadRow.
 # Entry points: lines(path), rows(path), bounded_lines(file), files_below(path, suffixes).
 # Own reader and not the JSON loader of `datasets`: that one fails on Dolma shards whose metadata differ between files.
 # A (file, line) pair names each row; memory is bounded by max_line_bytes. Only a .json array is read whole.
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ from hildanext.data.document import BadRow
 from hildanext.errors import DataError
 
 MAX_LINE_BYTES = 32 << 20
+PACKED = (".gz", ".zst", ".zstd")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -27,7 +29,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     if path.suffix == ".gz":
         with gzip.open(path, "rb") as file:
             yield io.BufferedReader(file)
-    elif path.suffix == ".zst":
+    elif path.suffix in (".zst", ".zstd"):
         with _zstd(path) as stream:
             yield stream
     else:
@@ -79,9 +81,11 @@ def bounded_lines(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | Non
 
 
 def rows(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """(line number, JSON object) of every row of a JSON-lines file, or (place, object) of a .json array."""
-    if path.suffix == ".json" and _is_array(path):
-        yield from _array(path)
+    """(line number, object) of every row of a JSON-lines file, or of a .csv file with a header, all cells text; (place,
+    object) of a .json array."""
+    kind = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+    if kind == ".csv" or (kind == ".json" and _is_array(path)):
+        yield from _table(path) if kind == ".csv" else _array(path)
         return
     for number, line in lines(path, max_line_bytes):
         yield number, line if isinstance(line, BadRow) else _parsed(line, path, number)
@@ -98,17 +102,34 @@ def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any] | BadRow:
 
 
 def _is_array(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4096).lstrip().startswith(b"[")
+    try:
+        with _opened(path) as file:
+            return file.read(4096).lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"[")
+    except DAMAGE:
+        return False
 
 
 def _array(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     try:
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        with _opened(path) as file:
+            found = json.loads(file.read().decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, *DAMAGE) as error:
         raise DataError(f"{path}: not a valid JSON array ({error}); repair it or give JSON lines") from error
     for number, row in enumerate(found, 1):
         yield number, row if isinstance(row, dict) else BadRow("not a JSON object", str(path), number)
+
+
+def _table(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    number = 0
+    try:
+        with _opened(path) as file:
+            table = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
+            for row in table:
+                number = table.line_num
+                fits = None not in row and None not in row.values()
+                yield number, row if fits else BadRow("cells do not fit the header", str(path), number)
+    except (UnicodeDecodeError, csv.Error, *DAMAGE) as error:
+        yield number + 1, BadRow(f"not valid CSV from here on ({error})", str(path), number + 1)
 
 
 def files_below(path: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -1,4 +1,4 @@
-# PackedRow rows on disk: flat memory-mapped token files with document offsets.
+# Packed rows on disk: flat memory-mapped token files with document offsets.
 # Entry points: ShardWriter (write(row), close), ShardSet.open(folder) -> rows, check_tokenizer.
 # Files: tokens.bin (uint16 where the vocabulary fits, else uint32), learn.bin (uint8, absent where all is learned),
 # pieces.bin (int64 pairs: document, end offset), rows.bin (int64: end piece), manifest.json. Padding is not stored.
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hildanext.data.packing import Row
+from hildanext.data.packing import Piece
 from hildanext.data.tokenizers import tokenizer_hash
 from hildanext.errors import DataError
 from hildanext.run_dir import write_atomic
@@ -53,7 +53,7 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._files = {name: (self.folder / f"{name}.bin").open("wb") for name in ("tokens", "learn", "pieces", "rows")}
 
-    def write(self, row: Row) -> None:
+    def write(self, row: list[Piece]) -> None:
         """Append one row. ValueError where it is longer than the window."""
         tokens = np.concatenate([piece.tokens for piece in row])
         learn = np.concatenate([piece.learn for piece in row])

@@ -12,12 +12,11 @@ from typing import Any
 from hildanext.config import Config
 from hildanext.config.data import TokenizeConfig
 from hildanext.data.encode_split import SplitEncoder
-from hildanext.data.folders import replacing
 from hildanext.data.prepare import FILES
 from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer, tokenizer_hash
 from hildanext.errors import ConfigError, DataError
 from hildanext.progress import Console
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import replacing, write_atomic
 
 
 def tokenize(config: Config, console: Console) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hildanext.errors import DataError
+from hildanext.errors import DataError, ModelError, first_line
 
 END_OF_TEXT, TURN_START, TURN_END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, MASK)
@@ -24,18 +24,22 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 MASK_NAMES = frozenset((MASK, "[MASK]", "<mask>", "<|mdm_mask|>"))
 PROBE = "One day, Mia's 12 dogs  ran:\n\tdef f(x): return x+1 # \u00e9t\u00e9 \u732b \U0001f436 <|endoftext|>"
 
 
 def load_tokenizer(folder: Path | str) -> Any:
-    """The Hugging Face tokenizer of a local folder. DataError where there is none."""
+    """The Hugging Face tokenizer of a local folder. ModelError where there is none or it cannot be read."""
     path = Path(folder)
-    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise DataError(f"{path}: no tokenizer here (tokenizer.json missing); give the folder of a Hugging Face model")
+    if not any((path / name).is_file() for name in FILES):
+        raise ModelError(f"{path}: no tokenizer files there (tokenizer.json missing); give the folder of a model")
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: the tokenizer cannot be read ({first_line(error)}); restore its files") from error
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -1,5 +1,5 @@
 # What a decoder says while it works: replaceable drafts, immutable commits, the end.
-# Entry points: DraftToken, Draft, Commit, Done, Event. `kind` tells them apart in JSON.
+# Entry points: DraftToken, Draft, Commit, Done, Event; Failed. `kind` tells them apart in JSON.
 # Only commits may be shown as final text.
 """Events of a generation."""
 
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hildanext.decoding.request import Result
+from hildanext.errors import HildaError
 
 TokenState = Literal["mask", "new", "edited", "kept", "given"]
 
 
 @dataclass(frozen=True)
 class DraftToken:
-    """One position of the active block. pos: absolute position; confidence: probability of the token just predicted
+    """One position of an opened block. pos: absolute position; confidence: probability of the token just predicted
     there, 0 where none was asked for."""
 
     pos: int
@@ -27,7 +28,8 @@ class DraftToken:
 
 @dataclass(frozen=True)
 class Draft:
-    """The active block after a step; all of it may still change."""
+    """The opened blocks after a step, usually one, in order of position; all of it may still change. Blocks are
+    absolute: block k holds the positions [k * block, (k + 1) * block)."""
 
     request: int
     step: int
@@ -55,3 +57,12 @@ class Done:
 
 
 Event = Draft | Commit | Done
+
+
+@dataclass(frozen=True)
+class Failed:
+    """One request failed in an engine that goes on with the others; the engine has forgotten it."""
+
+    request: int
+    error: HildaError
+    kind: Literal["failed"] = "failed"

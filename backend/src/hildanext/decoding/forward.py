@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hildanext.core.types import Denoiser
-from hildanext.decoding.kv_store import KVStore
-from hildanext.decoding.packed import PackedView, worth_packing
+from hildanext.decoding.store import StateStore
+
+MOST_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -30,34 +30,37 @@ class ForwardRow:
 
 
 def forward(
-    denoiser: Denoiser, store: KVStore | None, rows: Sequence[ForwardRow], device: torch.device
+    denoiser: Denoiser, store: StateStore | None, rows: Sequence[ForwardRow], device: torch.device
 ) -> list[Tensor]:
     """Logits [n_r, V] of every row's selected positions from one forward. With a store, its slots supply and receive
-    keys and values; without one the rows must start at position 0."""
-    sizes, blocks = [len(row.tokens) for row in rows], [row.block for row in rows]
-    if store is not None and worth_packing(denoiser, sizes, blocks, device):
+    the state of every layer; without one the rows must start at position 0."""
+    if store is not None and worth_packing(denoiser, rows, device):
         logits = _packed(denoiser, store, rows, device)
     else:
         logits = _padded(denoiser, store, rows, device)
     return list(torch.split(logits, [int(row.select.sum()) for row in rows]))
 
 
-def _packed(denoiser: Any, store: KVStore, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
+def worth_packing(denoiser: Denoiser, rows: Sequence[ForwardRow], device: torch.device) -> bool:
+    """On the CPU, where padding and masks cost time; not for long prefills (one masked call is faster), not for shifted
+    models, not for denoisers that take no layout."""
+    if device.type != "cpu" or not denoiser.takes_layout or denoiser.shift != "none":
+        return False
     sizes = [len(row.tokens) for row in rows]
-    cache = PackedView(
-        store, [row.slot for row in rows], [row.start for row in rows], sizes, [row.block for row in rows]
-    )
-    tokens = torch.cat([row.tokens for row in rows]).unsqueeze(0).to(device)
-    positions = (
-        torch.cat([torch.arange(row.start, row.start + len(row.tokens)) for row in rows]).unsqueeze(0).to(device)
-    )
-    select = torch.cat([row.select for row in rows]).unsqueeze(0).to(device)
+    short = all(size <= MOST_BLOCKS * row.block for size, row in zip(sizes, rows, strict=True))
+    return short and (len(sizes) == 1 or len(set(sizes)) > 1)
+
+
+def _packed(denoiser: Denoiser, store: StateStore, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
+    cache = store.packed(*_placed(rows), [row.block for row in rows])
+    positions = torch.cat([torch.arange(row.start, row.start + len(row.tokens)) for row in rows])
+    tokens, select = torch.cat([row.tokens for row in rows]), torch.cat([row.select for row in rows])
+    moved = [tensor.unsqueeze(0).to(device) for tensor in (tokens, positions, select)]
     unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
-    logits: Tensor = denoiser(tokens, positions, unread, cache=cache, select=select, layout=cache)
-    return logits
+    return denoiser(moved[0], moved[1], unread, cache=cache, select=moved[2], layout=cache)
 
 
-def _padded(denoiser: Denoiser, store: KVStore | None, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
+def _padded(denoiser: Denoiser, store: StateStore | None, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
     sizes = [len(row.tokens) for row in rows]
     width = max(sizes)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
@@ -66,15 +69,19 @@ def _padded(denoiser: Denoiser, store: KVStore | None, rows: Sequence[ForwardRow
         tokens[index, : sizes[index]] = row.tokens
         select[index, : sizes[index]] = row.select
     positions = torch.tensor([row.start for row in rows]).unsqueeze(1) + torch.arange(width)
-    cache = store.view([row.slot for row in rows], [row.start for row in rows], sizes) if store is not None else None
+    cache = store.view(*_placed(rows)) if store is not None else None
     mask = visibility(rows, positions, cache.keys if cache else width)
     moved = [tensor.to(device) for tensor in (tokens, positions, mask, select)]
     return denoiser(moved[0], moved[1], moved[2], cache=cache, select=moved[3])
 
 
+def _placed(rows: Sequence[ForwardRow]) -> tuple[list[int], list[int], list[int]]:
+    return [row.slot for row in rows], [row.start for row in rows], [len(row.tokens) for row in rows]
+
+
 def visibility(rows: Sequence[ForwardRow], positions: Tensor, keys: int) -> Tensor:
     """[R, 1, Q, K] bool: key j is visible to a query when its block is not later and it is one of the row's own.
-    positions [R, Q] int64. Source: recipe eq. 2, clean half."""
+    positions [R, Q] int64. Source: LLaDA2.0 arXiv:2512.15745 eq. 3, the clean half."""
     block = torch.tensor([row.block for row in rows]).view(-1, 1, 1)
     stop = torch.tensor([row.start + len(row.tokens) for row in rows]).view(-1, 1, 1)
     key = torch.arange(keys).view(1, 1, -1)

@@ -1,7 +1,7 @@
-# The named modes and how their values meet a model folder's calibration and a request's overrides.
-# Entry points: MODES, resolve_mode(request, config, calibrated) -> ResolvedMode, checked(calibrated).
-# S is speedy, Q is quality. Precedence: mode < model folder < configuration < request.
-"""Presets of the decoding policies."""
+# The modes, and how their values meet a model folder's calibration and a request's own.
+# Entry points: resolve_mode(request, config, calibrated) -> ResolvedMode, mode_values, checked(calibrated).
+# Modes are configuration (decode.modes). Precedence: mode < model folder < configuration < request.
+"""Resolution of a request's mode and policy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hildanext.config.decode import DecodeConfig
+from hildanext.config.decode import DecodeConfig, ModeSection
 from hildanext.config.nearest import describe, nearest
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request
@@ -21,12 +21,8 @@ from hildanext.decoding.statistics import Sampling
 from hildanext.errors import ConfigError, DecodeError
 from hildanext.registry import build
 
-DEFAULT_POLICY = "threshold_edit"
-MODES: Mapping[str, Mapping[str, Any]] = {
-    "S_MODE": {"tau_mask": 0.5, "tau_edit": 0.0, "max_post_steps": 16},
-    "Q_MODE": {"tau_mask": 0.7, "tau_edit": 0.5, "max_post_steps": 16},
-    "CONSERVATIVE": {"tau_mask": 0.95, "tau_edit": 0.9, "max_post_steps": 16},
-}
+DEFAULT_POLICY = str(ModeSection.model_fields["type"].default)
+Calibrated = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,54 +35,62 @@ class ResolvedMode:
     name: str
 
 
-def resolve_mode(request: Request, config: DecodeConfig, calibrated: Mapping[str, Mapping[str, Any]]) -> ResolvedMode:
-    """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field."""
+def mode_values(mode: str, config: DecodeConfig, calibrated: Calibrated) -> dict[str, Any]:
+    """The values of a mode, the model folder's own over the configured ones. DecodeError for an unknown mode."""
+    if mode not in config.modes:
+        raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, config.modes, listed=True)}")
+    return {**config.modes[mode].values(), **calibrated.get(mode, {})}
+
+
+def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated) -> ResolvedMode:
+    """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field.
+    The preset names the mode only if something of it is left; else its source says what replaced every value."""
     mode = request.mode or config.mode
-    if mode not in MODES:
-        raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, MODES, listed=True)}")
+    offered = mode_values(mode, config, calibrated)
+    sampling = _sampling(request, config)
     if isinstance(request.policy, BlockPolicy):
-        return _object(request.policy, request, config)
-    own = calibrated.get(mode, {})
-    section = _section(request, config, {**MODES[mode], **own})
+        policy = _changed(request.policy, request)
+        name = type(policy).__name__
+        fields = {"source": "policy object", "type": name, **policy.model_dump()}
+        return ResolvedMode(policy, sampling, {"mode": None, **fields, **_shown(sampling)}, name)
+
+    asked = request.policy or config.policy
+    usual = str(offered.get("type", DEFAULT_POLICY))
+    kind = asked.type if asked else usual
+    given = offered if kind == usual else {}
+    said = {**(_taus(config) if kind == DEFAULT_POLICY else {}), "type": kind}
+    said |= {**(asked.model_dump() if asked else {}), **_taus(request), **request.overrides}
+    section = {**given, **said}
     try:
         policy = _built(json.dumps(section, sort_keys=True))
     except ConfigError as error:
         raise DecodeError(str(error)) from error
-    sampling = _sampling(request, config)
-    source = "policy section" if section["type"] != DEFAULT_POLICY else "model folder" if own else "table"
-    preset = {"mode": mode, "source": source, **section, **_shown(sampling)}
-    return ResolvedMode(policy, sampling, preset, str(section["type"]))
+    if given.keys() - said.keys() or (asked is None and "type" in offered):
+        origin: dict[str, str | None] = {"mode": mode, "source": "model folder" if calibrated.get(mode) else "table"}
+    else:
+        origin = {"mode": None, "source": "policy section" if asked else "explicit values"}
+    return ResolvedMode(policy, sampling, {**origin, **section, **_shown(sampling)}, str(section["type"]))
 
 
-def _object(policy: BlockPolicy, request: Request, config: DecodeConfig) -> ResolvedMode:
-    changes, plugin, sampling = {**_taus(request), **request.overrides}, type(policy), _sampling(request, config)
-    try:
-        made = plugin.model_validate({**dict(policy), **changes}) if changes else policy
-    except ValidationError as error:
-        raise DecodeError("policy: " + "; ".join(describe(error, plugin, ""))) from error
-    said = {"mode": None, "source": "policy object", "type": plugin.__name__, **made.model_dump()}
-    return ResolvedMode(made, sampling, {**said, **_shown(sampling)}, plugin.__name__)
-
-
-def checked(calibrated: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def checked(calibrated: Calibrated) -> dict[str, dict[str, Any]]:
     """The values of each mode, after a request in that mode was resolved with them; DecodeError where one cannot be."""
     for mode in calibrated:
         resolve_mode(Request(prompt="", mode=mode), DecodeConfig(), calibrated)
     return {mode: dict(values) for mode, values in calibrated.items()}
 
 
+def _changed(policy: BlockPolicy, request: Request) -> BlockPolicy:
+    changes, plugin = {**_taus(request), **request.overrides}, type(policy)
+    try:
+        return plugin.model_validate({**dict(policy), **changes}) if changes else policy
+    except ValidationError as error:
+        raise DecodeError("policy: " + "; ".join(describe(error, plugin, ""))) from error
+
+
 @lru_cache(maxsize=256)
 def _built(section: str) -> BlockPolicy:
     policy: BlockPolicy = build("policies", json.loads(section), "policy")
     return policy
-
-
-def _section(request: Request, config: DecodeConfig, mode: Mapping[str, Any]) -> dict[str, Any]:
-    asked = request.policy or config.policy
-    fields = asked.model_dump() if asked else {"type": DEFAULT_POLICY}
-    default = fields["type"] == DEFAULT_POLICY
-    base = {**mode, **_taus(config)} if default else {}
-    return {**base, **fields, **_taus(request), **request.overrides}
 
 
 def _taus(asked: Request | DecodeConfig) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # From a request to the canvas it starts with: encoding, chat template, gaps to fill, stop ids.
-# Entry points: Prepared, prepare, end_ids.
+# Entry points: Bounds, Prepared, prepare, end_ids.
 # A gap is written <gap:N> in the prompt and becomes N [MASK] tokens; the text around it is fixed.
 # Where tokens carry the space before a word, the space before a gap is left to the gap.
 """Preparation of a request."""
@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hildanext.data.chat import generation_prompt
+from hildanext.data.chat import prompt_ids
 from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
@@ -48,18 +47,18 @@ class Bounds:
     vocabulary: int = 0
 
 
-def prepare(request: Request, tokenizer: Any, limits: Bounds) -> Prepared:
+def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     """The starting canvas. DecodeError for a prompt that holds [MASK] or unknown ids, gaps without infill, no room."""
     if request.infill:
-        return _infill(request, tokenizer, limits)
+        return _infill(request, tokenizer, bounds)
     prompt = _encode(request, tokenizer)
-    if limits.mask_id in prompt:
-        raise DecodeError(f"prompt: holds the mask token (id {limits.mask_id}); use infill with <gap:N> to leave gaps")
-    unknown = [token for token in prompt if token < 0 or 0 < limits.vocabulary <= token]
+    if bounds.mask_id in prompt:
+        raise DecodeError(f"prompt: holds the mask token (id {bounds.mask_id}); use infill with <gap:N> to leave gaps")
+    unknown = [token for token in prompt if token < 0 or 0 < bounds.vocabulary <= token]
     if unknown:
-        raise DecodeError(f"prompt: token id {unknown[0]} is none of this model's {limits.vocabulary}; tokenize again")
-    blocks = Blocks(len(prompt), limits.new, limits.block, limits.window)
-    tokens = torch.full((blocks.length,), limits.mask_id, dtype=torch.long)
+        raise DecodeError(f"prompt: token id {unknown[0]} is none of this model's {bounds.vocabulary}; tokenize again")
+    blocks = Blocks(len(prompt), bounds.new, bounds.block, bounds.window)
+    tokens = torch.full((blocks.length,), bounds.mask_id, dtype=torch.long)
     tokens[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
     return Prepared(blocks, tokens, torch.arange(blocks.length) >= len(prompt), tuple(prompt))
 
@@ -69,17 +68,10 @@ def _encode(request: Request, tokenizer: Any) -> list[int]:
         return list(request.prompt_ids)
     if tokenizer is None:
         raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
-    if request.messages is not None:
-        return _chat(request.messages, tokenizer)
-    return list(tokenizer(request.prompt)["input_ids"])
+    return prompt_ids(tokenizer, request.prompt, request.messages)
 
 
-def _chat(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[int]:
-    turns = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in messages]
-    return generation_prompt(turns, tokenizer)
-
-
-def _infill(request: Request, tokenizer: Any, limits: Bounds) -> Prepared:
+def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     if request.prompt is None or tokenizer is None:
         raise DecodeError("infill: needs a text prompt with gaps written <gap:N>")
     if request.max_new_tokens is not None:
@@ -95,10 +87,10 @@ def _infill(request: Request, tokenizer: Any, limits: Bounds) -> Prepared:
     texts = [*(_before_gap(text, tokenizer) for text in pieces[:-1:2]), pieces[-1]]
     ids: list[int] = list(tokenizer(texts[0])["input_ids"])
     for size, text in zip(sizes, texts[1:], strict=True):
-        ids += [limits.mask_id] * size + _continued(text, tokenizer)
+        ids += [bounds.mask_id] * size + _continued(text, tokenizer)
     tokens = torch.tensor(ids, dtype=torch.long)
-    blocks = Blocks(0, len(ids), limits.block, limits.window, whole=False)
-    return Prepared(blocks, tokens, tokens == limits.mask_id, (), (INFILL_NOTE.format(block=limits.block),))
+    blocks = Blocks(0, len(ids), bounds.block, bounds.window, whole=False)
+    return Prepared(blocks, tokens, tokens == bounds.mask_id, (), (INFILL_NOTE.format(block=bounds.block),))
 
 
 def _before_gap(text: str, tokenizer: Any) -> str:
@@ -114,14 +106,12 @@ def _continued(text: str, tokenizer: Any) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def end_ids(request: Request, tokenizer: Any, model: Any) -> frozenset[int]:
-    """Token ids that end a text: those of the tokenizer, the model's configuration, and the chat turn's end."""
+def end_ids(request: Request, tokenizer: Any, own: frozenset[int] = frozenset()) -> frozenset[int]:
+    """Token ids that end a text: those of the tokenizer, the chat turn's end, and `own`, the denoiser's end_ids."""
     if request.ignore_eos or request.infill:
         return frozenset()
-    found: set[int] = set()
-    sources = (tokenizer, getattr(model, "config", None), getattr(model, "generation_config", None))
-    for value in (getattr(source, "eos_token_id", None) for source in sources):
-        found |= set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)}
+    value = getattr(tokenizer, "eos_token_id", None)
+    found = set(own) | (set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)})
     if request.messages is not None and tokenizer is not None:
         turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
         found |= {int(turn)} if turn is not None and turn != tokenizer.unk_token_id else set()

@@ -1,53 +1,70 @@
-# What is asked of a decoder and what comes back: request, metrics, result.
-# Entry points: Request (and Request.of, which turns mistakes into DecodeError), Metrics, Result.
+# What is asked of a decoder and what comes back: request, metrics, result; and how each interface names the fields.
+# Entry points: Request (and Request.of, which turns mistakes into DecodeError), names_in, Metrics, Result.
 # tau_mask, tau_edit: "preset" takes the mode's value; tau_edit None turns editing off, 0.0 edits freely.
+# A field declared here or in config/decode.py appears in every interface, unless INTERFACES withholds it.
 """Records of one generation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from hildanext.config.base import Section
-from hildanext.config.decode import PolicySection, Share
+from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, Policy, Scalar, Tokens, unasked
 from hildanext.config.nearest import describe
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.errors import DecodeError
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
+TokenId = Annotated[int, Field(ge=0, le=MOST_SEED)]
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+INTERFACES: Mapping[str, Mapping[str, str | None]] = {
+    "native": {"sample": None},
+    "openai": {
+        "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "infill": None, "trace": None,
+        "max_new_tokens": "max_tokens",
+    },
+    "cli": {
+        "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "block": None, "overrides": None,
+        "trace": None, "infill": None, "ignore_eos": None,
+    },
+}  # fmt: skip
+"""Where an interface gives a field another name, or (None) withholds it or gives it a form of its own."""
 
 
-class Request(Section):
+def _or_policy(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
+    return value if isinstance(value, BlockPolicy) else section(value)
+
+
+@unasked
+class Request(Asked[None]):
     """One generation. Exactly one of prompt, prompt_ids, messages; a field at None takes the configuration's value."""
 
     prompt: str | None = Field(None, description="text to continue, or the text with gaps when infill is on")
-    prompt_ids: tuple[int, ...] | None = Field(None, description="token ids to continue")
+    prompt_ids: (
+        Annotated[tuple[TokenId, ...], Strict(False), Field(min_length=1, max_length=MOST_TOKENS)] | None
+    ) = Field(None, description="token ids to continue")  # fmt: skip
     messages: tuple[Mapping[str, Any], ...] | None = Field(None, description="chat turns {role, content}")
-    mode: str | None = Field(None, description="S_MODE | Q_MODE | CONSERVATIVE")
-    tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
-    tau_edit: Share | Literal["preset"] | None = Field("preset", description="probability a rewrite must exceed")
-    max_new_tokens: int | None = Field(None, ge=1, description="tokens to generate at most")
-    seed: int | None = Field(None, description="seed of sampling")
     sample: int = Field(0, ge=0, description="index of this sample among repeats of one prompt")
-    temperature: float | None = Field(None, ge=0.0, description="0: greedy")
-    top_k: int | None = Field(None, ge=0, description="tokens kept, a count; 0: all")
-    top_p: float | None = Field(None, gt=0.0, le=1.0, description="probability mass kept")
-    cfg_scale: float | None = Field(None, ge=0.0, description="guidance away from the prompt-less prediction; 0: none")
-    stop: tuple[str, ...] = Field((), description="strings that end the text; they are not part of it")
-    block: int | None = Field(None, ge=1, description="block size, tokens")
-    policy: PolicySection | None = Field(None, description="another policy than the mode's")
-    overrides: Mapping[str, Any] = Field({}, description="single fields of the policy")
+    policy: Annotated[Policy | None, WrapValidator(_or_policy)] = Field(
+        None, description=f"{Asked.model_fields['policy'].description}; from Python also the policy itself"
+    )
+    stop: Annotated[tuple[Stop, ...], Strict(False), Field(max_length=16)] = Field(
+        (), description="strings that end the text; they are not part of it"
+    )
+    block: Tokens | None = Field(None, description="block size, tokens; else the model folder's")
+    overrides: Annotated[dict[Annotated[str, Field(max_length=64)], Scalar], Field(max_length=32)] = Field(
+        {}, description="single fields of the policy"
+    )
     trace: bool = Field(False, description="keep the canvas after every step in the result")
     infill: bool = Field(False, description="fill the gaps marked <gap:N> in the prompt")
     ignore_eos: bool = Field(False, description="go on to max_new_tokens whatever is generated")
 
     @classmethod
     def of(cls, **values: Any) -> Request:
-        """The request, or DecodeError naming every unknown or impossible argument. policy: a section, or the object."""
-        made = values.pop("policy") if isinstance(values.get("policy"), BlockPolicy) else None
+        """The request, or DecodeError naming every unknown or impossible argument."""
         try:
             request = cls.model_validate(values)
         except ValidationError as error:
@@ -55,9 +72,14 @@ class Request(Section):
         given = [name for name in ("prompt", "prompt_ids", "messages") if getattr(request, name) is not None]
         if len(given) != 1:
             raise DecodeError(f"request: give exactly one of prompt, prompt_ids, messages, not {given or 'none'}")
-        if any(not text for text in request.stop):
-            raise DecodeError("stop: an empty string would stop at once; leave it out")
-        return request if made is None else request.model_copy(update={"policy": made})
+        return request
+
+
+def names_in(interface: str) -> dict[str, str]:
+    """Field of a request -> its name in "native", "openai" or "cli", for those the interface takes as they are."""
+    own = INTERFACES[interface]
+    named = {field: own.get(field, field) for field in Request.model_fields}
+    return {field: name for field, name in named.items() if name is not None}
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,7 @@ class Metrics:
 @dataclass(frozen=True)
 class Result:
     """A finished generation. text holds nothing after EOS, a stop string or the limit; token_ids keep the first EOS.
-    exact: every number came from an exact cache; preset: mode, where its values come from, and the values used."""
+    exact: every number came from an exact cache; preset: mode (null where it gave nothing), source, values used."""
 
     text: str
     token_ids: tuple[int, ...]

@@ -19,15 +19,16 @@ from typing import Any
 from pydantic import Field
 
 from hildanext.config import Config
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.events import Event
-from hildanext.decoding.modes import MODES
+from hildanext.decoding.modes import mode_values
 from hildanext.decoding.prompt import Bounds
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, Opening, refused
 from hildanext.engines.relay import Relay, refuse_fixed
 from hildanext.errors import HildaError, RunError
 from hildanext.models.hardware import devices
-from hildanext.models.load import load_tokenizer, model_folder
+from hildanext.models.load import model_folder
 from hildanext.models.meta import HildaMeta
 from hildanext.progress import Console
 
@@ -89,10 +90,11 @@ class Dinfer(EnginePlugin):
         return found
 
     def _start(self, config: Config) -> DinferSession:
-        folder, tokenizer = model_folder(config.model.path), load_tokenizer(config.model.path)
+        folder = model_folder(config.model.path)
+        tokenizer = load_tokenizer(folder)
         meta = HildaMeta.read(folder)
         shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        values = {**MODES[self.mode], **meta.decode.get(self.mode, {})}
+        values = mode_values(self.mode, config.decode, meta.decode)
         serving = import_module("dinfer.decoding.serving")
         window = int(shape.get("max_position_embeddings", 4096))
         sampling = serving.SamplingParams(
@@ -137,9 +139,9 @@ class DinferSession:
         """Queue a request. DecodeError for what is fixed at start."""
         refuse_fixed(request, self.name, self.plugin.mode)
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limits = Bounds(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer))
+        bounds = Bounds(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer))
         preset = {"mode": self.plugin.mode, "source": "engine", "tau_mask": self.tau_mask, "tau_edit": None}
-        self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, limits, "threshold", preset))
+        self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, bounds, "threshold", preset))
         return self.waiting[-1].number
 
     def step(self) -> Sequence[Event | Failed]:
@@ -156,7 +158,7 @@ class DinferSession:
         import torch
 
         block = self.facts.block
-        length = -(-(len(relay.prompt) + relay.limits.new) // block) * block - len(relay.prompt)
+        length = -(-(len(relay.prompt) + relay.bounds.new) // block) * block - len(relay.prompt)
         try:
             found = self.engine.generate(torch.tensor([relay.prompt]), gen_length=length, block_length=block)
         except FAILURES as error:

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from hildanext.config import Config
+from hildanext.decoding.driver import Steps
 from hildanext.decoding.events import Done, Event
-from hildanext.decoding.request import Request, Result
-from hildanext.errors import HildaError
+from hildanext.decoding.events import Failed as Failed
 from hildanext.progress import Console
 from hildanext.registry import Plugin
 
@@ -45,17 +44,8 @@ class Facts:
     block: int = 0
 
 
-@dataclass(frozen=True)
-class Failed:
-    """One request failed in an engine that goes on with the others; the engine has forgotten it."""
-
-    request: int
-    error: HildaError
-    kind: Literal["failed"] = "failed"
-
-
-class Session(Protocol):
-    """An open engine. Not thread-safe: one thread submits, steps and cancels."""
+class Session(Steps, Protocol):
+    """An open engine: what a driver drives, and what it says about itself. One thread submits, steps and cancels."""
 
     @property
     def name(self) -> str:
@@ -70,24 +60,6 @@ class Session(Protocol):
     @property
     def facts(self) -> Facts:
         """What it serves."""
-        ...
-
-    @property
-    def pending(self) -> int:
-        """Requests submitted and not done."""
-        ...
-
-    def submit(self, request: Request, drafts: bool = False) -> int:
-        """Accept a request; returns its id. drafts: report the active block too. DecodeError: it cannot be served."""
-        ...
-
-    def step(self) -> Sequence[Event | Failed]:
-        """Move every admitted request on; returns what happened, at once when nothing is pending. It raises only where
-        no request can go on."""
-        ...
-
-    def cancel(self, number: int) -> Result | None:
-        """End a request at once; its result so far, or None if it is not here."""
         ...
 
     def reset(self) -> None:

@@ -24,7 +24,7 @@ class Relay:
     number: int
     request: Request
     tokenizer: Any
-    limits: Bounds
+    bounds: Bounds
     policy: str
     preset: Mapping[str, Any]
     forwards: int = 0
@@ -36,17 +36,17 @@ class Relay:
     emitted: int = 0
 
     def __post_init__(self) -> None:
-        self.prompt = prepare(self.request, self.tokenizer, self.limits).prompt
-        self.ends = end_ids(self.request, self.tokenizer, None)
+        self.prompt = prepare(self.request, self.tokenizer, self.bounds).prompt
+        self.ends = end_ids(self.request, self.tokenizer)
         self.text = TextStream(self.tokenizer, self.prompt, self.request.stop, self.ends)
 
     def push(self, ids: Sequence[int], final: bool) -> list[Event]:
         """Commit for new text, Done at an end. ids: every token so far, in order; final: there will be no more."""
-        new = list(ids[self.seen : self.limits.new])
+        new = list(ids[self.seen : self.bounds.new])
         place = next((index for index, token in enumerate(new) if token in self.ends), None)
         new = new if place is None else new[: place + 1]
         self.seen += len(new)
-        last = final or place is not None or self.seen >= self.limits.new
+        last = final or place is not None or self.seen >= self.bounds.new
         delta = self.text.push(new, last)
         self.first = self.first or time.monotonic()
         kept = tuple(self.text.ids[self.emitted : self.text.settled])
@@ -65,7 +65,7 @@ class Relay:
             forwards=self.forwards, tokens=tokens, prompt_tokens=len(self.prompt), seconds=seconds,
             tokens_per_forward=tokens / self.forwards if self.forwards else 0.0,
             first_block_seconds=max(0.0, self.first - self.started), tokens_per_second=tokens / max(seconds, 1e-9),
-            policy=self.policy, block=self.limits.block,
+            policy=self.policy, block=self.bounds.block,
         )  # fmt: skip
         return Result(self.text.text, tuple(self.text.ids), self.finish, metrics, preset=self.preset)
 

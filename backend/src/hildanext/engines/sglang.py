@@ -197,11 +197,11 @@ class RemoteSession:
         """Send a request. DecodeError for what the server decides."""
         refuse_fixed(request, self.name, self.plugin.mode)
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        limits = Bounds(self.facts.block, self.facts.window, new, -1, len(self.tokenizer))
+        bounds = Bounds(self.facts.block, self.facts.window, new, -1, len(self.tokenizer))
         preset = {"mode": self.plugin.mode, "source": "server", "tau_mask": self.plugin.threshold,
                   "tau_edit": self.plugin.edit_threshold}  # fmt: skip
         number = next(self.numbers)
-        relay = Relay(number, request, self.tokenizer, limits, self.plugin.algorithm, preset)
+        relay = Relay(number, request, self.tokenizer, bounds, self.plugin.algorithm, preset)
         self.relays[number], self.connections[number] = relay, self.client._open()
         body = body_of(list(relay.prompt), new, True, request.ignore_eos)
         threading.Thread(target=self._fetch, args=(number, body, self.connections[number]), daemon=True).start()

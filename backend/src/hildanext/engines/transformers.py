@@ -88,6 +88,7 @@ def native(name: str, config: Config, console: Console) -> Opening:
     """A native session over config.model, or why it cannot be loaded."""
     try:
         loaded = load_model(config.model, console)
+        loaded.require("decode")
     except HildaError as error:
         return refused(str(error))
     session = NativeSession(name, int8(loaded) if config.decode.int8 else loaded, config)

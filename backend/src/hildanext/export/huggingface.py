@@ -62,9 +62,11 @@ class Huggingface(Plugin):
         return sorted(path.name for path in folder.iterdir())
 
     def _card(self, loaded: Any, name: str) -> str:
+        from hildanext.models.denoiser import network
+
         denoiser, meta = loaded.denoiser, loaded.meta
         return CARD.format(
-            name=name, parent=meta.parent or "an unnamed checkpoint", architecture=type(denoiser.model).__name__,
+            name=name, parent=meta.parent or "an unnamed checkpoint", architecture=type(network(denoiser)).__name__,
             parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
             dtype=str(denoiser.dtype).removeprefix("torch."), mask_id=denoiser.mask_id,
             block=meta.block or "not recorded", shift=denoiser.shift,

@@ -41,7 +41,9 @@ class Sglang(Plugin):
         return sorted(path.name for path in folder.iterdir())
 
     def _check(self, loaded: Any) -> None:
-        denoiser, kind = loaded.denoiser, type(loaded.denoiser.model).__name__
+        from hildanext.models.denoiser import network
+
+        denoiser, kind = loaded.denoiser, type(network(loaded.denoiser)).__name__
         found = []
         if kind != "Qwen3ForCausalLM":
             found.append(f"the architecture is {kind}, SDAR is Qwen3-dense")

@@ -1,6 +1,6 @@
 # Text for evaluation, from a diffusion decoder or from the same weights read autoregressively.
 # Entry points: Completion, DiffusionGenerator, ARGenerator, generator_for.
-# Both take the decoder's Request; the AR side is transformers' own generate, batched over prompts of equal length.
+# Both are asked with the same prompt ids; the AR side is transformers' own generate, batched over equal lengths.
 """Generators that tasks ask."""
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import torch
 
 from hildanext.config.decode import DecodeConfig
+from hildanext.data.chat import prompt_ids
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
-from hildanext.decoding.events import Done
 from hildanext.decoding.prompt import end_ids
-from hildanext.decoding.request import Request
+from hildanext.decoding.request import Request, Result
 from hildanext.errors import ConfigError
+from hildanext.models.denoiser import network
 
 LARGEST_BATCH = 64
 
@@ -61,18 +63,10 @@ class DiffusionGenerator:
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """All requests through one engine."""
-        engine = BlockEngine(self.loaded, self.config)
-        places = {engine.submit(request): index for index, request in enumerate(requests)}
-        found: dict[int, Completion] = {}
-        while engine.pending:
-            for event in engine.step():
-                if isinstance(event, Done):
-                    found[places[event.request]] = _completion(event)
-        return [found[index] for index in range(len(requests))]
+        return [_completion(result) for result in Driver(BlockEngine(self.loaded, self.config)).run(requests)]
 
 
-def _completion(event: Done) -> Completion:
-    result = event.result
+def _completion(result: Result) -> Completion:
     edits = sum(result.metrics.edits_applied)
     return Completion(
         result.text, result.token_ids, result.metrics.forwards, edits, result.metrics.seconds, result.finish_reason
@@ -107,12 +101,7 @@ class ARGenerator:
         if request.prompt_ids is not None:
             return list(request.prompt_ids)
         tokenizer = self.loaded.tokenizer
-        if request.messages is not None:
-            turns = [dict(turn) for turn in request.messages]
-            return list(
-                tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-            )
-        return list(tokenizer(request.prompt)["input_ids"]) or [int(tokenizer.eos_token_id)]
+        return prompt_ids(tokenizer, request.prompt, request.messages) or [int(tokenizer.eos_token_id)]
 
     def _new(self, request: Request) -> int:
         return self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
@@ -121,8 +110,8 @@ class ARGenerator:
         return self.config.temperature if request.temperature is None else request.temperature
 
     def _batch(self, requests: Sequence[Request], prompts: list[list[int]]) -> list[Completion]:
-        model, first = self.loaded.denoiser.model, requests[0]
-        ends = sorted(end_ids(first, self.loaded.tokenizer, model))
+        model, first = network(self.loaded.denoiser), requests[0]
+        ends = sorted(end_ids(first, self.loaded.tokenizer, self.loaded.denoiser.end_ids))
         ids = torch.tensor(prompts, device=self.loaded.denoiser.device)
         temperature = self._temperature(first)
         drawing = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}

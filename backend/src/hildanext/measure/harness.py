@@ -14,14 +14,17 @@ from lm_eval.api.registry import register_model
 
 from hildanext.config.decode import DecodeConfig
 from hildanext.config.model import ModelConfig
+from hildanext.core.batches import document_batch, padded
 from hildanext.core.likelihood import autoregressive_nll, block_elbo
 from hildanext.core.types import Batch
+from hildanext.data.chat import prompt_ids
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import generator_for
-from hildanext.measure.scoring import padded, pair_batch
+from hildanext.measure.scoring import pair_batch
 from hildanext.models.load import load_model
 
 DEFAULT_NEW_TOKENS = 256
+WINDOW = 1024
 KNOWN = {"until", "max_gen_toks", "temperature", "do_sample", "top_p", "top_k"}
 
 
@@ -41,6 +44,7 @@ class HildanextLM(LM):  # type: ignore[misc]
         for unused in ("batch_size", "max_batch_size"):
             settings.pop(unused, None)
         self.generator = generator_for(kind, self.loaded, DecodeConfig(**settings))
+        self._chats: dict[str, tuple[dict[str, str], ...]] = {}
 
     @property
     def tokenizer_name(self) -> str:
@@ -52,24 +56,31 @@ class HildanextLM(LM):  # type: ignore[misc]
         return str(self.loaded.tokenizer.chat_template) if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A chat as the prompt's text."""
-        return str(
-            self.loaded.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
+        """The text of a chat's prompt ids, by which the chat is known again when it comes back as a context."""
+        tokenizer = self.loaded.tokenizer
+        if not add_generation_prompt:
+            return str(tokenizer.apply_chat_template(chat_history, tokenize=False, add_generation_prompt=False))
+        text = str(tokenizer.decode(prompt_ids(tokenizer, None, chat_history), clean_up_tokenization_spaces=False))
+        self._chats[text] = tuple(chat_history)
+        return text
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Texts up to the first stop string. ValueError for generation arguments that would be ignored."""
-        done = self.generator.complete([_request(*request.args) for request in requests])
-        return [one.text for one in done]
+        asked = [_request(request.args[1], **self._asked(request.args[0])) for request in requests]
+        return [one.text for one in self.generator.complete(asked)]
+
+    def _asked(self, context: str) -> dict[str, Any]:
+        chat = self._chats.get(context)
+        return {"prompt": context} if chat is None else {"messages": chat}
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood or its lower bound in nats, whether the continuation is the greedy one) per request."""
         found = []
         for request in requests:
             context, continuation = request.args
-            batch = pair_batch(self.loaded.tokenizer, context, continuation, self._window())
+            chat, tokenizer = self._chats.get(context), self.loaded.tokenizer
+            lead = context if chat is None else prompt_ids(tokenizer, None, chat)
+            batch = pair_batch(tokenizer, lead, continuation, self._window())
             found.append((-self._nats(batch), self.greedy and self._is_greedy(batch)))
         return found
 
@@ -81,11 +92,10 @@ class HildanextLM(LM):  # type: ignore[misc]
         tokenizer, room = self.loaded.tokenizer, max(1, self._window() - 1)
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         rows = [[int(tokenizer.eos_token_id), *ids[start : start + room]] for start in range(0, len(ids), room)]
-        tokens = [torch.tensor([row]) for row in rows]
-        return [Batch(row, torch.arange(row.shape[1])[None] > 0, torch.zeros_like(row)) for row in tokens]
+        return [document_batch([(row, 1)], 0) for row in rows]
 
     def _window(self) -> int:
-        return int(getattr(self.loaded.denoiser.config, "max_position_embeddings", 0) or 1024)
+        return self.loaded.denoiser.window or WINDOW
 
     def _nats(self, batch: Batch) -> float:
         model, batch = self.loaded.denoiser, batch.to(self.loaded.denoiser.device)
@@ -102,7 +112,7 @@ class HildanextLM(LM):  # type: ignore[misc]
         return self.generator.complete([request])[0].ids == wanted
 
 
-def _request(context: str, arguments: dict[str, Any]) -> Request:
+def _request(arguments: dict[str, Any], **asked: Any) -> Request:
     unknown = set(arguments) - KNOWN
     if unknown:
         raise ValueError(f"generate_until: {sorted(unknown)} would be ignored; known are {sorted(KNOWN)}")
@@ -111,8 +121,8 @@ def _request(context: str, arguments: dict[str, Any]) -> Request:
     temperature = float(arguments.get("temperature", 1.0 if sampled else 0.0)) if sampled else 0.0
     drawing = {name: arguments[name] for name in ("top_p", "top_k") if sampled and name in arguments}
     return Request(
-        prompt=context, stop=tuple([until] if isinstance(until, str) else until), temperature=temperature,
-        max_new_tokens=int(arguments.get("max_gen_toks", DEFAULT_NEW_TOKENS)), **drawing,
+        stop=tuple([until] if isinstance(until, str) else until), temperature=temperature,
+        max_new_tokens=int(arguments.get("max_gen_toks", DEFAULT_NEW_TOKENS)), **drawing, **asked,
     )  # fmt: skip
 
 

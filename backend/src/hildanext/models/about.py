@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from torch import nn
+
 from hildanext.config.model import ModelConfig
 from hildanext.core.types import About, Denoiser
+from hildanext.models.denoiser import network
 from hildanext.models.load import Loaded, load_model
 from hildanext.models.lora import has_adapter
 
@@ -19,24 +22,27 @@ def about(loaded: Loaded, model: ModelConfig) -> About:
     """The About of a loaded model; model: the settings (device, dtype, attention) a second one is loaded with."""
     tokenizer = loaded.tokenizer
     vocabulary = max(tokenizer.get_vocab().values()) + 1
-    adapted = has_adapter(loaded.denoiser.model)
+    denoiser = loaded.denoiser
+    adapted = isinstance(denoiser, nn.Module) and has_adapter(denoiser)
     return About(
         vocabulary, tuple(tokenizer.all_special_ids), loaded.device, partial(_frozen, model),
-        partial(_without_adapters, loaded.denoiser.model) if adapted else None,
+        partial(_without_adapters, network(denoiser)) if adapted else None,
     )  # fmt: skip
 
 
 def _frozen(model: ModelConfig, path: str) -> Denoiser:
     settings = model.model_copy(update={"path": path, "adapter": type(model.adapter)(), "mask_id": None})
     denoiser = load_model(settings).denoiser
-    return denoiser.requires_grad_(False)
+    if isinstance(denoiser, nn.Module):
+        denoiser.requires_grad_(False)
+    return denoiser
 
 
 @contextmanager
-def _without_adapters(network: object) -> Iterator[None]:
+def _without_adapters(model: nn.Module) -> Iterator[None]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]  # type: ignore[attr-defined]
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer.enable_adapters(False)
     try:

@@ -1,19 +1,21 @@
-# The attention function of a loaded model and the slices that replace a mask.
-# Entry points: install, Slices, Slice; diffusion_slices, document_slices, causal_slices build them from document ids.
-# A Slices object names, for every query range, the key ranges it sees in full; no mask tensor exists. It travels to the
+# The attention function of a loaded model, the layouts that replace a mask, and what a layer asks of a decoder's store.
+# Entry points: install, Layout, Cache; diffusion_slices, document_slices, causal_slices, flex_layout make layouts.
+# A Slices object names, for every query range, the key ranges it sees in full; no mask tensor exists. FlexLayout is one
+# compiled kernel that skips tiles no query sees: for GPUs only, on the CPU it has no backward. A layout travels to the
 # attention layers as the keyword `layout`; without it the model attends as transformers' "sdpa" does.
-"""Attention by slices, registered with transformers' AttentionInterface."""
+"""Attention by layouts, registered with transformers' AttentionInterface."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hildanext.core.masks import block_ids
+from hildanext.core.masks import BlockDiffusionRule, block_ids, mask_mod
 
 NAME = "hildanext"
 Range = tuple[int, int]
@@ -24,6 +26,21 @@ class Layout(Protocol):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """query, key, value [B, H, Q, D] with equal heads -> [B, H, Q, D]."""
+        ...
+
+
+class Cache(Protocol):
+    """What a layer asks of the decoder's store in one forward; nothing else may know what a layer's state is. A layer
+    whose state has a fixed size (convolution tail, recurrence) would need two methods: the state at the last commit,
+    and proposing its state behind n of this forward's tokens, which the store keeps if a commit ends exactly there:
+    a fused forward holds final tokens before open ones, so the engine asks for the state at each block's end."""
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """This forward's key and value [B, H, Q, D] of one layer -> those its queries attend to, [B, H, K, D]."""
+        ...
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Committed positions of the longest row; transformers asks where it is given no positions."""
         ...
 
 
@@ -100,7 +117,8 @@ def causal_slices(docs: Tensor) -> Slices:
 
 
 def diffusion_slices(docs: Tensor, block: int, grid: str = "global") -> Slices:
-    """docs [B, L] int: the block-diffusion rule over [noisy | clean] as slices. Source: recipe eq. 2."""
+    """docs [B, L] int: the block-diffusion rule over [noisy | clean] as slices.
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 3."""
     blocks = block_ids(docs.shape[1], block, docs, grid).expand_as(docs)
     pairs = zip(docs.tolist(), blocks.tolist(), strict=True)
     return _grouped([_diffusion_row(*pair) for pair in pairs])
@@ -117,6 +135,35 @@ def _diffusion_row(docs: list[int], blocks: list[int]) -> tuple[Slice, ...]:
     noisy = [Slice((a, b), ((length + starts[a], length + a), (a, b))) for a, b in spans]
     clean = [Slice((length + a, length + b), ((length + starts[a], length + b),)) for a, b in spans]
     return (*noisy, *clean)
+
+
+@cache
+def kernel() -> Any:
+    """flex_attention, compiled once per process."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+@dataclass(frozen=True)
+class FlexLayout:
+    """A FlexAttention BlockMask as an attention layout."""
+
+    block_mask: Any
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """query, key, value [B, H, 2L, D] -> [B, H, 2L, D]."""
+        output: Tensor = kernel()(query, key, value, block_mask=self.block_mask, scale=scale)
+        return output
+
+
+def flex_layout(docs: Tensor, block: int, grid: str = "global") -> FlexLayout:
+    """The block-diffusion rule for docs [B, L] int, as tiles of which FlexAttention computes the visible ones."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    rows, length = docs.shape
+    rule = BlockDiffusionRule.of(length, block, docs, grid)
+    return FlexLayout(create_block_mask(mask_mod(rule), rows, None, 2 * length, 2 * length, device=str(docs.device)))
 
 
 def attention(

@@ -15,8 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hildanext.core.masks import block_diffusion_mask, causal_mask, document_mask
 from hildanext.errors import ModelError
-from hildanext.models.attention import causal_slices, diffusion_slices, document_slices
-from hildanext.models.flex import flex_layout
+from hildanext.models.attention import causal_slices, diffusion_slices, document_slices, flex_layout
 
 BACKENDS = ("dense", "sliced", "flex")
 SLICED_FROM_BLOCK = 16

@@ -1,6 +1,7 @@
 # Any Hugging Face causal LM as a block-diffusion denoiser, through 4-D masks, position ids and nothing else.
-# Entry points: HFDenoiser. Its parameters are the model's; every computation passes through forward(kind, ...), so that
-# a DDP or FSDP2 wrapper sees it.
+# Entry points: HFDenoiser, network and module (of a denoiser), hugging_face, position_bytes.
+# A denoiser's parameters are the network's; every computation passes through forward(kind, ...), so that a DDP or FSDP2
+# wrapper sees it.
 # Letters: B rows, L positions, Q queries, K keys, V vocabulary, D hidden width, n selected positions.
 """The adapter from transformers to `hildanext.core.types.Denoiser`."""
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hildanext.core.masks import additive, document_starts
-from hildanext.core.types import Batch
+from hildanext.core.types import Batch, Denoiser
+from hildanext.errors import ModelError
 from hildanext.models import attention
+from hildanext.models.attention import Cache, Layout
 from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan_causal, plan_diffusion
 
 
@@ -68,10 +71,7 @@ class HFDenoiser(nn.Module):
 
     def state_bytes(self, positions: int) -> int:
         """Key and value bytes of `positions` tokens in all layers."""
-        config = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(positions * 2 * config.num_hidden_layers * heads * width * self.dtype.itemsize)
+        return positions * position_bytes(self.config, self.dtype.itemsize)
 
     @property
     def device(self) -> torch.device:
@@ -102,7 +102,8 @@ class HFDenoiser(nn.Module):
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         """Hidden states [n, D], after the final norm, that predict the tokens at `select` [B, L] bool from x_t = noisy
-        [B, L]. One forward over [x_t ; x_0], over x_t alone when block <= 0 or >= L. Source: recipe eq. 2."""
+        [B, L]. One forward over [x_t ; x_0], over x_t alone when block <= 0 or >= L.
+        Source: LLaDA2.0 arXiv:2512.15745 eq. 2-3."""
         features: Tensor = self("noisy_features", noisy, batch, block, select)
         return features
 
@@ -112,7 +113,9 @@ class HFDenoiser(nn.Module):
         features: Tensor = self("causal_features", batch, select)
         return features
 
-    def body(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any = None, layout: Any = None) -> Tensor:
+    def body(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache | None = None, layout: Layout | None = None
+    ) -> Tensor:
         """Hidden states [B, Q, D] after the final norm. mask [B or 1, 1, Q, K] bool or additive float; it is ignored
         where a layout is given."""
         if mask.dtype != torch.bool:
@@ -131,9 +134,9 @@ class HFDenoiser(nn.Module):
         tokens: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: Any = None,
+        cache: Cache | None = None,
         select: Tensor | None = None,
-        layout: Any = None,
+        layout: Layout | None = None,
     ) -> Tensor:
         hidden = self.body(tokens, positions, mask, cache, layout)
         if self.shift == "clean":
@@ -176,3 +179,34 @@ def _shifted(hidden: Tensor, positions: Tensor, select: Tensor | None) -> Tensor
         raise ValueError("denoiser: with shift the forward must begin before the first selected position")
     before = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
     return torch.where((positions == 0)[..., None], hidden, before)
+
+
+def network(denoiser: Denoiser) -> Any:
+    """The Hugging Face network of a denoiser, for what needs more than the protocol says: adapters, export, AR
+    generation. ModelError for a model of another kind."""
+    return hugging_face(denoiser).model
+
+
+def hugging_face(denoiser: Denoiser) -> HFDenoiser:
+    """The denoiser as an HFDenoiser. ModelError for a model of another kind."""
+    if isinstance(denoiser, HFDenoiser):
+        return denoiser
+    raise ModelError(
+        f"model: {type(denoiser).__name__} holds no Hugging Face network, which adapters, noise on the embedding,"
+        " exports, parity and AR generation need; use a model of kind hf"
+    )
+
+
+def module(denoiser: Denoiser) -> nn.Module:
+    """The denoiser as the torch module whose parameters train. ModelError for a kind without parameters."""
+    if isinstance(denoiser, nn.Module):
+        return denoiser
+    raise ModelError(f"model: {type(denoiser).__name__} has no parameters to train; use a model of a kind that trains")
+
+
+def position_bytes(config: Any, size: int) -> int:
+    """Bytes of keys and values that one token costs in all layers of a Hugging Face configuration; size: bytes of one
+    element. Latent attention (fewer bytes) is not known to it."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * size)

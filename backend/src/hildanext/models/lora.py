@@ -1,6 +1,6 @@
 # Low-rank adapters through peft: on full weights (LoRA) or on 4-bit or 8-bit ones (QLoRA), and merging them back.
-# Entry points: quantisation, keep_differentiable, add_adapter, merge_adapter, adapter_state.
-# The denoiser keeps its model object: adapted layers replace linear layers in place, so masks and caches are unchanged.
+# Entry points: quantisation, keep_differentiable, add_adapter, has_adapter, merge_adapter, adapter_state.
+# The denoiser keeps its network: adapted layers replace linear layers in place, so masks and caches are unchanged.
 """Parameter-efficient tuning."""
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hildanext.config.model import AdapterConfig
+from hildanext.core.types import Denoiser
 from hildanext.errors import ModelError
 from hildanext.models.backend import capability
+from hildanext.models.denoiser import network
 
 QUANTISED = ("quantization_config", "_pre_quantization_dtype")
 
@@ -55,21 +57,22 @@ def keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def add_adapter(denoiser: Any, adapter: AdapterConfig) -> list[nn.Parameter]:
+def add_adapter(denoiser: Denoiser, adapter: AdapterConfig) -> list[nn.Parameter]:
     """Freeze the model, put adapters into its linear layers and return the trainable parameters (float32)."""
     _need("peft", adapter.kind)
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = list(adapter.targets) or _linear_names(denoiser.model)
+    model = network(denoiser)
+    targets = list(adapter.targets) or _linear_names(model)
     settings = LoraConfig(
         r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=targets, bias="none"
     )
-    denoiser.model.requires_grad_(False)
+    model.requires_grad_(False)
     try:
-        inject_adapter_in_model(settings, denoiser.model)
+        inject_adapter_in_model(settings, model)
     except ValueError as error:
         raise ModelError(f"model.adapter.targets {targets}: {error}; name linear layers of this model") from error
-    found = [parameter for parameter in denoiser.model.parameters() if parameter.requires_grad]
+    found = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in found:
         parameter.data = parameter.data.float()
     return found
@@ -81,24 +84,25 @@ def _linear_names(model: Any) -> list[str]:
     return sorted({name.rsplit(".", 1)[-1] for name in linear})
 
 
-def adapter_state(denoiser: Any) -> dict[str, Tensor]:
+def adapter_state(denoiser: Denoiser) -> dict[str, Tensor]:
     """The adapters' tensors by name, for a checkpoint; load them with load_state_dict(strict=False)."""
-    return {name: tensor for name, tensor in denoiser.model.state_dict().items() if "lora_" in name}
+    return {name: tensor for name, tensor in network(denoiser).state_dict().items() if "lora_" in name}
 
 
-def merge_adapter(denoiser: Any) -> None:
+def merge_adapter(denoiser: Denoiser) -> None:
     """Add every adapter into its layer and remove it: the model is plain again, W + alpha / rank * B A. A quantised
     layer is expanded to the model's dtype first. Nothing to do where there are no adapters."""
-    if not has_adapter(denoiser.model):
+    if not isinstance(denoiser, nn.Module) or not has_adapter(denoiser):
         return
     from peft.tuners.lora import LoraLayer
 
-    for name, module in list(denoiser.model.named_modules()):
+    model = network(denoiser)
+    for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
-            parent = denoiser.model.get_submodule(name.rpartition(".")[0])
+            parent = model.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], _merged(module, denoiser.dtype))
-    _forget(denoiser.model)
-    denoiser.model.requires_grad_(True)
+    _forget(model)
+    model.requires_grad_(True)
 
 
 def _forget(model: Any) -> None:
@@ -108,7 +112,7 @@ def _forget(model: Any) -> None:
                 delattr(owner, name)
 
 
-def has_adapter(model: Any) -> bool:
+def has_adapter(model: nn.Module) -> bool:
     """Whether any layer carries an adapter."""
     return any("lora_" in name for name, _ in model.named_parameters())
 

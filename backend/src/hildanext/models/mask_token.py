@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hildanext.core.types import Denoiser
 from hildanext.errors import ModelError
+from hildanext.models.denoiser import network
 
 MASK_TEXT = "<|mask|>"
 
@@ -58,10 +60,10 @@ def _grow(model: Any, rows: int) -> None:
 class EmbeddingNoise:
     """Adds sigma * scale * N(0, I) to the embedding layer's output at every [MASK], in training mode only; no weight
     is touched. sigma None: median norm of the rows / sqrt(D); scale falls linearly from 1 to 0 over `steps`.
-    Used as a context manager. Source: LLaDA2.0 sec. 7.1; sigma and steps are ours (recipe 3.2)."""
+    Used as a context manager. Source: LLaDA2.0 arXiv:2512.15745 sec. 7.1; sigma and steps are ours."""
 
-    def __init__(self, denoiser: Any, steps: int, sigma: float | None = None, seed: int = 0) -> None:
-        self.embedding = denoiser.model.get_input_embeddings()
+    def __init__(self, denoiser: Denoiser, steps: int, sigma: float | None = None, seed: int = 0) -> None:
+        self.embedding = network(denoiser).get_input_embeddings()
         self.mask_id, self.steps, self.scale = denoiser.mask_id, steps, 1.0 if steps else 0.0
         self.sigma = self._default_sigma() if sigma is None else sigma
         self.rng = torch.Generator(device=self.embedding.weight.device).manual_seed(seed)

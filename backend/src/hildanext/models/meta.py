@@ -20,6 +20,7 @@ class HildaMeta(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     format: Literal[1] = 1
+    kind: str = Field("hf", description="plugin of hildanext.models.kinds that loads and saves the folder")
     mask_id: int | None = Field(None, description="token id of [MASK]")
     shift: Literal["none", "clean"] = Field("none", description="whether logit i predicts token i or i+1")
     block: int | None = Field(None, description="block size decoding should use, tokens")

@@ -1,5 +1,5 @@
 # int8 dynamic quantisation of a loaded model's linear layers, for CPUs.
-# Entry points: int8(loaded).
+# Entry points: int8(loaded), Int8Denoiser.
 # torch.ao's quantize_dynamic is deprecated but still the fastest on CPU; it is used nowhere else.
 """Int8 dynamic quantisation."""
 
@@ -7,43 +7,56 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hildanext.errors import ModelError
+from hildanext.models.attention import Cache, Layout
+from hildanext.models.denoiser import HFDenoiser, network
 
 
-@dataclass
-class Int8Denoiser:
+class Int8Denoiser(HFDenoiser):
     """A Denoiser whose linear layers, output matrix included, run in int8. Not exact: activations are scaled by the
     largest value of the whole forward, so what shares a forward changes the last digits."""
 
-    model: Any
-    mask_id: int
-    config: Any
-    device: torch.device = torch.device("cpu")
-    dtype: torch.dtype = torch.float32
-    exact: bool = False
-    takes_layout: bool = True
+    @property
+    def exact(self) -> bool:
+        """False: see the class."""
+        return False
 
-    def __call__(
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32, what goes into and comes out of the int8 products."""
+        return torch.float32
+
+    @property
+    def vocab_size(self) -> int:
+        """V: rows of the output matrix."""
+        return int(self.model.get_output_embeddings().out_features)
+
+    def head(self) -> Tensor:
+        """The output matrix [V, D], expanded from int8; features @ head().T are the logits but for the rounding of the
+        features that an int8 product makes."""
+        weight: Tensor = self.model.get_output_embeddings().weight().dequantize()
+        return weight
+
+    def _logits(
         self,
         tokens: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: Any = None,
+        cache: Cache | None = None,
         select: Tensor | None = None,
-        layout: Any = None,
+        layout: Layout | None = None,
     ) -> Tensor:
-        """Logits [n, V] float32 at `select` [B, Q] bool, or [B, Q, V] without it."""
-        extra = {} if layout is None else {"layout": layout}
-        hidden = self.model.base_model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-            use_cache=cache is not None, **extra,
-        ).last_hidden_state  # fmt: skip
+        hidden = self.body(tokens, positions, mask, cache, layout)
         logits: Tensor = self.model.get_output_embeddings()(hidden if select is None else hidden[select])
         return logits
 
@@ -52,13 +65,13 @@ def int8(loaded: Any) -> Any:
     """A copy of `loaded` (see models.load.Loaded) with an Int8Denoiser; the original is unchanged. ModelError off the
     CPU, with a shifted model, or where torch has no int8 engine."""
     denoiser = loaded.denoiser
-    if denoiser.device.type != "cpu" or getattr(denoiser, "shift", "none") != "none":
+    if denoiser.device.type != "cpu" or denoiser.shift != "none":
         raise ModelError(f"decode.int8: needs an unshifted model on the CPU, not on {denoiser.device}; set it to false")
     if torch.backends.quantized.engine == "none":
         raise ModelError("decode.int8: this torch has no int8 kernels; set decode.int8=false")
     changed = copy.copy(loaded)
-    model = _quantised(denoiser.model)
-    object.__setattr__(changed, "denoiser", Int8Denoiser(model, denoiser.mask_id, denoiser.config))
+    quantised = Int8Denoiser(_quantised(network(denoiser)), denoiser.mask_id, block_grid=denoiser.block_grid)
+    object.__setattr__(changed, "denoiser", quantised.eval())
     return changed
 
 

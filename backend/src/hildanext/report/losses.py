@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.core.block_ladder import Ladder
+from hildanext.report.plots import picture
 
 SHADES = {"warmup": "#fff3d6", "stable": "#dcefe0", "decay": "#dde6f7"}
 
@@ -32,18 +33,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def plot_losses(run: Path, ladder: Ladder) -> Plot:
     """Draw training loss and evaluation NLL over steps, the ladder's phases behind them."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        return Plot(None, f"no plot of the losses: matplotlib is not installed ({error}); install hildanext[plots]")
-    figure: Any = Figure(figsize=(9, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    _draw(figure.add_subplot(), read_metrics(run), ladder)
     path = run / "plots" / "loss.png"
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return Plot(path, "")
+    reason = picture(path, lambda figure: _draw(figure.add_subplot(), read_metrics(run), ladder))
+    return Plot(None if reason else path, reason)
 
 
 def _draw(axes: Any, records: list[dict[str, Any]], ladder: Ladder) -> None:

@@ -1,42 +1,55 @@
-# PNG plots of evaluation series, where matplotlib is installed.
-# Entry points: png.
-# The self-contained charts of the HTML report are drawn by charts.py and need no package.
+# PNG plots: the one place that asks matplotlib for a figure, and the plot of an evaluation series.
+# Entry points: picture, png.
+# Without matplotlib the reason is returned and nothing is written. The charts of the HTML report need no package.
 """PNG plots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 AXES = {"bound": ("block size, tokens", "nats per token"), "frontier": ("tokens per forward", "quality")}
 
 
+def picture(
+    path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (9, 4.5), dots_per_inch: int = 110
+) -> str:
+    """Write the PNG of what draw(figure) draws on an empty figure of `size` inches, without a display.
+    Returns '' or the reason why nothing was drawn."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        return f"{path.name} is not drawn: matplotlib is not installed ({error}); pip install 'hildanext[plots]'"
+    figure = Figure(figsize=size, dpi=dots_per_inch, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return ""
+
+
 def png(path: Path, title: str, points: Sequence[Mapping[str, Any]]) -> str:
     """Draw points {x, y, low, high, label} with error bars; returns '' or the reason why nothing was drawn."""
-    if find_spec("matplotlib") is None:
-        return f"{path.name} is not drawn: matplotlib is missing; pip install 'hildanext[plots]'"
     if not points:
         return f"{path.name} is not drawn: the series has no points"
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
     ordered = sorted(points, key=_x)
     x, y = [point["x"] for point in ordered], [point["y"] for point in ordered]
     below = [max(0.0, point["y"] - point.get("low", point["y"])) for point in ordered]
     above = [max(0.0, point.get("high", point["y"]) - point["y"]) for point in ordered]
-    axes.errorbar(x, y, yerr=[below, above], marker="o", capsize=3, color="#2a6fdb")
-    for point in ordered:
-        axes.annotate(str(point.get("label", "")), (point["x"], point["y"]), xytext=(6, 6), textcoords="offset points")
     across, up = AXES.get(path.stem.rpartition("-")[2], ("x", "y"))
-    axes.set(title=title, xlabel=across, ylabel=up)
-    axes.grid(alpha=0.25)
-    figure.savefig(path)
-    return ""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.errorbar(x, y, yerr=[below, above], marker="o", capsize=3, color="#2a6fdb")
+        for point in ordered:
+            place, label = (point["x"], point["y"]), str(point.get("label", ""))
+            axes.annotate(label, place, xytext=(6, 6), textcoords="offset points")
+        axes.set(title=title, xlabel=across, ylabel=up)
+        axes.grid(alpha=0.25)
+
+    return picture(path, draw, (6, 4))
 
 
 def _x(point: Mapping[str, Any]) -> float:

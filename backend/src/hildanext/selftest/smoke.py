@@ -16,7 +16,6 @@ from typing import Any
 from hildanext.config import Config
 from hildanext.config.data import DataConfig, SourceSection, TokenizeConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, TrainConfig
-from hildanext.decoding.modes import MODES
 from hildanext.decoding.request import Request
 from hildanext.errors import HildaError, RunError
 from hildanext.progress import Console
@@ -77,7 +76,7 @@ def smoke_test(config: Config, console: Console, run_dir: Path | None = None) ->
 def _small(config: Config, folder: Path) -> Config:
     paths = config.paths.model_copy(update={"data": str(folder / "data"), "runs": str(folder / "runs")})
     sources = (SourceSection(type="storyworld", seed=11, **COUNTS),)
-    data = DataConfig(name="smoke", sources=sources, eval_share=0.2, humaneval_rows=2, workers=1)
+    data = DataConfig(name="smoke", sources=sources, eval_share=0.2, workers=1)
     train = TrainConfig(steps=1, batch=2, eval_rows=2, eval_samples=1, checkpoint_every=0, eval_every=0, parity=False)
     return config.model_copy(
         update={
@@ -88,10 +87,11 @@ def _small(config: Config, folder: Path) -> Config:
 
 
 def _load(bench: Bench) -> str:
+    from hildanext.models.denoiser import module
     from hildanext.models.load import load_model
 
     loaded = bench.made["loaded"] = load_model(bench.config.model)
-    size = sum(parameter.numel() for parameter in loaded.denoiser.parameters())
+    size = sum(parameter.numel() for parameter in module(loaded.denoiser).parameters())
     name = str(loaded.dtype).removeprefix("torch.")
     return f"{bench.config.model.path}: {size:,} parameters, {name} ({loaded.dtype_reason})"
 
@@ -106,7 +106,7 @@ def _data(bench: Bench) -> str:
 
 
 def _train(bench: Bench, command: str, train: dict[str, Any]) -> str:
-    from hildanext.train.running import train_command
+    from hildanext.train.recipes.conversion import train_command
 
     config = bench.config.model_copy(update={"train": bench.config.train.model_copy(update=train)})
     report = train_command(config, bench.quiet, command, bench.folder / command)
@@ -136,7 +136,7 @@ def _generate(bench: Bench) -> str:
     from hildanext.decoding.engine import BlockEngine
 
     shown = []
-    for mode in MODES:
+    for mode in bench.config.decode.modes:
         engine = BlockEngine(bench.made["loaded"], bench.config.decode)
         metrics = engine.generate(Request(prompt="One day", mode=mode, max_new_tokens=NEW_TOKENS)).metrics
         if metrics.tokens < 1:

@@ -1,7 +1,8 @@
-# Checkpoints: a model files plus trainer/ (optimiser, step, loader position), whole or absent.
-# Entry points: Checkpoints (save, prune, newest, best), read_state, save_optimizer, restore_optimizer.
-# A folder named step-NNNNNN is finished: it is written under a dotted name and renamed last. There is no random state
-# to save: every generator is seeded from (seed, step, micro-batch).
+# Checkpoints: a model's files plus trainer/ (optimiser, step, the state of the work), whole or absent.
+# Entry points: Checkpoints (save, newest, best), read_state, read_tensors, ModelFiles (weights and optimiser on disk).
+# A folder named step-NNNNNN is finished: it is written under a dotted name and renamed last. A checkpoint of a whole
+# model is a Hugging Face folder; of an adapter run, the adapter beside the base's name. Under FSDP2 every rank writes
+# its part of the optimiser and the first rank the gathered model.
 """Checkpoints of a training run."""
 
 from __future__ import annotations
@@ -16,12 +17,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from hildanext.errors import HildaError, RunError
-from hildanext.run_dir import write_atomic
+from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
+from hildanext.models.load import Loaded
+from hildanext.models.lora import adapter_state, merge_adapter
+from hildanext.models.meta import HildaMeta
+from hildanext.models.save import save_model
+from hildanext.run_dir import swap_in, write_atomic
 from hildanext.train.distributed import Ranks
 
 STATE = Path("trainer") / "state.json"
+TENSORS = Path("trainer") / "work.pt"
+ADAPTER = Path("trainer") / "adapter.safetensors"
 OPTIMIZER = Path("trainer") / "optimizer.pt"
 SHARDS = Path("trainer") / "shards"
 
@@ -35,6 +45,18 @@ def read_state(folder: Path) -> dict[str, Any]:
             f"train.resume: {folder} is no checkpoint ({error}); give one of runs/<id>/checkpoints/step-*"
         ) from error
     return state
+
+
+def read_tensors(folder: Path) -> dict[str, Any]:
+    """The entries of a checkpoint's state that hold tensors; empty where there are none."""
+    path = folder / TENSORS
+    return dict(torch.load(path, map_location="cpu", weights_only=True)) if path.is_file() else {}
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_tensors(part) for part in value.values())
+    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_holds_tensors, value)))
 
 
 def _flush(folder: Path) -> None:
@@ -70,8 +92,9 @@ class Checkpoints:
         return [path for nll, path in sorted(pair for pair in known if pair[0] is not None)][:count]
 
     def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None], ranks: Ranks) -> Path:
-        """Finish `write(folder)` (every rank calls it) plus the state as step-NNNNNN, then prune. RunError, with every
-        older checkpoint whole, where the disk is full or cannot be written."""
+        """Finish `write(folder)` (every rank calls it) plus the state (JSON values; entries that hold tensors go to a
+        file of their own) as step-NNNNNN, then prune. RunError, with every older checkpoint whole, where the disk is
+        full or cannot be written."""
         final, temporary = self.folder / f"step-{step:06d}", self.folder / f".step-{step:06d}.tmp"
         try:
             self._prepare(temporary, ranks)
@@ -94,10 +117,13 @@ class Checkpoints:
 
     def _complete(self, temporary: Path, final: Path, state: Mapping[str, Any], ranks: Ranks) -> None:
         if ranks.first:
-            write_atomic(temporary / STATE, json.dumps(dict(state), indent=2) + "\n")
+            tensors = {name: value for name, value in state.items() if _holds_tensors(value)}
+            plain = {name: value for name, value in state.items() if name not in tensors}
+            write_atomic(temporary / STATE, json.dumps(plain, indent=2) + "\n")
+            if tensors:
+                torch.save(tensors, temporary / TENSORS)
             _flush(temporary)
-            self._remove(final)
-            temporary.rename(final)
+            swap_in(temporary, final)
             self.prune()
         ranks.wait()
 
@@ -125,6 +151,58 @@ class Checkpoints:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """The model and optimiser in training, as files. adapted: adapters train, and the weights are not written."""
+
+    loaded: Loaded
+    optimizer: torch.optim.Optimizer
+    ranks: Ranks
+    adapted: bool
+    meta: HildaMeta
+
+    def write(self, folder: Path) -> None:
+        """Weights and optimiser of a checkpoint; every rank calls it, the folder's parent exists."""
+        sharded = self.ranks.kind == "fsdp2"
+        whole = _gathered(self.loaded, self.ranks) if sharded else self.loaded.denoiser
+        if self.ranks.first and self.adapted:
+            (folder / ADAPTER).parent.mkdir(parents=True)
+            save_file({name: value.contiguous() for name, value in adapter_state(whole).items()}, folder / ADAPTER)
+        elif self.ranks.first:
+            save_model(whole, self.loaded.tokenizer, folder, self.meta)
+        self.ranks.wait()
+        if sharded:
+            _write_shards(self.loaded, self.optimizer, folder)
+        elif self.ranks.first:
+            save_optimizer(self.optimizer, folder)
+
+    def write_model(self, folder: Path) -> Path:
+        """The final model as one plain Hugging Face folder; adapters are merged into the weights."""
+        whole = _gathered(self.loaded, self.ranks) if self.ranks.kind == "fsdp2" else self.loaded.denoiser
+        if self.ranks.first:
+            merge_adapter(whole)
+            save_model(whole, self.loaded.tokenizer, folder, self.meta)
+        self.ranks.wait()
+        return folder
+
+    def restore(self, folder: Path) -> None:
+        """Put a checkpoint's adapter and optimiser state into this run. Shards of FSDP2 fit any number of ranks.
+        HildaError where it holds no adapter, or an optimiser that does not fit."""
+        if self.adapted and not (folder / ADAPTER).is_file():
+            raise HildaError(f"train.resume: {folder} holds no adapter; resume with the model.adapter of its config")
+        if self.adapted:
+            network(self.loaded.denoiser).load_state_dict(load_file(folder / ADAPTER), strict=False)
+        if (folder / SHARDS).is_dir():
+            _restore_shards(self.loaded, self.optimizer, folder)
+        elif self.ranks.kind == "fsdp2":
+            raise HildaError(
+                f"train.resume: {folder} was written without fsdp2, whose optimiser state cannot be sharded here;"
+                " resume with train.parallel=ddp or none"
+            )
+        else:
+            restore_optimizer(self.optimizer, folder)
+
+
 def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """The optimiser's whole state, of one process or of any DDP rank."""
     (folder / OPTIMIZER).parent.mkdir(parents=True, exist_ok=True)
@@ -139,3 +217,35 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
         raise HildaError(
             f"{folder / OPTIMIZER}: does not fit this run ({error}); resume with the optimizer settings of its config"
         ) from error
+
+
+def _gathered(loaded: Loaded, ranks: Ranks) -> HFDenoiser:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    denoiser = hugging_face(loaded.denoiser)
+    state = get_model_state_dict(denoiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    with torch.device("meta"):
+        model = type(denoiser.model)(denoiser.config)
+    if ranks.first:
+        own = {name.removeprefix("model."): value for name, value in state.items()}
+        model.load_state_dict(own, assign=True)
+        model.tie_weights()
+    return HFDenoiser(model, denoiser.mask_id, shift=denoiser.shift, block_grid=denoiser.block_grid)
+
+
+def _write_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    save(
+        {"optimizer": get_optimizer_state_dict(module(loaded.denoiser), optimizer)}, checkpoint_id=str(folder / SHARDS)
+    )
+
+
+def _restore_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    state = {"optimizer": get_optimizer_state_dict(module(loaded.denoiser), optimizer)}
+    load(state, checkpoint_id=str(folder / SHARDS))
+    set_optimizer_state_dict(module(loaded.denoiser), optimizer, state["optimizer"])

@@ -1,242 +1,234 @@
-# The training loop: one for conversion, SFT and autoregressive parents, on one device or many ranks.
-# Entry points: Job (what a loop works on), Trainer.fit. Everything mutable of a run is in Trainer.
-# Losses are sums over micro-batches and ranks divided once per step. Noise is seeded by (seed, step, row), so a
-# resumed run repeats an uninterrupted one exactly. One transfer of numbers from the device per step.
+# The training loop, on one device or many ranks. It knows no objective, no loader, no ladder: a Work makes the steps.
+# Entry points: Work (what steps are made of), Notes, Trainer.fit, Recorder (hooks of a run), evaluating.
+# Losses are sums over micro-batches and ranks divided once per step; one transfer of numbers from the device per step.
+# Everything mutable of a run is in Trainer and in its Work.
 """Optimiser steps."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from hildanext.config import Config
-from hildanext.core.block_ladder import Ladder
-from hildanext.core.types import Batch, LossReport, Objective
+from hildanext.config.train import OptimizerConfig, TrainConfig
+from hildanext.core.types import LossReport
 from hildanext.errors import Interrupted, RunError
+from hildanext.models.hardware import peak_memory
 from hildanext.progress import Console
-from hildanext.run_dir import RunDir, StopRequest
+from hildanext.run_dir import StopRequest
 from hildanext.train.distributed import Ranks
-from hildanext.train.memory import memory
-from hildanext.train.optim import OptimizerChoice, set_rate
-from hildanext.train.schedule import factor
-from hildanext.train.trackers import Tracker
+from hildanext.train.optim import learning_rate, set_rate
 
-STATUS_SECONDS = 2.0
-STREAMS = {"masked": "m2t", "replaced": "t2t", "kept": "keep"}
-COUNTED = ("masked", "replaced", "kept", "autoregressive")
-
-
-def step_seed(seed: int, step: int, micro: int = 0) -> int:
-    """Seed of the noise of a step. Objectives key it by row id, so it is the same for every micro-batch and rank;
-    embedding noise is not keyed by row and takes `micro`, counted over accumulation and ranks."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + micro * 0x94D049BB133111EB) & (2**64 - 1)
-    mixed = ((mixed ^ (mixed >> 31)) * 0xD6E8FEB86659FD93) & (2**64 - 1)
-    return (mixed ^ (mixed >> 32)) & (2**63 - 1)
+COUNTED = ("m2t", "t2t", "keep", "autoregressive")
+OWN = ("step", "skipped", "eval_nll")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a loop works on. model: the Denoiser the objective sees; module: the nn.Module whose gradients are clipped;
-    noise: embedding noise or None; save and measure: see conversion.py."""
+class Notes:
+    """What a work says of the step it has just made. tokens: of all ranks, for the speed; rows: what went into it, for
+    the message on a loss that is not finite; record: plain values for the step's line of metrics.jsonl."""
 
-    config: Config
-    model: Any
-    module: torch.nn.Module
-    objective: Objective
-    ladder: Ladder
-    loader: Any
-    choice: OptimizerChoice
-    ranks: Ranks
-    run: RunDir
-    console: Console
-    noise: Any = None
+    tokens: int
+    rows: Sequence[int] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Work(Protocol):
+    """What the steps of a run are made of: rows under an objective, rollouts and epochs over them, a teacher's answers.
+    A work calls the model forward only; autocast, backward, ranks, clipping and the optimiser are the loop's."""
+
+    def micro_batches(self, step: int) -> Iterator[Callable[[], LossReport]]:
+        """The forwards of a step counted from 0: at least one, as many and with the same names on every rank. All are
+        asked for before the first runs, so data may be drawn from the model here; then each runs once, in order."""
+        ...
+
+    def notes(self) -> Notes:
+        """Of the step whose forwards have run."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the work stands between two steps, buffers included: JSON values and tensors, for every rank (all of
+        them call it, the first one's is written). Its names stand beside the loop's own `step skipped eval_nll`."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what state_dict gave, among other entries. Whatever is drawn afterwards equals what an
+        uninterrupted run would have drawn."""
+        ...
 
 
 class Recorder:
-    """Hooks of a run, called at step boundaries: save(step, state), measure(step) -> record."""
+    """Hooks of a run, called at step boundaries on every rank. These do nothing: a training that leaves no files."""
 
-    def save(self, step: int, state: Mapping[str, Any]) -> str:
-        """Write a checkpoint; returns its path."""
-        return ""
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Take the line of a step, or of an evaluation (`eval`)."""
 
     def measure(self, step: int) -> Mapping[str, Any]:
         """Evaluate; the record, with `eval_nll`."""
         return {}
 
+    def save(self, step: int, state: Mapping[str, Any]) -> str:
+        """Write a checkpoint; returns its path, empty where there is none."""
+        return ""
+
+    def close(self) -> None:
+        """No further line comes."""
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside, training mode afterwards: for measurements, and for a work that draws from the model."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
 
 @dataclass
 class Trainer:
-    """One run. step: optimiser steps done; skipped: steps dropped for a loss that was not finite."""
+    """One run of `steps` steps. model: the nn.Module in training, or its Replica; step: optimiser steps done; skipped:
+    steps dropped for a loss that was not finite; saved: the newest checkpoint."""
 
-    job: Job
-    recorder: Recorder
-    trackers: list[Tracker]
+    work: Work
+    model: Any
+    optimizer: torch.optim.Optimizer
+    steps: int
+    rates: OptimizerConfig
+    train: TrainConfig
+    recorder: Recorder = field(default_factory=Recorder)
+    ranks: Ranks = field(default_factory=Ranks)
+    console: Console = field(default_factory=lambda: Console(quiet=True))
     step: int = 0
     skipped: int = 0
     saved: str = ""
     eval_nll: float | None = None
     measured: int = -1
-    _rows: Iterator[Batch] | None = None
-    _device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    _status: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
 
     def fit(self) -> None:
         """Train to the last step. Interrupted (state saved) on SIGTERM or Ctrl-C; RunError on a loss not finite."""
-        job = self.job
-        self._rows, self._device = iter(job.loader), next(job.module.parameters()).device
-        parameters = [p for group in job.choice.optimizer.param_groups for p in group["params"]]
-        job.module.train()
-        with StopRequest() as stop, job.console.bar("training", job.ladder.steps) as bar:
+        self.model.train()
+        with StopRequest() as stop, self.console.bar("training", self.steps) as bar:
             bar.advance(self.step)
             try:
-                while self.step < job.ladder.steps:
-                    record = self._advance(parameters, stop.received is not None)
-                    self._write(record, bar)
-                    self._due(record["stopping"])
+                while self.step < self.steps:
+                    record, stopping = self._advance(stop.received is not None)
+                    self.recorder.write(record)
+                    bar.advance(1, loss=record["loss"], **self.work.notes().record)
+                    self._due(stopping)
             finally:
-                self.close()
+                self.recorder.close()
 
-    def _write(self, record: dict[str, Any], bar: Any) -> None:
-        for tracker in self.trackers:
-            tracker.write({name: value for name, value in record.items() if name != "stopping"})
-        bar.advance(1, loss=record["loss"], phase=record["phase"], block=record["block"])
-        if self.job.ranks.first and time.monotonic() - self._status > STATUS_SECONDS:
-            self._status = time.monotonic()
-            self.job.run.status(step=self.step, total=self.job.ladder.steps, loss=record["loss"])
+    def _advance(self, stopping: bool) -> tuple[dict[str, Any], bool]:
+        begun, rate = time.perf_counter(), learning_rate(self.rates, self.step, self.steps)
+        set_rate(self.optimizer, rate)
+        forwards = list(self.work.micro_batches(self.step))
+        if not forwards:
+            raise ValueError(f"work: no micro-batch at step {self.step}; every step needs one")
 
-    def _due(self, stopping: bool) -> None:
-        train = self.job.config.train
-        last = self.step == self.job.ladder.steps
-        if not stopping and (last or (train.eval_every and self.step % train.eval_every == 0)):
-            self.measure()
-        if stopping or last or (train.checkpoint_every and self.step % train.checkpoint_every == 0):
-            for tracker in self.trackers:
-                tracker.flush()
-            self.saved = self.recorder.save(self.step, self.state())
-            if self.job.ranks.first:
-                self.job.run.status(step=self.step, total=self.job.ladder.steps, checkpoint=self.saved)
-        if stopping and not last:
-            raise Interrupted(f"train: stopped at step {self.step}; resume with --set train.resume={self.saved}")
-
-    def measure(self) -> None:
-        """Evaluate the model as it is and track the record."""
-        self.job.module.eval()
-        record = dict(self.recorder.measure(self.step))
-        self.job.module.train()
-        self.eval_nll, self.measured = record.get("eval_nll"), self.step
-        for tracker in self.trackers:
-            tracker.write({"step": self.step, "eval": record})
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must say beside weights and optimiser."""
-        fresh = self.eval_nll if self.measured == self.step else None
-        loader = self.job.loader.state_dict()
-        return {"step": self.step, "skipped": self.skipped, "eval_nll": fresh, "loader": loader}
-
-    def close(self) -> None:
-        """Write what the trackers hold back and end them."""
-        for tracker in self.trackers:
-            tracker.close()
-
-    def _advance(self, parameters: list[Tensor], stopping: bool) -> dict[str, Any]:
-        begun = time.perf_counter()
-        job = self.job
-        stage = job.ladder.stage(self.step)
-        rate = job.config.optimizer.lr * factor(job.config.optimizer, self.step, job.ladder.steps)
-        set_rate(job.choice.optimizer, rate)
-        reports, ids = self._backward(stage.block)
-        names, sums = self._sums(reports, stopping)
-        scale = job.ranks.size / max(sums[1], 1e-12)
-        norm = self._clip(parameters, scale)
-        finite = math.isfinite(sums[0]) and math.isfinite(norm)
-        self._apply(finite, ids)
-        seconds = time.perf_counter() - begun
-        tokens = job.config.train.batch * job.config.train.accumulate * job.ranks.size * job.ladder.window
-        return {
-            "step": self.step, "loss": sums[0] / max(sums[1], 1e-12) if finite else None,
-            **_means(reports[0], dict(zip(names, sums, strict=True))), "phase": stage.phase, "block": stage.block,
-            "lr": rate, "grad_norm": norm if finite else None, "tokens_per_second": round(tokens / seconds, 1),
-            "seconds": round(seconds, 6), "memory": memory(self._device), "time": round(time.time(), 3),
-            "stopping": sums[2] > 0,
-        }  # fmt: skip
-
-    def _backward(self, block: int) -> tuple[list[LossReport], list[int]]:
-        job, count = self.job, self.job.config.train.accumulate
-        reports, ids = [], list[int]()
-        for index in range(count):
-            batch = next(self._rows).to(self._device) if self._rows is not None else None
-            assert batch is not None
-            seed = step_seed(job.config.seed, self.step)
-            if job.noise is not None:
-                job.noise.set_scale(self.step)
-                micro = 1 + index * job.ranks.size + job.ranks.rank
-                job.noise.rng.manual_seed(step_seed(job.config.seed, self.step, micro))
-            with self._autocast(), job.ranks.sync(job.model, index == count - 1):
-                report = job.objective.loss(job.model, batch, block, torch.Generator().manual_seed(seed))
+        reports = []
+        for number, forward in enumerate(forwards, start=1):
+            with self._autocast(), self.ranks.sync(self.model, last=number == len(forwards)):
+                report = forward()
                 report.total.backward()  # type: ignore[no-untyped-call]
             reports.append(report)
-            ids.extend(batch.ids)
-        return reports, ids
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        wanted = self.job.config.train.autocast
-        return torch.autocast(self._device.type, getattr(torch, wanted)) if wanted != "none" else nullcontext()
-
-    def _sums(self, reports: list[LossReport], stopping: bool) -> tuple[list[str], list[float]]:
-        parts, counts = reports[0].parts, reports[0].counts
-        names = ["total", "normaliser", "stopping", *(f"part.{n}" for n in parts), *(f"count.{n}" for n in counts)]
-        stop = torch.tensor(float(stopping), device=self._device)
-        rows = [
-            [r.total.detach(), r.normaliser, stop, *(r.parts[n] for n in parts), *(r.counts[n] for n in counts)]
-            for r in reports
-        ]
-        values = torch.stack([torch.stack([v.float() for v in row]) for row in rows]).double().sum(0)
-        found: list[float] = self.job.ranks.sum(values).tolist()
-        return names, found
-
-    def _clip(self, parameters: list[Tensor], scale: float) -> float:
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, scale)
-        limit = self.job.config.optimizer.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-
-    def _apply(self, finite: bool, ids: list[int]) -> None:
+        sums = self._summed(reports, stopping)
+        normaliser = max(sums["normaliser"], 1e-12)
+        norm = self._clip(self.ranks.size / normaliser)
+        notes = self.work.notes()
+        finite = math.isfinite(sums["total"]) and math.isfinite(norm)
         if finite:
-            self.job.choice.optimizer.step()
+            self.optimizer.step()
         else:
-            self._refuse(ids)
-        self.job.choice.optimizer.zero_grad(set_to_none=True)
+            self._refuse(notes.rows)
+        self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
-    def _refuse(self, ids: list[int]) -> None:
+        seconds = time.perf_counter() - begun
+        record = {
+            "step": self.step, "loss": sums["total"] / normaliser if finite else None, **_means(sums), **notes.record,
+            "lr": rate, "grad_norm": norm if finite else None, "tokens_per_second": round(notes.tokens / seconds, 1),
+            "seconds": round(seconds, 6), "memory": peak_memory(self.device), "time": round(time.time(), 3),
+        }  # fmt: skip
+        return record, sums["stopping"] > 0
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        wanted = self.train.autocast
+        return torch.autocast(self.device.type, getattr(torch, wanted)) if wanted != "none" else nullcontext()
+
+    def _summed(self, reports: list[LossReport], stopping: bool) -> dict[str, float]:
+        zero = torch.zeros((), device=self.device)
+        rows = [
+            {"total": r.total.detach(), "normaliser": r.normaliser, "stopping": zero + stopping}
+            | {f"part.{name}": value for name, value in r.parts.items()}
+            | {f"count.{name}": value for name, value in r.counts.items()}
+            for r in reports
+        ]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        table = torch.stack([torch.stack([row.get(name, zero).float() for name in names]) for row in rows])
+        return dict(zip(names, self.ranks.sum(table.double().sum(0)).tolist(), strict=True))
+
+    def _clip(self, scale: float) -> float:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.rates.clip or math.inf)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _refuse(self, rows: Sequence[int]) -> None:
         self.skipped += 1
-        allowed = self.job.config.train.skip_nonfinite
-        where = f"train: loss or gradient not finite at step {self.step}, rows {ids}"
+        allowed = self.train.skip_nonfinite
+        where = f"train: loss or gradient not finite at step {self.step}" + (f", rows {[*rows]}" if rows else "")
         if self.skipped > allowed:
             raise RunError(
                 f"{where}; {self.skipped - 1} steps were skipped, {allowed} are allowed; the last good checkpoint is"
                 f" {self.saved or 'none'}; look at these rows, or lower optimizer.lr"
             )
-        self.job.console.warn(f"{where}; skipped ({self.skipped} of {allowed})")
+        self.console.warn(f"{where}; skipped ({self.skipped} of {allowed})")
+
+    def _due(self, stopping: bool) -> None:
+        train, last = self.train, self.step == self.steps
+        if not stopping and (last or (train.eval_every and self.step % train.eval_every == 0)):
+            self.measure()
+        if stopping or last or (train.checkpoint_every and self.step % train.checkpoint_every == 0):
+            self.saved = self.recorder.save(self.step, self.state())
+        if stopping and not last:
+            way = f"resume with --set train.resume={self.saved}" if self.saved else "nothing was saved"
+            raise Interrupted(f"train: stopped at step {self.step}; {way}")
+
+    def measure(self) -> None:
+        """Evaluate the model as it is and record it."""
+        with evaluating(self.model):
+            record = dict(self.recorder.measure(self.step))
+        self.eval_nll, self.measured = record.get("eval_nll"), self.step
+        self.recorder.write({"step": self.step, "eval": record})
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside weights and optimiser. ValueError where the work uses a name of ours."""
+        fresh = self.eval_nll if self.measured == self.step else None
+        theirs = self.work.state_dict()
+        if theirs.keys() & set(OWN):
+            raise ValueError(f"work: its state may not use the names {', '.join(OWN)}")
+        return dict(zip(OWN, (self.step, self.skipped, fresh), strict=True)) | theirs
+
+    def resume(self, state: Mapping[str, Any], saved: str) -> None:
+        """Go on from the state of the checkpoint `saved`; weights and optimiser are the recorder's."""
+        self.step, self.skipped, self.saved = int(state["step"]), int(state["skipped"]), saved
+        self.work.load_state_dict(state)
 
 
-def _means(report: LossReport, sums: Mapping[str, float]) -> dict[str, Any]:
+def _means(sums: Mapping[str, float]) -> dict[str, Any]:
     means: dict[str, Any] = {}
-    for name in report.parts:
+    for name in [name.removeprefix("part.") for name in sums if name.startswith("part.")]:
         count = sums.get(f"count.{name}", sums["normaliser"])
-        means[_public(name)] = sums[f"part.{name}"] / count if count else 0.0
-    tokens = {f"{name}_tokens": int(sums[f"count.{name}"]) for name in COUNTED if name in report.counts}
+        means[name] = sums[f"part.{name}"] / count if count else 0.0
+    tokens = {f"{name}_tokens": int(sums[f"count.{name}"]) for name in COUNTED if f"count.{name}" in sums}
     return {name: value for name, value in means.items() if not name.startswith("block_")} | tokens
-
-
-def _public(name: str) -> str:
-    first, _, rest = name.partition("_")
-    return "_".join(filter(None, (STREAMS.get(first, first), rest)))

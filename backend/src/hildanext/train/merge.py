@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,11 +20,10 @@ from hildanext.errors import ModelError
 from hildanext.models.load import load_model
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.progress import Console
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import replacing, write_atomic
 from hildanext.train.checkpoint import Checkpoints
-from hildanext.train.evaluation import Evaluator, evaluation_batches
-from hildanext.train.plan import make_ladder
-from hildanext.train.training import is_causal, open_shards
+from hildanext.train.evaluation import Evaluator
+from hildanext.train.training import is_causal, make_ladder, open_shards
 
 
 def _shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -81,14 +79,12 @@ def merge_folders(folders: Sequence[Path], output: Path) -> Path:
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise ModelError(f"merge: {output} is a member and would be replaced; name another folder with --output")
     parts = _same(folders)
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(folders[0], temporary, ignore=shutil.ignore_patterns("trainer", "*.safetensors"))
-    for file, shapes in parts.items():
-        save_file({name: _mean(folders, file, name) for name in shapes}, temporary / file, {"format": "pt"})
-    _note(temporary, folders)
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
+    kept = shutil.ignore_patterns("trainer", "*.safetensors")
+    with replacing(output) as fresh:
+        shutil.copytree(folders[0], fresh, ignore=kept, dirs_exist_ok=True)
+        for file, shapes in parts.items():
+            save_file({name: _mean(folders, file, name) for name in shapes}, fresh / file, {"format": "pt"})
+        _note(fresh, folders)
     return output
 
 
@@ -136,10 +132,8 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 def _score(config: Config, folder: Path) -> float:
     loaded = load_model(config.model.model_copy(update={"path": str(folder)}))
     shards = open_shards(config, config.train.eval_split)
-    rows = evaluation_batches(shards, config.train.eval_rows, config.train.batch, loaded.device)
-    ladder = make_ladder(config, shards.window, 1, is_causal(config))
-    evaluator = Evaluator(rows, (ladder.last,), ladder.last, config.train.eval_samples, config.seed)
-    with torch.no_grad():
-        if is_causal(config):
-            return evaluator.causal(loaded.denoiser)
-        return float(evaluator.measure(loaded.denoiser)["eval_nll"])
+    chosen = make_ladder(config, shards.window, 1).last
+    evaluator = Evaluator.of(config, loaded, shards, (chosen,), chosen)
+    if is_causal(config):
+        return evaluator.causal(loaded.denoiser)
+    return float(evaluator.measure(loaded.denoiser)["eval_nll"])

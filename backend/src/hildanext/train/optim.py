@@ -1,11 +1,13 @@
-# The optimiser and its parameter groups; one group per (part of the network, decayed or not).
-# Entry points: build_optimizer, freeze, set_rate, OptimizerChoice.
-# The 8-bit optimisers come from bitsandbytes; where it cannot run, AdamW stands in and the choice says why.
-"""Optimisers."""
+# The optimiser, its parameter groups (one per part of the network, decayed or not) and its rate at every step.
+# Entry points: build_optimizer, freeze, learning_rate, set_rate, OptimizerChoice.
+# The 8-bit optimisers come from bitsandbytes; where it cannot run, AdamW stands in and the choice says why. Optimisers
+# are built with rate 0: the rate is a pure function of the step, set before each.
+"""Optimisers and learning rates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,20 +81,18 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> OptimizerChoi
 def _adamw(groups: Iterable[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     groups = [dict(group) for group in groups]
     fused = all(parameter.is_floating_point() for group in groups for parameter in group["params"])
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=fused)
 
 
 def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    from hildanext.train.muon import MuonWithAdamW
-
     if not hasattr(torch.optim, "Muon"):
         raise ConfigError(f"optimizer.name: muon needs torch >= 2.9, this is {torch.__version__}; use adamw")
     hidden = [group for group in groups if group["part"] in ("attention", "mlp") and group["matrix"]]
     if not hidden:
         raise ConfigError("optimizer.name: muon trains hidden matrices, and none of them trains here; use adamw")
     others = [group for group in groups if group["part"] not in ("attention", "mlp") or not group["matrix"]]
-    faster = [{**group, "factor": group["factor"] * config.muon, "lr": config.lr} for group in hidden]
-    return MuonWithAdamW(faster, [{**group, "lr": config.lr} for group in others], config.betas, config.eps)
+    faster = [{**group, "factor": group["factor"] * config.muon, "lr": 0.0} for group in hidden]
+    return MuonWithAdamW(faster, [{**group, "lr": 0.0} for group in others], config.betas, config.eps)
 
 
 def _eight_bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -105,9 +105,68 @@ def _eight_bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.o
     probe.grad = torch.ones_like(probe)
     kind([probe], lr=1e-3).step()
     made: torch.optim.Optimizer = kind(
-        [dict(group) for group in groups], lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, **extra
+        [dict(group) for group in groups], lr=0.0, betas=config.betas, weight_decay=config.weight_decay, **extra
     )
     return made
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """`matrices`: groups for Muon (2-D parameters); `others`: groups for AdamW. Each group carries its own lr and
+    weight_decay. Source: Muon is Scalable arXiv:2502.16982 sec. 2; both parts as torch.optim has them."""
+
+    def __init__(
+        self,
+        matrices: Sequence[dict[str, Any]],
+        others: Sequence[dict[str, Any]],
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        super().__init__([dict(group) for group in (*matrices, *others)], {})
+        self.muon = torch.optim.Muon([dict(group) for group in matrices])
+        self.adamw = torch.optim.AdamW([dict(group) for group in others], betas=betas, eps=eps, fused=True)
+        self._link()
+
+    def _link(self) -> None:
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of both parts."""
+        if closure is not None:
+            raise ValueError("muon: closures are not supported")
+        self.muon.step()  # type: ignore[no-untyped-call]
+        self.adamw.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states, by name."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Both states, as state_dict gave them. ValueError or KeyError where they do not fit."""
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self._link()
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate at `step` (counted from 0) of `steps`: a linear warm-up to the peak, then the schedule; linear, cosine
+    and wsd end at `final` times the peak."""
+    warm, left = round(config.warmup * steps), max(1, steps - round(config.warmup * steps))
+    if step < warm:
+        share = (step + 1) / (warm + 1)
+    else:
+        share = _after(config, (step - warm) / left, config.decay * steps / left)
+    return config.lr * share
+
+
+def _after(config: OptimizerConfig, done: float, tail: float) -> float:
+    fall = 1.0 - config.final
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "linear":
+        return 1.0 - fall * done
+    if config.schedule == "cosine":
+        return 1.0 - fall * (1.0 - math.cos(math.pi * done)) / 2.0
+    return 1.0 - fall * max(0.0, (done - (1.0 - tail)) / tail)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

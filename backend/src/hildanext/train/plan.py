@@ -1,11 +1,12 @@
 # What a run will do, before it does it: stages, steps, tokens, and estimates of time and memory.
-# Entry points: Plan, make_ladder, total_steps, arithmetic_rate, show_plan.
+# Entry points: plan_command, Plan, arithmetic_rate.
 # Time is arithmetic (6 operations per parameter and token) at the rate of one timed matrix product, so a lower bound;
 # a plan needs neither model nor data.
 """The plan of a run."""
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,12 @@ import torch
 
 from hildanext.config import Config
 from hildanext.core.block_ladder import Ladder, Stage
+from hildanext.data.shards import ShardSet
+from hildanext.errors import DataError, ModelError
+from hildanext.models.load import choose_device, choose_dtype
+from hildanext.models.preflight import estimate
 from hildanext.progress import Console
+from hildanext.train.training import make_ladder, shards_folder, tokens_per_step
 
 MEMORY = ("parameters", "gradients", "optimizer", "activations", "logits", "total", "limit")
 
@@ -63,20 +69,33 @@ def arithmetic_rate(device: torch.device, size: int = 512, tries: int = 3) -> fl
     return best
 
 
-def total_steps(config: Config, window: int, ranks: int) -> int:
-    """Optimiser steps: train.steps, or what train.tokens make."""
-    per_step = config.train.batch * config.train.accumulate * ranks * window
-    return max(1, round(config.train.tokens / per_step)) if config.train.tokens else config.train.steps
+def plan_command(config: Config, console: Console) -> dict[str, Any]:
+    """Show the plan of a run; trains nothing and writes nothing. Needs neither model nor data."""
+    ranks, window = int(os.environ.get("WORLD_SIZE", "1")), _window(config)
+    memory, seconds = _cost(config, window, ranks)
+    plan = Plan(make_ladder(config, window, ranks), tokens_per_step(config, window, ranks), seconds, memory)
+    _show(plan, console)
+    return plan.as_json()
 
 
-def make_ladder(config: Config, window: int, ranks: int, causal: bool) -> Ladder:
-    """The ladder of a run; one stage for autoregressive training."""
-    steps = total_steps(config, window, ranks)
-    return Ladder.causal(window, steps) if causal else Ladder.of(config.ladder, window, steps)
+def _window(config: Config) -> int:
+    try:
+        return ShardSet.open(shards_folder(config) / config.train.split).window
+    except DataError:
+        return config.tokenize.window
 
 
-def show_plan(plan: Plan, console: Console) -> None:
-    """The plan as a table on stderr."""
+def _cost(config: Config, window: int, ranks: int) -> tuple[dict[str, Any], float | None]:
+    try:
+        found = estimate(config, window, ranks=ranks)
+    except ModelError:
+        return {}, None
+    device = choose_device(config.model.device)
+    size = choose_dtype(config.model.dtype, device)[0].itemsize
+    return found, 6.0 * found["parameters"] / size / arithmetic_rate(device) / ranks
+
+
+def _show(plan: Plan, console: Console) -> None:
     rows = [
         (row["phase"], str(row["block"]), f"{row['first']}", f"{row['steps']}", f"{row['tokens']:,}", _minutes(row))
         for row in plan.rows()

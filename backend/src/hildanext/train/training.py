@@ -1,11 +1,13 @@
-# What a run works on, opened and checked before its first step: model, shards, ladder, the checkpoint it continues.
-# Entry points: Training, open_training, shards_folder, is_causal, meta_of.
-# An autoregressive parent takes the same way as a conversion, with one stage and no noise.
-"""A training training."""
+# A run opened and checked before its first step: ranks, run directory, model, shards, ladder, checkpoint it continues.
+# Entry points: open_training, Training, trainable, make_ladder, tokens_per_step, shards_folder, open_shards, is_causal.
+# Only the first rank owns the run directory; the others learn its path from it. An autoregressive parent takes the same
+# way as a conversion, with one stage and no noise.
+"""The opened run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,20 @@ from typing import Any
 from hildanext.config import Config
 from hildanext.config.model import ModelConfig
 from hildanext.core.block_ladder import Ladder
+from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet, check_tokenizer
+from hildanext.data.tokenize import tokenize
 from hildanext.errors import DataError, HildaError
+from hildanext.models.denoiser import module, network
 from hildanext.models.load import NEW, Loaded, load_model
+from hildanext.models.lora import add_adapter
 from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate, require_memory
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
-from hildanext.train.checkpoint import Checkpoints, read_state
-from hildanext.train.distributed import Ranks
-from hildanext.train.plan import make_ladder
+from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
+from hildanext.train.distributed import Ranks, Replica, open_ranks
+from hildanext.train.optim import OptimizerChoice, build_optimizer, freeze
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,19 @@ class Training:
         """Whether adapters are trained instead of the weights."""
         return self.config.model.adapter.kind != "none"
 
+    @property
+    def meta(self) -> HildaMeta:
+        """hildanext.json of what the run saves."""
+        meta, path, run = self.loaded.meta, self.loaded.path, self.run.path.name
+        parent = meta.parent if meta.block or path is None else _named(path)
+        past = [*meta.history, {"run": run, "objective": self.config.objective.type, "steps": self.ladder.steps}]
+        block = None if self.causal else self.ladder.last
+        return meta.model_copy(update={"block": block, "parent": parent, "run": run, "history": past})
+
+
+def _named(folder: Path) -> str:
+    return folder.absolute().parent.name if folder.name == "model" else folder.name
+
 
 def is_causal(config: Config) -> bool:
     """Whether the objective is ordinary next-token prediction."""
@@ -70,6 +89,52 @@ def open_shards(config: Config, split: str) -> ShardSet:
     return ShardSet.open(folder)
 
 
+def tokens_per_step(config: Config, window: int, ranks: int) -> int:
+    """Tokens of an optimiser step, all ranks together."""
+    return config.train.batch * config.train.accumulate * ranks * window
+
+
+def make_ladder(config: Config, window: int, ranks: int) -> Ladder:
+    """The ladder of a run, over train.steps or the steps that train.tokens make; one stage for an AR parent."""
+    tokens = config.train.tokens
+    steps = max(1, round(tokens / tokens_per_step(config, window, ranks))) if tokens else config.train.steps
+    return Ladder.causal(window, steps) if is_causal(config) else Ladder.of(config.ladder, window, steps)
+
+
+@contextmanager
+def open_training(config: Config, console: Console, command: str, path: Path | None) -> Iterator[Training]:
+    """A run inside its run directory (`path`, or a new one named after the command): model, shards and ladder, checked
+    against each other and against the memory of the device. The directory's state follows what happens inside."""
+    ranks = open_ranks(config.train.parallel, config.model.device)
+    try:
+        created = RunDir.create(config, command, path) if ranks.first else None
+        told = ranks.tell(str(created.path) if created else "")
+        run, quiet = created or RunDir(Path(told)), console if ranks.first else Console(quiet=True)
+        with run.running() if ranks.first else nullcontext():
+            if config.train.prepare and ranks.first and not shards_folder(config).is_dir():
+                prepare(config, quiet)
+                tokenize(config, quiet)
+            ranks.wait()
+            yield _opened(config, quiet, run, ranks)
+    finally:
+        ranks.close()
+
+
+def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Training:
+    resumed = _resumed(config, run)
+    state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
+    shards, evaluation = open_shards(config, config.train.split), open_shards(config, config.train.eval_split)
+    ladder = make_ladder(config, shards.window, ranks.size)
+    _same_run(state, ladder)
+    source = _source(config, resumed, shards)
+    memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
+    require_memory(memory)
+    loaded = load_model(source, console)
+    loaded.require("train")
+    check_tokenizer(shards, loaded.tokenizer)
+    return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state)
+
+
 def _resumed(config: Config, run: RunDir) -> Path | None:
     if config.train.resume != "latest":
         return Path(config.train.resume) if config.train.resume else None
@@ -77,6 +142,15 @@ def _resumed(config: Config, run: RunDir) -> Path | None:
     if newest is None:
         raise HildaError(f"train.resume: latest, but {run.checkpoints} holds no checkpoint; give --run-dir of the run")
     return newest
+
+
+def _same_run(state: Mapping[str, Any], ladder: Ladder) -> None:
+    saved = state.get("stages")
+    if saved is not None and saved != [vars(stage) for stage in ladder.stages]:
+        raise HildaError(
+            "train.resume: the checkpoint's ladder differs from this configuration's (steps, window or block sizes);"
+            " resume with --config runs/<id>/config.json, or start anew with model.path set to the checkpoint"
+        )
 
 
 def _source(config: Config, resumed: Path | None, shards: ShardSet) -> ModelConfig:
@@ -89,39 +163,19 @@ def _source(config: Config, resumed: Path | None, shards: ShardSet) -> ModelConf
     return model
 
 
-def open_training(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Training:
-    """Model, shards and ladder, checked against each other and against the memory of the device."""
-    resumed = _resumed(config, run)
-    state = read_state(resumed) if resumed is not None else {}
-    shards, evaluation = open_shards(config, config.train.split), open_shards(config, config.train.eval_split)
-    ladder = make_ladder(config, shards.window, ranks.size, is_causal(config))
-    _same_run(state, ladder)
-    source = _source(config, resumed, shards)
-    memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
-    require_memory(memory)
-    loaded = load_model(source, console)
-    check_tokenizer(shards, loaded.tokenizer)
-    return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state)
-
-
-def _same_run(state: Mapping[str, Any], ladder: Ladder) -> None:
-    saved = state.get("stages")
-    if saved is not None and saved != [vars(stage) for stage in ladder.stages]:
-        raise HildaError(
-            "train.resume: the checkpoint's ladder differs from this configuration's (steps, window or block sizes);"
-            " resume with --config runs/<id>/config.json, or start anew with model.path set to the checkpoint"
-        )
-
-
-def _named(folder: Path) -> str:
-    return folder.absolute().parent.name if folder.name == "model" else folder.name
-
-
-def meta_of(training: Training) -> HildaMeta:
-    """hildanext.json of what the run saves."""
-    meta, path = training.loaded.meta, training.loaded.path
-    parent = meta.parent if meta.block or path is None else _named(path)
-    run = training.run.path.name
-    past = [*meta.history, {"run": run, "objective": training.config.objective.type, "steps": training.ladder.steps}]
-    block = None if training.causal else training.ladder.last
-    return meta.model_copy(update={"block": block, "parent": parent, "run": run, "history": past})
+def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
+    """(model, optimiser): the denoiser with its adapters, its frozen parts frozen, behind DDP or FSDP2 where there are
+    ranks; and the optimiser over what trains."""
+    config, ranks, denoiser = training.config, training.ranks, training.loaded.denoiser
+    if training.adapted:
+        add_adapter(denoiser, config.model.adapter)
+    trained = module(denoiser)
+    freeze(trained, config.optimizer)
+    if config.train.gradient_checkpointing:
+        network(denoiser).gradient_checkpointing_enable({"use_reentrant": False})
+    model = denoiser if ranks.kind == "none" else Replica(denoiser, ranks)
+    choice = build_optimizer(trained, config.optimizer)
+    if choice.reason:
+        training.console.warn(choice.reason)
+        training.run.log(choice.reason)
+    return model, choice

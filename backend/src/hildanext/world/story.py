@@ -33,11 +33,6 @@ class World:
     ending: str
 
     @property
-    def hero_pronoun(self) -> str:
-        """'she' or 'he' for the hero."""
-        return pronoun("she", self.hero)
-
-    @property
     def finder_name(self) -> str:
         """Name of whoever found the object."""
         return {"hero": self.hero, "friend": self.friend, "pet": self.pet_name}[self.finder]

@@ -5,10 +5,37 @@ import { drawLoss } from "./chart.js";
 const POLL = 1500;
 const cards = new Map();
 const $ = id => document.getElementById(id);
-let timer = 0;
+let timer = 0, kinds = [];
 
-export function openJobs() { clearTimeout(timer); refresh(); }
+export function openJobs() { clearTimeout(timer); if (!kinds.length) loadKinds(); refresh(); }
 export function closeJobs() { clearTimeout(timer); }
+
+// The form is made of what the server says of its kinds of job: their help, and the values each reads.
+async function loadKinds() {
+  try { ({ kinds } = await get("/jobs/kinds")); } catch (error) { problem(error.message); return; }
+  $("job-command").replaceChildren(...kinds.map(kind => new Option(kind.command)));
+  describeKind();
+}
+
+function describeKind() {
+  const kind = kinds.find(one => one.command === $("job-command").value);
+  $("job-help").textContent = kind ? kind.help : "";
+  $("job-fields").querySelector("ul").replaceChildren(...(kind ? kind.fields : []).map(field => {
+    const item = make("li"), add = make("button", "quiet", field.place);
+    add.type = "button";
+    add.title = "Set this value";
+    add.onclick = () => override(field);
+    item.append(add, make("span", "help", `${field.description} (${JSON.stringify(field.default)})`));
+    return item;
+  }));
+}
+$("job-command").onchange = describeKind;
+
+function override(field) {
+  const box = $("job-set"), value = typeof field.default === "string" ? field.default : JSON.stringify(field.default);
+  box.value = [box.value.trim(), `${field.place}=${value}`].filter(Boolean).join("\n");
+  box.focus();
+}
 
 async function refresh() {
   try {

@@ -10,8 +10,8 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from hildanext.bench.decoding.timing import time_engine
-from hildanext.config.decode import DecodeConfig
-from hildanext.decoding.modes import MODES
+from hildanext.config import Config
+from hildanext.config.decode import MODES
 from hildanext.decoding.request import Result
 from hildanext.progress import Console
 
@@ -34,14 +34,14 @@ def _tokens_per_word(tokenizer: Any, texts: Sequence[str]) -> float:
     return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts) / words
 
 
-def compare(loaded: Any, decode: DecodeConfig) -> dict[str, Any]:
-    """Every mode on decode.bench.prompts, all at once, each text up to its end: speed and edits per mode, then S_MODE's
+def compare(loaded: Any, config: Config) -> dict[str, Any]:
+    """Every mode on bench.decode.prompts, all at once, each text up to its end: speed and edits per mode, then S_MODE's
     differences from Q_MODE and one pair of texts."""
-    prompts = prompts_for(loaded.tokenizer, decode.bench.prompts)
+    prompts = prompts_for(loaded.tokenizer, config.bench.decode.prompts)
     report: dict[str, Any] = {"prompts": list(prompts)}
     results: dict[str, list[Result]] = {}
     for mode in MODES:
-        found = time_engine(loaded, decode, {"mode": mode, "ignore_eos": False}, len(prompts), prompts)
+        found = time_engine(loaded, config, {"mode": mode, "ignore_eos": False}, len(prompts), prompts)
         results[mode] = found.pop("results")
         edits = sum(sum(result.metrics.edits_applied) for result in results[mode])
         report[mode] = {**found, "edits": edits, "text": results[mode][0].text}

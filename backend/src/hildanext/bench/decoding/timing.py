@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hildanext.config.decode import BenchDecodeConfig, DecodeConfig
+from hildanext.config import Config
+from hildanext.config.bench import DecodeBenchConfig
+from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
-from hildanext.decoding.events import Done
 from hildanext.decoding.forward import ForwardRow, forward
-from hildanext.decoding.kv_store import KVStore
-from hildanext.decoding.request import Request, Result
+from hildanext.decoding.request import Request
+from hildanext.decoding.store import StateStore
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -58,12 +59,12 @@ def fastest(variants: Mapping[str, Callable[[], Any]], repeats: int, clock: str)
 
 
 @torch.no_grad()
-def time_forwards(loaded: Any, bench: BenchDecodeConfig) -> dict[str, float]:
+def time_forwards(loaded: Any, bench: DecodeBenchConfig) -> dict[str, float]:
     """Seconds of one forward behind `context_tokens` cached tokens, all logits: 'ar' (one token, transformers' cache),
     and for every block size 'bare <size>' (model and transformers' cache) and 'engine <size>' (ours)."""
     denoiser, context = loaded.denoiser, bench.context_tokens
     ids = torch.arange(context) % 1000
-    store = KVStore()
+    store = StateStore()
     store.reserve(1, context + 2 * max(bench.blocks))
     slot, nothing = store.add(), torch.zeros(context, dtype=torch.bool)
     forward(denoiser, store, [ForwardRow(slot, 0, ids, nothing, context)], denoiser.device)
@@ -101,7 +102,7 @@ class _Bare:
 
 
 @torch.no_grad()
-def time_autoregressive(loaded: Any, bench: BenchDecodeConfig) -> dict[str, float]:
+def time_autoregressive(loaded: Any, bench: DecodeBenchConfig) -> dict[str, float]:
     """tokens/s of transformers' own greedy generate with its cache, batch 1, the prompt's forward included."""
     model = loaded.denoiser.model
     ids = torch.tensor([prompt_ids(bench, 0)], device=model.device)
@@ -116,7 +117,7 @@ def time_autoregressive(loaded: Any, bench: BenchDecodeConfig) -> dict[str, floa
     return {"tokens": count, "seconds": seconds, "tokens_per_second": count / seconds}
 
 
-def prompt_ids(bench: BenchDecodeConfig, row: int) -> tuple[int, ...]:
+def prompt_ids(bench: DecodeBenchConfig, row: int) -> tuple[int, ...]:
     """A deterministic prompt of ids 0..999."""
     return tuple((7 * i + 31 * row + 5) % 1000 for i in range(bench.prompt_tokens))
 
@@ -126,26 +127,21 @@ def _without(mask_id: int, ids: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def time_engine(
-    loaded: Any, decode: DecodeConfig, fields: Mapping[str, Any], rows: int, prompts: tuple[str, ...] = ()
+    loaded: Any, config: Config, fields: Mapping[str, Any], rows: int, prompts: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Decode `rows` requests together: tokens/s, TPF of one request, forwards/s, seconds inside and outside the model.
     fields: of Request; prompts: texts to use instead of made-up ids; results: what came back, in order of request."""
     timed = copy.copy(loaded)
-    clock = CLOCKS[decode.bench.clock]
+    bench = config.bench.decode
+    clock = CLOCKS[bench.clock]
     denoiser = Timed(loaded.denoiser, clock)
     object.__setattr__(timed, "denoiser", denoiser)
-    engine = BlockEngine(timed, decode)
+    engine = BlockEngine(timed, config.decode)
     made: list[dict[str, Any]] = [{"prompt": prompts[row % len(prompts)]} for row in range(rows)] if prompts else []
-    made = made or [
-        {"prompt_ids": _without(loaded.denoiser.mask_id, prompt_ids(decode.bench, row))} for row in range(rows)
-    ]
+    made = made or [{"prompt_ids": _without(loaded.denoiser.mask_id, prompt_ids(bench, row))} for row in range(rows)]
     started = clock()
-    for source in made:
-        engine.submit(Request.of(**{"ignore_eos": True, "max_new_tokens": decode.bench.new_tokens, **source, **fields}))
-    found: dict[int, Result] = {}
-    while engine.pending:
-        found |= {event.request: event.result for event in engine.step() if isinstance(event, Done)}
-    results = [found[number] for number in sorted(found)]
+    common = {"ignore_eos": True, "max_new_tokens": bench.new_tokens}
+    results = Driver(engine).run([Request.of(**{**common, **source, **fields}) for source in made])
     seconds, tokens = clock() - started, sum(result.metrics.tokens for result in results)
     return {
         "requests": rows, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,

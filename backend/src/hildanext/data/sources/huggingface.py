@@ -12,9 +12,8 @@ from typing import Any
 from pydantic import Field
 
 from hildanext.data.document import BadRow, Document
-from hildanext.data.hub import Wanted, hub_rows, is_local
+from hildanext.data.hub import Wanted, ask_network, hub_rows, is_local
 from hildanext.data.source import Source, Unit, documents_of
-from hildanext.errors import DataError
 
 
 class Huggingface(Source):
@@ -32,11 +31,9 @@ class Huggingface(Source):
     def units(self) -> list[Unit]:
         """One for the split. DataError where the dataset is not local and download is off."""
         name = self.dataset or os.environ.get("HILDANEXT_HUGGINGFACE", "")
-        if not name or not (is_local(name) or self.download):
-            raise DataError(
-                f"source huggingface: {name or 'no dataset'} is not a local folder and download is off; set `dataset` "
-                "or HILDANEXT_HUGGINGFACE to a folder, or download=true to use the network"
-            )
+        serves = "set `dataset` or HILDANEXT_HUGGINGFACE to a folder"
+        if not is_local(name):
+            ask_network(f"source huggingface: {name or 'no dataset'}", self.download and bool(name), serves)
         return [Unit(name, count=self.limit)]
 
     def read(self, unit: Unit) -> Iterator[Document | BadRow]:

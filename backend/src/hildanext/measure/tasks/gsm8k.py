@@ -21,7 +21,8 @@ STOPS = ("\nQuestion:", "\n\nQ:", "Question:")
 class Gsm8k(Task):
     """Exact match of the final number. Source: Cobbe et al. arXiv:2110.14168; form of lm-evaluation-harness."""
 
-    path: str = Field("hub:openai/gsm8k:test", description="file, or hub:<owner>/<name>:<split>")
+    path: str = Field("hub:openai/gsm8k/main:test", description="file, or hub:<owner>/<name>[/<subset>]:<split>")
+    download: bool = Field(False, description="allow the network for a path on the hub")
     shots: str = Field("", description="file of worked examples (train.jsonl) for the few-shot form; empty: none")
     shot_count: int = Field(5, ge=0, description="worked examples before each question")
     chat: bool = Field(False, description="ask as a chat turn instead of continuing the prompt")
@@ -30,7 +31,7 @@ class Gsm8k(Task):
 
     def run(self, context: EvalContext) -> Outcome:
         """Ask, extract the number, compare."""
-        items = chosen(read_items(self.path, ("question", "answer")), self.limit, context.config.seed)
+        items = chosen(read_items(self.path, ("question", "answer"), self.download), self.limit, context.config.seed)
         lead = self.lead(context.config.seed)
         done = context.complete("gsm8k", [self.request(item, lead) for item in items])
         shown, right = [], 0
@@ -45,7 +46,7 @@ class Gsm8k(Task):
         """The worked examples, each `Question: ...` and `Answer: ...`, with a blank line after."""
         if not self.shots or not self.shot_count:
             return ""
-        examples = chosen(read_items(self.shots, ("question", "answer")), self.shot_count, seed)
+        examples = chosen(read_items(self.shots, ("question", "answer"), self.download), self.shot_count, seed)
         return "".join(f"Question: {one['question']}\nAnswer: {one['answer']}\n\n" for one in examples)
 
     def request(self, item: dict[str, Any], lead: str) -> Request:

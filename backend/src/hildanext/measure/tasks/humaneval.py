@@ -23,7 +23,8 @@ ASK = "Complete this Python function. Answer with the whole function in one code
 class Humaneval(Task):
     """pass@1 on HumanEval. Source: Chen et al. arXiv:2107.03374."""
 
-    path: str = Field("hub:openai/openai_humaneval:test", description="file, or hub:<owner>/<name>:<split>")
+    path: str = Field("hub:openai/openai_humaneval:test", description="file, or hub:<owner>/<name>[/<subset>]:<split>")
+    download: bool = Field(False, description="allow the network for a path on the hub")
     chat: bool = Field(False, description="ask as a chat turn instead of continuing the prompt")
     max_new_tokens: int = Field(512, ge=1, description="tokens per reply")
     cpu_seconds: int = Field(10, ge=1, description="processor time of one program's tests, seconds")
@@ -31,7 +32,7 @@ class Humaneval(Task):
 
     def run(self, context: EvalContext) -> Outcome:
         """Generate, complete the function, run its tests."""
-        items = chosen(read_items(self.path, FIELDS), self.limit, context.config.seed)
+        items = chosen(read_items(self.path, FIELDS, self.download), self.limit, context.config.seed)
         done = [] if self.canonical else context.complete("humaneval", [self.request(item) for item in items])
         replies = [item["canonical_solution"] for item in items] if self.canonical else [one.text for one in done]
         programs = [

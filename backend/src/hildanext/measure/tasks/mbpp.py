@@ -26,7 +26,10 @@ ASK = (
 class Mbpp(Task):
     """pass@1 on MBPP with its own prompt. Source: Austin et al. arXiv:2108.07732."""
 
-    path: str = Field("hub:google-research-datasets/mbpp:test", description="file, or hub:<owner>/<name>:<split>")
+    path: str = Field(
+        "hub:google-research-datasets/mbpp:test", description="file, or hub:<owner>/<name>[/<subset>]:<split>"
+    )
+    download: bool = Field(False, description="allow the network for a path on the hub")
     chat: bool = Field(False, description="ask as a chat turn instead of continuing the prompt")
     max_new_tokens: int = Field(512, ge=1, description="tokens per reply")
     cpu_seconds: int = Field(10, ge=1, description="processor time of one program's tests, seconds")
@@ -34,7 +37,7 @@ class Mbpp(Task):
 
     def run(self, context: EvalContext) -> Outcome:
         """Generate, take the code, run the tests."""
-        items = chosen(read_items(self.path, ("code",)), self.limit, context.config.seed)
+        items = chosen(read_items(self.path, ("code",), self.download), self.limit, context.config.seed)
         done = [] if self.canonical else context.complete("mbpp", [self.request(item) for item in items])
         replies = [item["code"] for item in items] if self.canonical else [one.text for one in done]
         programs = [

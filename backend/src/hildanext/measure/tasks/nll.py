@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import Estimate, autoregressive_nll, block_elbo
 from hildanext.core.types import Batch
-from hildanext.measure.scoring import document_batches
 from hildanext.measure.task import EvalContext, Outcome, Task
 from hildanext.report.intervals import Measure, Z, ratio
 
@@ -55,9 +55,7 @@ class Nll(Task):
         device = loaded.denoiser.device
         if self.shards:
             return [batch.to(device) for batch in self._from_shards(loaded.tokenizer)], None
-        documents, truth = storyworld_documents(loaded.tokenizer, self.seed, self.limit)
-        pad = int(loaded.tokenizer.eos_token_id)
-        batches = document_batches(documents, pad, self.rows, math.lcm(*self.blocks, 1))
+        batches, truth = story_batches(loaded.tokenizer, self.seed, self.limit, self.rows, math.lcm(*self.blocks, 1))
         return [batch.to(device) for batch in batches], truth
 
     def _from_shards(self, tokenizer: Any) -> Iterator[Batch]:
@@ -73,9 +71,9 @@ class Nll(Task):
             yield next(stream)
 
 
-def storyworld_documents(tokenizer: Any, seed: int, count: int) -> tuple[list[tuple[list[int], int]], Measure]:
-    """(ids ending in EOS, first scored position) of held-out stories, and their true nats per scored token: from the
-    second sentence on, since a document's first token is never scored."""
+def story_batches(tokenizer: Any, seed: int, count: int, rows: int, multiple: int = 1) -> tuple[list[Batch], Measure]:
+    """Held-out stories ending in EOS, `rows` to a batch, lengths rounded up to `multiple`, and their true nats per
+    scored token: from the second sentence on, since a document's first token is never scored."""
     from hildanext.world import story
 
     documents, nats = [], []
@@ -84,7 +82,9 @@ def storyworld_documents(tokenizer: Any, seed: int, count: int) -> tuple[list[tu
         ids = [*tokenizer(told.text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
         documents.append((ids, len(tokenizer(told.sentences[0], add_special_tokens=False)["input_ids"])))
         nats.append(-math.fsum(told.gains[1:]))
-    return documents, ratio(nats, [float(len(ids) - first) for ids, first in documents], "nats per token")
+    parts = [documents[start : start + rows] for start in range(0, count, rows)]
+    batches = [document_batch(part, int(tokenizer.eos_token_id), multiple) for part in parts]
+    return batches, ratio(nats, [float(len(ids) - first) for ids, first in documents], "nats per token")
 
 
 def _measure(found: Sequence[Estimate]) -> Measure:

@@ -1,10 +1,11 @@
 # Task `tinystories`: continuations of short stories, judged without a reference: diversity, repetition, an AR judge.
-# Entry points: Tinystories.
+# Entry points: Tinystories, distinct, repetition. Words are runs of letters, digits or single marks, lower-cased.
 # Low judge NLL alone also means repetitive; read it beside distinct_2 and repetition.
 """Task plugin tinystories."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,6 @@ from hildanext.measure.generation import Completion
 from hildanext.measure.items import chosen, read_items
 from hildanext.measure.scoring import causal_nats
 from hildanext.measure.task import EvalContext, Outcome, Task, cost
-from hildanext.measure.texts import distinct, repetition
 from hildanext.report.intervals import Measure, mean, ratio, share
 
 
@@ -25,6 +25,7 @@ class Tinystories(Task):
     """distinct-1/2/3, repetition of 4-grams, bits per character under an AR judge, for the text and for references."""
 
     path: str = Field("", description="file of stories with a `text` field, JSON lines")
+    download: bool = Field(False, description="allow the network for a path on the hub")
     limit: int = Field(50, ge=1, description="stories to continue")
     prompt_words: int = Field(12, ge=1, description="words of each story given as the prompt")
     max_new_tokens: int = Field(128, ge=1, description="tokens per continuation")
@@ -33,7 +34,8 @@ class Tinystories(Task):
     def run(self, context: EvalContext) -> Outcome:
         """Continue, then measure."""
         stories = [
-            str(item["text"]) for item in chosen(read_items(self.path, ("text",)), self.limit, context.config.seed)
+            str(item["text"])
+            for item in chosen(read_items(self.path, ("text",), self.download), self.limit, context.config.seed)
         ]
         prompts = [" ".join(text.split()[: self.prompt_words]) for text in stories]
         if not prompts:
@@ -66,3 +68,23 @@ class Tinystories(Task):
 def _bits(judge: Any, pairs: Sequence[tuple[str, str]]) -> Measure:
     nats = [causal_nats(judge, prompt, text) / 0.6931471805599453 for prompt, text in pairs]
     return ratio(nats, [float(max(1, len(text))) for _, text in pairs], "bits per character")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def _grams(pieces: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    return [tuple(pieces[start : start + size]) for start in range(len(pieces) - size + 1)]
+
+
+def distinct(texts: Sequence[str], size: int) -> tuple[int, int]:
+    """(different n-grams, all n-grams) over all texts; their quotient is distinct-n. Source: arXiv:1510.03055."""
+    grams = [gram for text in texts for gram in _grams(_words(text), size)]
+    return len(set(grams)), len(grams)
+
+
+def repetition(text: str, size: int = 4) -> float:
+    """Share of a text's n-grams that occurred earlier in it, in [0, 1]; 0 for a text without any."""
+    grams = _grams(_words(text), size)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -14,21 +14,19 @@ from hildanext.core.repair import repair_probe
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import ARGenerator, DiffusionGenerator, Generator
-from hildanext.measure.scoring import document_batches
-from hildanext.measure.tasks.nll import storyworld_documents
+from hildanext.measure.tasks.nll import story_batches
 from hildanext.report.charts import bars
 from hildanext.report.frames import frames_of
 from hildanext.report.intervals import share
 from hildanext.report.page import Section
-from hildanext.selftest.demo.models import SEED, loaded
-from hildanext.selftest.demo.part import Part, Stage
+from hildanext.selftest.demo.part import SEED, Part, Stage
 
 WATCHED = 24
 
 
 def speed(stage: Stage) -> Part:
     """Median tokens per second, batch 1, the variants taking turns in one process, each at its better thread count."""
-    parent, child = loaded(stage, "parent"), loaded(stage, "child")
+    parent, child = stage.model("parent"), stage.model("child")
     config = stage.config.decode
     variants: dict[str, tuple[Generator, str]] = {
         "parent, transformers generate": (ARGenerator(parent, config), "Q_MODE"),
@@ -79,12 +77,12 @@ def _rounds(stage: Stage, variants: dict[str, tuple[Generator, str]]) -> dict[in
 
 def repair(stage: Stage) -> Part:
     """One edit step over stories with a tenth of their words replaced at random."""
-    child = loaded(stage, "child")
-    documents, _ = storyworld_documents(child.tokenizer, SEED, stage.sizes.stories)
+    child = stage.model("child")
     block = child.meta.block or 32
+    batches, _ = story_batches(child.tokenizer, SEED, stage.sizes.stories, 16, block)
     rng = torch.Generator().manual_seed(SEED)
     totals: dict[float, Any] = {}
-    for batch in document_batches(documents, int(child.tokenizer.eos_token_id), 16, block):
+    for batch in batches:
         for tau, counts in repair_probe(child.denoiser, batch, block, rng).items():
             totals[tau] = totals[tau] + counts if tau in totals else counts
     rows = [
@@ -105,7 +103,7 @@ def watched(stage: Stage) -> Part:
     """A story, among some two dozen, that ended well and was edited most, kept forward by forward."""
     from hildanext.world import check, story
 
-    child = loaded(stage, "child")
+    child = stage.model("child")
     best: Any = None
     for index in range(WATCHED):
         start = story(f"{SEED}:watched:{index}").sentences[0]

@@ -8,17 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from hildanext.config.data import DataConfig, SourceSection, TokenizeConfig
+from hildanext.config.decode import MODES
 from hildanext.config.model import ModelConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, TrainConfig
-from hildanext.decoding.modes import MODES
 from hildanext.measure.generation import ARGenerator, DiffusionGenerator, Generator
 from hildanext.measure.task import Outcome
 from hildanext.measure.tasks.nll import Nll
 from hildanext.measure.tasks.storyworld import Storyworld
 from hildanext.report.charts import Axes, Series, lines
 from hildanext.report.page import Section
-from hildanext.selftest.demo.models import SEED, context, loaded
-from hildanext.selftest.demo.part import Part, Stage
+from hildanext.selftest.demo.part import SEED, Part, Stage
 
 WINDOW, ROWS = 256, 8
 SOURCE = SourceSection(type="storyworld", seed=23, stories=2500, chat=0, arithmetic=0, coding=0)
@@ -28,7 +27,7 @@ def conversion(stage: Stage) -> Part:
     """Make data, convert the bundled parent for a minute, keep the fresh child."""
     from hildanext.data.prepare import prepare
     from hildanext.data.tokenize import tokenize
-    from hildanext.train.running import train_command
+    from hildanext.train.recipes.conversion import train_command
 
     config = _conversion_config(stage)
     prepare(config, stage.console)
@@ -55,7 +54,7 @@ def _conversion_config(stage: Stage) -> Any:
     )
     update = {
         "paths": paths, "train": train, "tokenize": TokenizeConfig(window=WINDOW),
-        "data": DataConfig(name="demo", sources=(SOURCE,), eval_share=0.05, humaneval_rows=0, workers=1),
+        "data": DataConfig(name="demo", sources=(SOURCE,), eval_share=0.05, workers=1),
         "model": ModelConfig(path="tiny-parent"), "objective": ObjectiveSection(type="mask_and_edit"),
         "ladder": LadderConfig(warmup=(1, 4, 32), stable=(0,), decay_to=32, shares=(0.4, 0.2, 0.4)),
         "optimizer": OptimizerConfig(lr=2e-3, schedule="wsd", decay=0.4, weight_decay=0.01),
@@ -93,8 +92,8 @@ def likelihood(stage: Stage) -> Part:
 
 
 def _nll(stage: Stage, task: Nll, name: str) -> Outcome:
-    model = loaded(stage, name)
-    return task.run(context(stage, model, DiffusionGenerator(model, stage.config.decode)))
+    model = stage.model(name)
+    return task.run(stage.context(model, DiffusionGenerator(model, stage.config.decode)))
 
 
 def frontier(stage: Stage) -> Part:
@@ -142,12 +141,12 @@ def _speed_then_quality(point: dict[str, Any]) -> tuple[float, float]:
 
 
 def _ar_point(stage: Stage, temperature: float, label: str) -> dict[str, Any]:
-    model = loaded(stage, "parent")
+    model = stage.model("parent")
     return _judged(stage, model, ARGenerator(model, stage.config.decode), temperature) | {"label": label}
 
 
 def _point(stage: Stage, settings: dict[str, Any], label: str) -> dict[str, Any]:
-    model = loaded(stage, "child")
+    model = stage.model("child")
     generator = DiffusionGenerator(model, stage.config.decode.model_copy(update=settings))
     point = _judged(stage, model, generator, None) | {"label": label, "settings": settings}
     editing = "" if settings.get("tau_edit", "preset") == "preset" else ", editing off"
@@ -163,7 +162,7 @@ def _judged(stage: Stage, model: Any, generator: Generator, temperature: float |
         max_new_tokens=stage.sizes.new_tokens,
         seed=SEED,
     )
-    found = task.run(context(stage, model, generator)).measures
+    found = task.run(stage.context(model, generator)).measures
     valid, tpf = found["valid"], found["tokens_per_forward"]
     point = {"x": tpf.value, "y": valid.value, "low": valid.low, "high": valid.high, "items": valid.items}
     return point | {"problems": found["problems_per_story"].value, "edits": found["edits_per_text"].value}

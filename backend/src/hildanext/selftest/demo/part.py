@@ -1,5 +1,5 @@
-# What the parts of the demo share: sizes, the stage they run on, and the result each hands back.
-# Entry points: Sizes, Stage, Part.
+# What the parts of the demo share: sizes, the stage they run on with its models, and the result each hands back.
+# Entry points: Sizes, Stage (model, context), Part, SEED.
 # A part gives numbers (data), a section for the page, and at most a few facts for its top.
 """Records of the demo."""
 
@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.config import Config
+from hildanext.config.model import ModelConfig
+from hildanext.measure.generation import Generator
+from hildanext.measure.task import EvalContext
+from hildanext.models.load import Loaded, load_model
 from hildanext.progress import Console
 from hildanext.report.page import Section
 from hildanext.run_dir import RunDir
+
+SEED = 7_000_003
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,19 @@ class Stage:
     def work(self) -> Path:
         """Folder for data and trained models."""
         return self.run.path / "work"
+
+    def model(self, name: str) -> Loaded:
+        """`parent` (bundled AR), `child` (bundled diffusion) or `fresh` (the parent converted by this run), kept."""
+        paths = {"parent": "tiny-parent", "child": "tiny", "fresh": self.made.get("fresh", "")}
+        found: dict[str, Loaded] = self.made.setdefault("loaded", {})
+        if name not in found:
+            found[name] = load_model(ModelConfig(path=paths[name]))
+        return found[name]
+
+    def context(self, model: Loaded, generator: Generator) -> EvalContext:
+        """A quiet context for a task, which keeps one sample."""
+        samples = self.config.eval.model_copy(update={"samples": 1})
+        return EvalContext(model, self.config.model_copy(update={"eval": samples}), Console(quiet=True), generator)
 
 
 @dataclass(frozen=True)

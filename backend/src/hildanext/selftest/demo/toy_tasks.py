@@ -1,5 +1,5 @@
 # Three tasks with one right answer each, small enough to learn in a minute: reverse letters, sort digits, add numbers.
-# Entry points: TASKS, Item, items, encode, decode, new_toy, train_toy, measure_toy.
+# Entry points: TASKS, Item, items, encode, decode, new_toy, ToyWork, train_toy, measure_toy.
 # A row is one canvas: a question of at most 10 characters, given, and 16 masked characters for the answer.
 # They show what free text of a tiny model cannot: a whole block decided in one or two forwards, and exactly right.
 """Toy tasks that prove parallel decoding."""
@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 import string
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +19,8 @@ import torch
 
 from hildanext.config.decode import DecodeConfig
 from hildanext.config.model import NewModelConfig
-from hildanext.config.train import OptimizerConfig
-from hildanext.core.types import Batch
+from hildanext.config.train import OptimizerConfig, TrainConfig
+from hildanext.core.types import Batch, LossReport
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import Completion, DiffusionGenerator
 from hildanext.models.denoiser import HFDenoiser
@@ -27,7 +28,8 @@ from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
 from hildanext.registry import build
 from hildanext.report.intervals import mean, share
-from hildanext.train.optim import build_optimizer, set_rate
+from hildanext.train.loop import Notes, Recorder, Trainer
+from hildanext.train.optim import build_optimizer
 
 QUESTION, ANSWER = 10, 16
 CANVAS = QUESTION + ANSWER
@@ -111,8 +113,45 @@ def new_toy(seed: int) -> Any:
     return SimpleNamespace(denoiser=denoiser, tokenizer=None, meta=HildaMeta(mask_id=MASK, block=CANVAS))
 
 
+class ToyWork:
+    """A step is 64 fresh rows of all three tasks under the mask_and_edit objective, over the whole canvas."""
+
+    def __init__(self, model: HFDenoiser, seed: int) -> None:
+        self.model, self.objective = model, build("objectives", OBJECTIVE)
+        self.streams = {task: items(task, seed, 1 << 40) for task in TASKS}
+        self.rng = torch.Generator().manual_seed(seed)
+
+    def micro_batches(self, step: int) -> Iterator[Callable[[], LossReport]]:
+        """One batch; the tasks take turns."""
+        chosen = [next(self.streams[ORDER[(step + row) % len(ORDER)]]) for row in range(ROWS)]
+        yield partial(self.objective.loss, self.model, batch_of(chosen), CANVAS, self.rng)
+
+    def notes(self) -> Notes:
+        """The characters of a step."""
+        return Notes(ROWS * CANVAS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a toy is trained in one go."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """ValueError: a toy is trained in one go."""
+        raise ValueError("toy: its training takes a minute and is not resumed; train it anew")
+
+
+class _Curve(Recorder):
+    def __init__(self, advance: Callable[..., None] | None) -> None:
+        self.losses, self.advance = list[float](), advance
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        if "loss" in record:
+            self.losses.append(record["loss"])
+            if self.advance is not None:
+                self.advance(1, loss=record["loss"])
+
+
 @dataclass(frozen=True)
-class Training:
+class Cost:
     """What a training cost: optimiser steps, process CPU seconds, wall seconds, parameters, mean loss of the end."""
 
     steps: int
@@ -122,41 +161,20 @@ class Training:
     loss: float
 
 
-def train_toy(loaded: Any, steps: int, seed: int, advance: Callable[..., None] | None = None) -> Training:
-    """Train on all three tasks, 64 rows a step, with the mask_and_edit objective over the whole canvas."""
-    objective = build("objectives", OBJECTIVE)
-    parameters = list(loaded.denoiser.parameters())
-    name = "muon" if hasattr(torch.optim, "Muon") else "adamw"
-    settings = OptimizerConfig(name=name, lr=3e-3, weight_decay=0.01)
-    optimizer = build_optimizer(loaded.denoiser, settings).optimizer
-    rng = torch.Generator().manual_seed(seed)
-    stream = _rows(seed)
-    started, cpu, losses = time.monotonic(), time.process_time(), []
-    loaded.denoiser.train()
-    for step in range(steps):
-        set_rate(optimizer, settings.lr * min(1.0, (step + 1) / WARMUP) * max(0.02, 1 - step / steps))
-        report = objective.loss(loaded.denoiser, next(stream), CANVAS, rng)
-        loss = report.total / report.normaliser
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if advance is not None:
-            advance(1, loss=losses[-1])
-    loaded.denoiser.eval()
-    size = sum(parameter.numel() for parameter in parameters)
-    ends = losses[-20:]
-    spent = time.process_time() - cpu
-    return Training(steps, spent, time.monotonic() - started, size, sum(ends) / len(ends))
-
-
-def _rows(seed: int) -> Iterator[Batch]:
-    streams = {task: items(task, seed, 1 << 40) for task in TASKS}
-    step = 0
-    while True:
-        yield batch_of([next(streams[ORDER[(step + row) % len(ORDER)]]) for row in range(ROWS)])
-        step += 1
+def train_toy(loaded: Any, steps: int, seed: int, advance: Callable[..., None] | None = None) -> Cost:
+    """Train on all three tasks, 64 rows a step, in the loop that trains every model, without a run directory."""
+    rates = OptimizerConfig(
+        name="muon" if hasattr(torch.optim, "Muon") else "adamw", lr=3e-3, weight_decay=0.01, schedule="linear",
+        warmup=min(0.5, WARMUP / steps), final=0.02,
+    )  # fmt: skip
+    model, curve = loaded.denoiser, _Curve(advance)
+    optimizer = build_optimizer(model, rates).optimizer
+    started, cpu = time.monotonic(), time.process_time()
+    settings = TrainConfig(eval_every=0, checkpoint_every=0)
+    Trainer(ToyWork(model, seed), model, optimizer, steps, rates, settings, curve).fit()
+    model.eval()
+    ends, size = curve.losses[-20:], sum(parameter.numel() for parameter in model.parameters())
+    return Cost(steps, time.process_time() - cpu, time.monotonic() - started, size, sum(ends) / len(ends))
 
 
 def ask(loaded: Any, chosen: Sequence[Item], **settings: Any) -> list[Completion]:

@@ -1,7 +1,7 @@
 # Learning-rate schedules against their closed forms, parameter groups, 8-bit optimisers.
 # Entry points: pytest.
-# Rates are shares of the peak.
-"""Tests of train/schedule.py and train/optim.py."""
+# The peak is 1 unless a test says otherwise.
+"""Tests of train/optim.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import nn
 
 from hildanext.config.train import OptimizerConfig
 from hildanext.errors import ConfigError
-from hildanext.train.optim import build_optimizer, freeze, part_of, set_rate
-from hildanext.train.schedule import factor
+from hildanext.train.optim import build_optimizer, freeze, learning_rate, part_of, set_rate
 
 
 class Small(nn.Module):
@@ -28,8 +27,8 @@ class Small(nn.Module):
 
 
 def rates(**values: Any) -> list[float]:
-    config = OptimizerConfig(**{"warmup": 0.0, "final": 0.0, **values})
-    return [factor(config, step, 100) for step in range(100)]
+    config = OptimizerConfig(**{"lr": 1.0, "warmup": 0.0, "final": 0.0, **values})
+    return [learning_rate(config, step, 100) for step in range(100)]
 
 
 def test_linear_and_cosine_start_at_the_peak_and_fall_to_their_closed_forms() -> None:
@@ -51,6 +50,15 @@ def test_the_warm_up_rises_linearly_and_never_starts_at_zero() -> None:
     assert set(found[10:]) == {1.0}
 
 
+def test_the_rate_is_the_peak_times_the_schedule_and_an_optimiser_without_one_moves_nothing() -> None:
+    assert rates(schedule="linear", lr=0.4)[25] == pytest.approx(0.3)
+    module = Small()
+    optimizer, before = build_optimizer(module, OptimizerConfig()).optimizer, module.embed_tokens.weight.clone()
+    module.embed_tokens.weight.square().sum().backward()
+    optimizer.step()
+    assert torch.equal(module.embed_tokens.weight, before)
+
+
 def test_groups_carry_their_factor_and_vectors_do_not_decay() -> None:
     config = OptimizerConfig(attention=0.5, mlp=2.0, embedding=0.0, weight_decay=0.3)
     optimizer = build_optimizer(Small(), config).optimizer
@@ -65,6 +73,7 @@ def test_frozen_embeddings_do_not_train_and_nothing_to_train_is_an_error() -> No
     assert freeze(module, OptimizerConfig(freeze_embeddings=True)) == 64 * 64
     before = module.embed_tokens.weight.clone()
     optimizer = build_optimizer(module, OptimizerConfig()).optimizer
+    set_rate(optimizer, 0.1)
     sum(p.square().sum() for p in module.parameters()).backward()  # type: ignore[union-attr]
     optimizer.step()
     assert torch.equal(module.embed_tokens.weight, before)
@@ -78,7 +87,8 @@ def test_an_eight_bit_optimiser_lowers_the_loss_on_the_cpu(name: str) -> None:
     pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
     module = nn.Linear(128, 128)
-    choice = build_optimizer(module, OptimizerConfig(name=name, lr=1e-2, weight_decay=0.0))
+    choice = build_optimizer(module, OptimizerConfig(name=name, weight_decay=0.0))
+    set_rate(choice.optimizer, 1e-2)
     assert (choice.name, choice.reason) == (name, "")
     inputs = torch.randn(32, 128)
     losses = []

@@ -1,7 +1,7 @@
 # The conversion report: counts against the folder's bytes, planted differences, parity that can fail.
 # Entry points: pytest.
 # Folders are stories260k and copies of it with known edits.
-"""Tests of models/report.py and the command inspect."""
+"""Tests of models/inspection.py and the command inspect."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import torch
 from hildanext import cli
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
-from hildanext.models import report
+from hildanext.models import inspection
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.load import Loaded, load_model
+from hildanext.models.inspection import compare, conversion_report, inspect, parity, require_parity
+from hildanext.models.load import load_model
 from hildanext.models.meta import HildaMeta
-from hildanext.models.report import compare, conversion_report, inspect, parity, require_parity
 from hildanext.models.save import save_model
 
 Make = Callable[..., Any]
@@ -88,14 +88,13 @@ def test_parity_holds_for_real_weights(parent: str) -> None:
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "mistral", "qwen3_moe"])
 def test_parity_holds_in_every_family(family: str, random_model: Make) -> None:
     model = HFDenoiser(random_model(family), 66)
-    loaded = Loaded(model, None, HildaMeta(), None, torch.float32, "", torch.device("cpu"))
-    assert parity(loaded)["ok"]
+    assert parity(model)["ok"]
 
 
 def test_parity_fails_when_the_mask_is_wrong(parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = report.block_diffusion_mask
-    monkeypatch.setattr(report, "block_diffusion_mask", lambda length, block, docs: right(length, 2, docs))
-    found = parity(load_model(ModelConfig(path=parent)))
+    right = inspection.block_diffusion_mask
+    monkeypatch.setattr(inspection, "block_diffusion_mask", lambda length, block, docs: right(length, 2, docs))
+    found = parity(load_model(ModelConfig(path=parent)).denoiser)
     assert not found["ok"] and found["logits"]["causal, dense"] <= 1e-5
     with pytest.raises(ModelError, match="logit parity failed"):
         require_parity(found, parent)
@@ -107,8 +106,7 @@ def test_parity_fails_when_positions_are_ignored(random_model: Make, monkeypatch
     monkeypatch.setattr(
         model, "body", lambda t, p, m, **k: body(t, torch.arange(t.shape[1])[None] // 2, m, **k), raising=False
     )
-    loaded = Loaded(model, None, HildaMeta(), None, torch.float32, "", torch.device("cpu"))
-    assert not parity(loaded)["ok"]
+    assert not parity(model)["ok"]
 
 
 def test_inspect_command_saves_its_report(child: Path, parent: str, tmp_path: Path, capsys: Any) -> None:

@@ -1,0 +1,53 @@
+# What the files of commands/ say about themselves, read from their text: no command is imported for it.
+# Entry points: CommandFile, command_files, job_kinds.
+# HELP = "one line"; JOB = ("section" or "section.field", ...): the command may run as a job, and reads these values.
+"""The commands, before one of them is imported."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).with_name("commands")
+ORDER = (
+    "demo", "smoke-test", "prepare-data", "tokenize", "convert-wsd", "sft", "merge-checkpoints", "generate", "serve",
+    "eval", "bench", "export", "inspect", "doctor", "config", "runs",
+)  # fmt: skip
+"""Order of the help text; what is not named here comes after, by name."""
+
+
+@dataclass(frozen=True)
+class CommandFile:
+    """One command. job: the places of the configuration it reads, where it may run as a job; empty: it may not."""
+
+    name: str
+    help: str
+    job: tuple[str, ...] = ()
+
+
+@cache
+def command_files(folder: Path = FOLDER) -> dict[str, CommandFile]:
+    """Every command by its name on the command line, in the order of the help text."""
+    found = [_read(path) for path in folder.glob("*.py") if not path.stem.startswith("_")]
+    return {file.name: file for file in sorted(found, key=_place)}
+
+
+def job_kinds(folder: Path = FOLDER) -> dict[str, CommandFile]:
+    """The commands that may run as a job, by name."""
+    return {name: file for name, file in command_files(folder).items() if file.job}
+
+
+def _read(path: Path) -> CommandFile:
+    said: dict[str, Any] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and isinstance(node, ast.Assign) and target.id in ("HELP", "JOB"):
+            said[target.id] = ast.literal_eval(node.value)
+    return CommandFile(path.stem.replace("_", "-"), str(said.get("HELP", "")), tuple(said.get("JOB", ())))
+
+
+def _place(file: CommandFile) -> tuple[int, str]:
+    return (ORDER.index(file.name) if file.name in ORDER else len(ORDER), file.name)

@@ -1,0 +1,71 @@
+# Settings of bench, read by that command only: what is timed, and the workload of each part.
+# Entry points: BenchConfig, DataBenchConfig, TrainBenchConfig, DecodeBenchConfig.
+# Sizes are in tokens, MB or counts as each description says.
+"""Bench section of the configuration."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from hildanext.config.base import Section
+
+
+class DataBenchConfig(Section):
+    """bench data: sizes of the generated corpora."""
+
+    speed_megabytes: float = Field(16.0, gt=0, description="corpus of the throughput comparison, MB of text")
+    repeats: int = Field(3, ge=1, description="times each side of the throughput comparison runs; the fastest counts")
+    memory_megabytes: tuple[float, ...] = Field(
+        (100.0, 1000.0), description="corpora of the memory comparison, MB of text; empty: none"
+    )
+
+
+class TrainBenchConfig(Section):
+    """bench train: the shape of the model and what is timed. Defaults: Qwen3-0.6B with 4 of its 28 layers."""
+
+    length: int = Field(512, ge=8, description="window L, tokens; one row")
+    vocabulary: int = Field(151_936, ge=8, description="rows of the embedding")
+    layers: int = Field(4, ge=1, description="decoder layers")
+    hidden: int = Field(1024, ge=8, description="hidden width")
+    heads: int = Field(16, ge=1, description="query heads; key heads are half as many")
+    head_dim: int = Field(128, ge=2, description="width of a head")
+    ffn: int = Field(3072, ge=8, description="width of the feed-forward layer")
+    block: int = Field(32, ge=1, description="block size of the comparison with the plain form, tokens")
+    blocks: tuple[int, ...] = Field((1, 4, 32, 128, 0), description="block sizes whose cost is compared; 0 is L (MDLM)")
+    repeats: int = Field(2, ge=1, description="times everything is timed, in turns; the fastest counts")
+    clock: Literal["wall", "cpu"] = Field(
+        "wall", description="seconds of the clock, or of the processor on busy machines"
+    )
+
+
+class DecodeBenchConfig(Section):
+    """bench decode: the workload and what is compared."""
+
+    prompt_tokens: int = Field(128, ge=1, description="prompt length, tokens")
+    new_tokens: int = Field(128, ge=1, description="tokens generated per request")
+    context_tokens: int = Field(512, ge=1, description="cached tokens in the timing of single forwards")
+    blocks: tuple[int, ...] = Field((8, 16, 32), description="block sizes, tokens")
+    requests: int = Field(8, ge=1, description="requests decoded together in the batched runs, a count")
+    precisions: tuple[Literal["float32", "bfloat16", "int8"], ...] = Field(
+        ("float32", "bfloat16", "int8"), description="weights and compute compared; int8: dynamic quantisation"
+    )
+    prompts: tuple[str, ...] = Field(
+        (),
+        description="prompts on which the modes are compared; empty: openings of TinyStories, or of the story world "
+        "where the vocabulary suits those better",
+    )
+    tokens_per_forward: float = Field(4.0, gt=0.0, description="TPF of the scripted policy for untrained weights")
+    threads: tuple[int, ...] = Field((1,), description="torch thread counts whose single forwards are timed as well")
+    clock: Literal["wall", "cpu"] = Field(
+        "wall", description="what seconds are: wall clock, or this process's CPU seconds (a shared machine, one thread)"
+    )
+    repeats: int = Field(3, ge=1, description="interleaved repeats of each single forward; the fastest counts")
+
+
+class BenchConfig(Section):
+    """bench: which part, and the settings of each."""
+
+    part: str = Field("", description="what is timed: data, objective, train or decode")
+    data: DataBenchConfig = DataBenchConfig()
+    train: TrainBenchConfig = TrainBenchConfig()
+    decode: DecodeBenchConfig = DecodeBenchConfig()

@@ -1,0 +1,208 @@
+# Everything about a request that changes while it is decoded: tokens, opened blocks, slots, counts, text and trace.
+# All of it hangs on Live; the engine's queues and the store's rows are the only other state there is in decoding/.
+# Entry points: Live (one request), RequestCanvas (window, look, close, refill), OpenBlock, Window, Look, Counters.
+# A block is untouched, opened (being filled), final (tokens fixed) or committed (final, its state in the store).
+"""The mutable state of a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hildanext.core.types import Canvas, Update
+from hildanext.decoding.blocks import Blocks, Span
+from hildanext.decoding.modes import ResolvedMode
+from hildanext.decoding.policy import BlockPolicy
+from hildanext.decoding.request import FinishReason, Request
+from hildanext.decoding.text import TextStream
+
+
+@dataclass
+class OpenBlock:
+    """An opened block. masks: its [MASK] count when it was opened; before [Q]: what an edit last replaced, else -1;
+    looks: forwards it has had; led: those with all before it final; post: those of them that found no mask; stable:
+    share of visible editable tokens the last look agreed with; history: (best, probability) [Q] of the looks."""
+
+    span: Span
+    masks: int
+    before: Tensor
+    looks: int = 0
+    led: int = 0
+    post: int = 0
+    stable: float = 1.0
+    history: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one forward did to one block. full: it held no mask before; done: it holds none now and need not be looked
+    at again; applied, reverted: edits, counts."""
+
+    full: bool
+    changed: bool
+    done: bool
+    applied: int
+    reverted: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Positions [start, stop) of the next forward: final blocks to commit, then the opened blocks, if they fit."""
+
+    start: int
+    stop: int
+    opened: tuple[OpenBlock, ...]
+
+    @property
+    def size(self) -> int:
+        """Positions of the forward."""
+        return self.stop - self.start
+
+    @property
+    def final_on_entry(self) -> int:
+        """Leading positions whose tokens are final before the forward."""
+        return (self.opened[0].span.start if self.opened else self.stop) - self.start
+
+
+def one_at_a_time(canvas: RequestCanvas) -> bool:
+    """The rule that opens the next block only where none is open."""
+    return False
+
+
+@dataclass
+class RequestCanvas:
+    """tokens [length] int64 and editable [length] bool on the CPU; [0, committed) has its state in the store and
+    [0, final) will not change; opened: blocks at work, by position; opens: whether to open the next one beside them,
+    asked after every step."""
+
+    blocks: Blocks
+    tokens: Tensor
+    editable: Tensor
+    mask_id: int
+    committed: int = 0
+    final: int = 0
+    opened: tuple[OpenBlock, ...] = ()
+    opens: Callable[[RequestCanvas], bool] = one_at_a_time
+
+    def __post_init__(self) -> None:
+        self.refill()
+
+    def refill(self) -> None:
+        """Open a block where none is, and more while the rule asks for them; a block without an editable position is
+        final as it is."""
+        while (start := self._next()) < self.blocks.length and (not self.opened or self.opens(self)):
+            span = self.blocks.span(start)
+            block = self.tokens[span.start : span.stop]
+            fresh = OpenBlock(span, int((block == self.mask_id).sum()), torch.full_like(block, -1))
+            self.opened = (*self.opened, fresh)
+        self.final = self.opened[0].span.start if self.opened else self._next()
+
+    def _next(self) -> int:
+        start = self.opened[-1].span.stop if self.opened else self.final
+        while start < self.blocks.length and not self.editable[start : self.blocks.span(start).stop].any():
+            start = self.blocks.span(start).stop
+        return start
+
+    @property
+    def finished(self) -> bool:
+        """Whether every block is final."""
+        return self.final >= self.blocks.length
+
+    def window(self, budget: int, fuse: bool) -> Window:
+        """The next forward's positions, at most `budget` (rounded down to blocks, but room for the opened ones)."""
+        pending, block = self.final - self.committed, self.blocks.block
+        room = max(block, budget // block * block)
+        stop = self.opened[-1].span.stop if self.opened else self.final
+        if pending > room or (pending and not fuse):
+            return Window(self.committed, self.committed + min(pending, room), ())
+        if pending and pending + -(-(stop - self.final) // block) * block > room:
+            return Window(self.committed, self.final, ())
+        return Window(self.committed, stop, self.opened)
+
+    def canvas(self, block: OpenBlock, uniform: Tensor | None = None) -> Canvas:
+        """What a policy sees of an opened block."""
+        span = slice(block.span.start, block.span.stop)
+        return Canvas(
+            self.tokens[span], self.editable[span], self.mask_id, block.looks, block.masks, uniform, block.history
+        )
+
+    def forced(self, block: OpenBlock, policy: BlockPolicy) -> bool:
+        """Whether a block has had its forwards and must end now. They are counted only while all before it is final."""
+        return block is self.opened[0] and block.led + 1 >= policy.forwards(block.masks)
+
+    def look(self, block: OpenBlock, update: Update, policy: BlockPolicy, forced: bool = False) -> Look:
+        """Write the update of one block and say what it did. The block is done when it holds no mask and is forced, is
+        never revised, or has had the policy's post-edit looks, which count while all before it is final.
+        Source: LLaDA2.1 arXiv:2602.08676 eq. 1-3 (joint threshold); the budgets are ours."""
+        tokens = self.tokens[block.span.start : block.span.stop]
+        old, leads = tokens.clone(), block is self.opened[0]
+        full, changed = not bool((old == self.mask_id).any()), bool((update.tokens != old).any())
+        reverted = int((update.edited & (update.tokens == block.before)).sum())
+        block.before = torch.where(update.edited, old, block.before)
+        tokens.copy_(update.tokens)
+        block.looks, block.led, block.post = block.looks + 1, block.led + leads, block.post + (full and leads)
+        settled = forced or not policy.revises or block.post >= policy.post_steps
+        done = settled and not bool((tokens == self.mask_id).any())
+        return Look(full, changed, done, int(update.edited.sum()), reverted)
+
+    def close(self, looks: Sequence[Look]) -> int:
+        """Make the opened blocks final that are done or were found full and right, as far as all before them is final;
+        `looks`: one per opened block. Opens the next; returns how many positions from the first opened one on have
+        their keys from a forward in which they and all before them were final on entry."""
+        start = kept = self.final
+        exact, closed = True, 0
+        for block, look in zip(self.opened, looks, strict=True):
+            exact = exact and look.full and not look.changed
+            if not (exact or look.done):
+                break
+            closed, self.final = closed + 1, block.span.stop
+            kept = self.final if exact else kept
+        self.opened = self.opened[closed:]
+        self.refill()
+        return kept - start
+
+
+@dataclass
+class Counters:
+    """What is measured while a request runs, one entry per step; times are time.monotonic() seconds."""
+
+    started: float = field(default_factory=time.monotonic)
+    first_block: float = 0.0
+    forwards: int = 0
+    mask_share: list[float] = field(default_factory=list)
+    proposed: list[int] = field(default_factory=list)
+    applied: list[int] = field(default_factory=list)
+    reverted: list[int] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Live:
+    """A request with its state. ends: token ids that end the text; slots: rows of the store, two with guidance, none
+    while it waits; shown: position up to which text was emitted; emitted: ids that were; finish: set at its end."""
+
+    number: int
+    request: Request
+    plan: ResolvedMode
+    canvas: RequestCanvas
+    text: TextStream
+    ends: frozenset[int]
+    seed: int
+    drafts: bool
+    shown: int
+    exact: bool = True
+    notes: tuple[str, ...] = ()
+    slots: list[int] = field(default_factory=list)
+    counters: Counters = field(default_factory=Counters)
+    finish: FinishReason | None = None
+    emitted: list[int] = field(default_factory=list)
+    trace: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def lanes(self) -> int:
+        """Sequences the request needs per forward: two with guidance."""
+        return 2 if self.plan.sampling.cfg_scale else 1

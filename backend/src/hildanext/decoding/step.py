@@ -1,0 +1,179 @@
+# One forward of one request: what goes in, and what its logits do to the opened blocks, its text and its record.
+# Entry points: rows (the sequences of a forward), advance (one step from their logits), result, finished.
+# Every opened block gets statistics and an update of its own from the same logits; state.py holds what changes.
+"""A step of a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hildanext.core.types import Canvas, Stats, Update
+from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event, TokenState
+from hildanext.decoding.forward import ForwardRow
+from hildanext.decoding.policy import masked
+from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
+from hildanext.decoding.request import FinishReason, Metrics, Result
+from hildanext.decoding.state import Live, Look, OpenBlock, Window
+from hildanext.decoding.statistics import guided, statistics
+from hildanext.models.hardware import peak_memory
+
+
+def rows(live: Live, window: Window, look_back: int) -> list[ForwardRow]:
+    """The rows of one forward, `look_back` committed tokens included; the second one, with guidance, has its given
+    tokens masked."""
+    canvas, start = live.canvas, max(0, window.start - look_back)
+    tokens = canvas.tokens[start : window.stop]
+    select = torch.zeros(len(tokens), dtype=torch.bool)
+    for block in window.opened:
+        looked = live.plan.policy.looked_at(canvas.canvas(block))
+        select[block.span.start - start : block.span.stop - start] = looked
+    hidden = torch.where(canvas.editable[start : window.stop], tokens, canvas.mask_id)
+    slots = live.slots or [0] * live.lanes
+    sequences = (tokens, hidden)[: live.lanes]
+    return [ForwardRow(slots[lane], start, own, select, canvas.blocks.block) for lane, own in enumerate(sequences)]
+
+
+def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, list[Event]]:
+    """One step of every opened block from the logits [n, V] of each lane. Returns how many of the window's positions
+    may be kept in the store, counted from its start, and what happened."""
+    if not window.opened:
+        return window.final_on_entry, []
+    policy, canvas, rest = live.plan.policy, live.canvas, list(logits)
+    looks, drafted, proposed = [], list[DraftToken](), 0
+
+    for block in window.opened:
+        seen = canvas.canvas(block, _uniform(live, block, CHOICE) if policy.random else None)
+        looked = policy.looked_at(seen)
+        own, rest = [one[: int(looked.sum())] for one in rest], [one[int(looked.sum()) :] for one in rest]
+        stats = _stats(live, block, seen, looked, own)
+        block.stable = _agreement(seen, stats)
+        block.history += ((stats.best, stats.probability),) if policy.remembers else ()
+        update, forced = policy.step(stats, seen), canvas.forced(block, policy)
+        update = _completed(update, stats, seen) if forced else update
+        looks.append(canvas.look(block, update, policy, forced))
+        # counted behind the update: the rewrites that the model still proposes
+        proposed += int((looked & ~masked(seen) & (stats.best != seen.tokens)).sum()) if policy.revises else 0
+        drafted += _drafted(live, block, seen, stats, update)
+
+    _count(live, window, looks, proposed)
+    events = _draft(live, window, drafted)
+    before, kept = canvas.final, canvas.close(looks)
+    if canvas.final > before:
+        events += _emit(live)
+    return window.final_on_entry + kept, events
+
+
+def _uniform(live: Live, block: OpenBlock, purpose: int) -> Tensor:
+    positions = torch.arange(block.span.start, block.span.stop)
+    return uniform(live.seed, live.request.sample, positions, block.looks, purpose)
+
+
+def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, logits: Sequence[Tensor]) -> Stats:
+    policy, sampling = live.plan.policy, live.plan.sampling
+    scores = guided(logits[0], logits[1], sampling.cfg_scale) if len(logits) > 1 else logits[0]
+    draws = _uniform(live, block, SAMPLE)[looked].to(scores.device) if sampling.temperature else None
+    bias = policy.bias(canvas)
+    bias = bias.at(looked) if bias is not None else None
+    found = statistics(scores, canvas.mask_id, sampling, policy.needs, draws, bias)
+    nothing = torch.zeros(len(looked))
+    return Stats(
+        _spread(found.best, looked, canvas.tokens),
+        _spread(found.probability, looked, nothing),
+        None if found.entropy is None else _spread(found.entropy, looked, nothing),
+        None if found.second is None else _spread(found.second, looked, nothing),
+    )
+
+
+def _spread(values: Tensor, looked: Tensor, otherwise: Tensor) -> Tensor:
+    full = otherwise.clone()
+    full[looked] = values.to(full)
+    return full
+
+
+def _agreement(canvas: Canvas, stats: Stats) -> float:
+    visible = canvas.editable & ~masked(canvas)
+    count = int(visible.sum())
+    return int((visible & (stats.best == canvas.tokens)).sum()) / count if count else 1.0
+
+
+def _completed(update: Update, stats: Stats, canvas: Canvas) -> Update:
+    rest = update.tokens == canvas.mask_id
+    tokens = torch.where(rest, stats.best, update.tokens)
+    return Update(tokens, update.unmasked | (rest & masked(canvas)), update.edited)
+
+
+def _count(live: Live, window: Window, looks: Sequence[Look], proposed: int) -> None:
+    tokens = torch.cat([live.canvas.tokens[block.span.start : block.span.stop] for block in window.opened])
+    counters = live.counters
+    counters.mask_share.append(float((tokens == live.canvas.mask_id).float().mean()))
+    counters.proposed.append(proposed)
+    counters.applied.append(sum(look.applied for look in looks))
+    counters.reverted.append(sum(look.reverted for look in looks))
+
+
+def _drafted(live: Live, block: OpenBlock, before: Canvas, stats: Stats, update: Update) -> list[DraftToken]:
+    if not (live.drafts or live.request.trace):
+        return []
+    tokens = []
+    for index, token in enumerate(update.tokens.tolist()):
+        text = "" if token == before.mask_id else live.text.piece(token)
+        state = _state(index, before, update)
+        tokens.append(DraftToken(block.span.start + index, token, text, float(stats.probability[index]), state))
+    return tokens
+
+
+def _state(index: int, before: Canvas, update: Update) -> TokenState:
+    if not before.editable[index]:
+        return "given"
+    if update.tokens[index] == before.mask_id:
+        return "mask"
+    return "new" if update.unmasked[index] else "edited" if update.edited[index] else "kept"
+
+
+def _draft(live: Live, window: Window, drafted: list[DraftToken]) -> list[Event]:
+    start, step = window.opened[0].span.start, len(live.counters.mask_share)
+    if live.request.trace:
+        tokens = [vars(token) for token in drafted]
+        live.trace.append({"request": live.number, "step": step, "start": start, "tokens": tokens})
+    return [Draft(live.number, step, tuple(drafted))] if live.drafts else []
+
+
+def _emit(live: Live) -> list[Event]:
+    limit = live.canvas.blocks.limit
+    stop = min(live.canvas.final, limit)
+    ids = [int(token) for token in live.canvas.tokens[live.shown : stop]]
+    live.shown = stop
+    place = next((index for index, token in enumerate(ids) if token in live.ends), None)
+    last = place is not None or stop == limit
+    delta = live.text.push(ids if place is None else ids[: place + 1], last)
+    live.finish = "stop" if live.text.stopped else "eos" if place is not None else "length" if last else None
+    kept = tuple(live.text.ids[len(live.emitted) : live.text.settled])
+    live.emitted.extend(kept)
+    live.counters.first_block = live.counters.first_block or time.monotonic()
+    return [Commit(live.number, delta, kept)] if delta or kept else []
+
+
+def finished(live: Live) -> Done:
+    """The last event of a request."""
+    return Done(live.number, result(live))
+
+
+def result(live: Live) -> Result:
+    """The result so far; finish reason 'cancelled' where the request was not finished."""
+    counters, tokens = live.counters, len(live.text.ids)
+    seconds = time.monotonic() - counters.started
+    metrics = Metrics(
+        counters.forwards, tokens, len(live.text.prompt), len(counters.mask_share),
+        tokens / max(1, counters.forwards), seconds, max(0.0, counters.first_block - counters.started),
+        tokens / seconds if seconds > 0 else 0.0, peak_memory(), live.plan.name, live.canvas.blocks.block,
+        tuple(counters.mask_share), tuple(counters.proposed), tuple(counters.applied), tuple(counters.reverted),
+    )  # fmt: skip
+    reason: FinishReason = live.finish or "cancelled"
+    return Result(
+        live.text.text, tuple(live.text.ids), reason, metrics, exact=live.exact, preset=live.plan.preset,
+        trace=tuple(live.trace), notes=live.notes,
+    )  # fmt: skip

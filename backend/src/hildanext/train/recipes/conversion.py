@@ -1,0 +1,115 @@
+# Conversion, SFT and AR parents: rows of shards under an objective at the ladder's block size, from parent to child.
+# Entry points: train_command, Supervised (the Work), step_seed.
+# The three differ in their configuration alone. Noise is seeded by (seed, step, row), so a resumed run repeats an
+# uninterrupted one exactly, and no random state is saved.
+"""Conversion, SFT and parent training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hildanext import registry
+from hildanext.config import Config
+from hildanext.core.types import Batch, LossReport, Objective
+from hildanext.data.loader import Loader
+from hildanext.models.about import about
+from hildanext.models.inspection import conversion_report, require_parity
+from hildanext.models.mask_token import EmbeddingNoise
+from hildanext.progress import Console
+from hildanext.train.loop import Notes, Trainer
+from hildanext.train.recorder import RunRecorder
+from hildanext.train.training import Training, open_training, trainable
+
+
+def train_command(config: Config, console: Console, command: str, path: Path | None) -> dict[str, Any]:
+    """Inspect, train, evaluate, save in a run directory; returns the report, which is also report.json. Interrupted and
+    RunError pass through."""
+    with open_training(config, console, command, path) as training:
+        inspected = _inspected(training)
+        model, choice = trainable(training)
+        work, recorder = Supervised(training, model), RunRecorder(training, model, choice)
+        trainer = Trainer(
+            work, model, choice.optimizer, training.ladder.steps, config.optimizer, config.train, recorder,
+            training.ranks, training.console,
+        )  # fmt: skip
+        recorder.begin(trainer)
+        with work.noise or nullcontext():
+            trainer.fit()
+        return recorder.finish(inspected)
+
+
+def _inspected(training: Training) -> dict[str, Any]:
+    if training.causal or training.resumed is not None or not training.config.train.parity:
+        return {}
+    facts = conversion_report(training.loaded)
+    require_parity(facts["parity"], training.config.model.path)
+    if training.ranks.first:
+        training.run.write_json("inspect.json", facts)
+    return facts
+
+
+class Supervised:
+    """A step is `train.accumulate` batches of the shards under the objective, at the block size of the ladder. model:
+    the Denoiser the objective sees; noise: on the embedding of [MASK] in the first steps of a conversion, or None."""
+
+    def __init__(self, training: Training, model: Any) -> None:
+        config, train, ranks = training.config, training.config.train, training.ranks
+        self.training, self.model, self.ladder = training, model, training.ladder
+        objective: Objective = registry.build("objectives", config.objective, "objective")
+        self.objective = objective.prepare(about(training.loaded, config.model))
+        self.noise = None if training.causal else _embedding_noise(training)
+        self.loader = Loader(
+            training.shards, train.batch, config.seed, ranks.rank, ranks.size, train.workers, train.shorten
+        )
+        self._rows, self._notes = iter(self.loader), Notes(0)
+
+    def micro_batches(self, step: int) -> Iterator[Callable[[], LossReport]]:
+        """The next batches of this rank."""
+        batches = [next(self._rows) for _ in range(self.training.config.train.accumulate)]
+        stage, tokens = self.ladder.stage(step), sum(batch.tokens.numel() for batch in batches)
+        rows = [row for batch in batches for row in batch.ids]
+        self._notes = Notes(tokens * self.training.ranks.size, rows, {"phase": stage.phase, "block": stage.block})
+        for index, batch in enumerate(batches):
+            yield partial(self._loss, step, index, batch)
+
+    def _loss(self, step: int, index: int, batch: Batch) -> LossReport:
+        seed, ranks = self.training.config.seed, self.training.ranks
+        if self.noise is not None:
+            self.noise.set_scale(step)
+            self.noise.rng.manual_seed(step_seed(seed, step, micro=1 + index * ranks.size + ranks.rank))
+        rng = torch.Generator().manual_seed(step_seed(seed, step))
+        return self.objective.loss(self.model, batch.to(self.training.loaded.device), self.ladder.block(step), rng)
+
+    def notes(self) -> Notes:
+        """Tokens and rows of the step, its phase and block size."""
+        return self._notes
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loader's place in the shards, the same on every rank."""
+        return {"loader": self.loader.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on at the very next row. DataError where the shards or the seed are others."""
+        self.loader.load_state_dict(state["loader"])
+        self._rows = iter(self.loader)
+
+
+def _embedding_noise(training: Training) -> EmbeddingNoise | None:
+    wanted, denoiser = training.config.model.embedding_noise, training.loaded.denoiser
+    if not wanted.steps:
+        return None
+    return EmbeddingNoise(denoiser, wanted.steps, wanted.sigma or None, training.config.seed)
+
+
+def step_seed(seed: int, step: int, micro: int = 0) -> int:
+    """Seed of the noise of a step. Objectives key it by row id, so it is the same for every micro-batch and rank;
+    embedding noise is not keyed by row and takes `micro`, counted over accumulation and ranks."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + micro * 0x94D049BB133111EB) & (2**64 - 1)
+    mixed = ((mixed ^ (mixed >> 31)) * 0xD6E8FEB86659FD93) & (2**64 - 1)
+    return (mixed ^ (mixed >> 32)) & (2**63 - 1)
