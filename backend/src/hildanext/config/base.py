@@ -3,13 +3,17 @@
 # Frozen, unknown keys forbidden: a typo is an error, and a config can be shared between threads.
 """Base classes of configuration sections."""
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A frozen group of settings; an unknown key is an error."""
+    """A frozen group of settings; an unknown key is an error. renamed: former keys and the keys that took their place,
+    which the error names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    renamed: ClassVar[dict[str, str]] = {}
 
 
 class PluginSection(BaseModel):

@@ -68,9 +68,10 @@ def _merged(items: list[Any]) -> Any:
 def _line(item: Any, model: type[BaseModel], prefix: str) -> str:
     place = prefix + ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        section = model_at(model, item["loc"][:-1])
-        known = section.model_fields if section is not None else model.model_fields
-        return f"{place}: unknown key, {nearest(str(item['loc'][-1]), known)}"
+        section = model_at(model, item["loc"][:-1]) or model
+        key, renamed = str(item["loc"][-1]), getattr(section, "renamed", {})
+        hint = f"did you mean {renamed[key]!r}?" if key in renamed else nearest(key, section.model_fields)
+        return f"{place}: unknown key, {hint}"
     if item["type"] == "missing":
         return f"{place}: missing"
     message = str(item["msg"]).removeprefix("Value error, ")
