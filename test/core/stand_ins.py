@@ -1,11 +1,12 @@
 # Small denoisers whose every number can be computed another way: a table, a uniform model, one layer of attention.
 # Entry points: TableModel, UniformModel, LayerModel, batch_of.
-# TableModel and UniformModel return logits as features; their head is the identity.
+# TableModel and UniformModel return logits as features; their head is the identity. All of them are a StandIn.
 """Stand-in models of the objective tests."""
 
 from __future__ import annotations
 
 import torch
+from stand_in import StandIn
 from torch import Tensor, nn
 
 from hildanext.core.masks import block_diffusion_mask, causal_mask, document_mask
@@ -17,36 +18,30 @@ def batch_of(tokens: Tensor, learn: Tensor | None = None, docs: Tensor | None = 
     return Batch(tokens, learn, torch.zeros_like(tokens) if docs is None else docs, ids)
 
 
-class UniformModel:
+class UniformModel(StandIn):
     """Every token equally likely."""
 
     def __init__(self, vocabulary: int, mask_id: int | None = None) -> None:
-        self.vocabulary, self.mask_id = vocabulary, vocabulary - 1 if mask_id is None else mask_id
-
-    def head(self) -> Tensor:
-        return torch.eye(self.vocabulary)
+        super().__init__(vocab_size=vocabulary, mask_id=vocabulary - 1 if mask_id is None else mask_id)
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
-        return torch.zeros(int(select.sum()), self.vocabulary)
+        return torch.zeros(int(select.sum()), self.vocab_size)
 
     def causal_features(self, batch: Batch, select: Tensor) -> Tensor:
-        return torch.zeros(int(select.sum()), self.vocabulary)
+        return torch.zeros(int(select.sum()), self.vocab_size)
 
 
-class TableModel(nn.Module):
+class TableModel(StandIn, nn.Module):
     """logits of a position = table[hash of the earlier clean blocks, code of the noisy block, place in the block]; one
     document per row. `agree`: the table ignores its context, so that all orders give the same product."""
 
     def __init__(self, tokens: int, block: int, agree: bool = False, prefixes: int = 61) -> None:
-        super().__init__()
+        super().__init__(vocab_size=tokens + 1, mask_id=tokens, dtype=torch.float64)
         rng = torch.Generator().manual_seed(7)
         shape = (prefixes, (tokens + 1) ** block, block, tokens + 1)
         table = 1.5 * torch.randn(shape, generator=rng, dtype=torch.float64)
         self.table = nn.Parameter(table[:1, :1].expand(shape).clone() if agree else table)
-        self.block, self.mask_id, self.tokens, self.prefixes = block, tokens, tokens, prefixes
-
-    def head(self) -> Tensor:
-        return torch.eye(self.tokens + 1, dtype=torch.float64)
+        self.block, self.tokens, self.prefixes = block, tokens, prefixes
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         rows, length = noisy.shape
@@ -66,15 +61,14 @@ class TableModel(nn.Module):
         return float(self.table.detach()[hashed, code, place, : self.tokens].log_softmax(0)[token])
 
 
-class LayerModel(nn.Module):
+class LayerModel(StandIn, nn.Module):
     """Embeddings, two rounds of single-head attention under core.masks, a separate head."""
 
     def __init__(
         self, vocabulary: int = 12, width: int = 16, seed: int = 0, dtype: torch.dtype = torch.float64
     ) -> None:
-        super().__init__()
+        super().__init__(vocab_size=vocabulary, mask_id=vocabulary - 1, dtype=dtype)
         rng = torch.Generator().manual_seed(seed)
-        self.mask_id = vocabulary - 1
         shapes = {"embedding": (vocabulary, width), "places": (64, width), "output": (vocabulary, width)}
         shapes |= {f"{name}{layer}": (width, width) for name in "qkvm" for layer in (0, 1)}
         self.weights = nn.ParameterDict(
@@ -96,7 +90,7 @@ class LayerModel(nn.Module):
         length, places = noisy.shape[1], batch.positions()
         if not 0 < block < length:
             return self.body(noisy, places, document_mask(batch.docs))[select]
-        mask = block_diffusion_mask(length, block, batch.docs)
+        mask = block_diffusion_mask(length, block, batch.docs, self.block_grid)
         hidden = self.body(torch.cat([noisy, batch.tokens], 1), torch.cat([places, places], 1), mask)
         return hidden[:, :length][select]
 

@@ -1,7 +1,7 @@
 # Four ways to the same bound: enumeration of mask sets, average over orders, Bernoulli masks, exact counts.
 # Entry points: pytest.
 # The average over orders is worked out by hand (orders.py) and is the oracle of the three others; each of them is shown
-# to fail on faults planted in core/elbo.py or core/noise.py.
+# to fail on faults planted in core/likelihood.py or core/noise.py.
 """Tests of the estimates of the block ELBO."""
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from core.stand_ins import TableModel, batch_of
 from torch import Tensor
 
 from hildanext.config.noise import NoiseConfig
-from hildanext.core import elbo, noise
-from hildanext.core.elbo import block_elbo, exact_block_elbo, sampled_block_elbo
-from hildanext.core.likelihood import token_nll
+from hildanext.core import likelihood, noise
+from hildanext.core.likelihood import block_elbo, exact_block_elbo, sampled_block_elbo, token_nll
 from hildanext.core.noise import Corruption
 
 PATTERN, RATES, CORRUPT, DRAW, RANK, WEIGHTED = (
-    elbo._pattern_weight, noise._rates, noise.corrupt, noise._draw, elbo.rank_in_unit, elbo._weighted_nats,
+    likelihood._pattern_weight, noise._rates, noise.corrupt, noise._draw,
+    likelihood.rank_in_unit, likelihood._weighted_nats,
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ WRONG_PATTERNS = {
 
 @pytest.mark.parametrize("fault", WRONG_PATTERNS)
 def test_another_weight_of_mask_sets_fails_the_average_over_orders(fault, monkeypatch):
-    monkeypatch.setattr(elbo, "_pattern_weight", WRONG_PATTERNS[fault])
+    monkeypatch.setattr(likelihood, "_pattern_weight", WRONG_PATTERNS[fault])
     with pytest.raises(AssertionError):
         assert_enumeration_is_the_order_average(4)
     with pytest.raises(AssertionError):
@@ -96,7 +96,7 @@ WRONG_COUNTS = {
 
 @pytest.mark.parametrize("fault", WRONG_COUNTS)
 def test_wrong_counts_places_or_weights_miss_the_bound(fault, monkeypatch):
-    monkeypatch.setattr(elbo, *WRONG_COUNTS[fault])
+    monkeypatch.setattr(likelihood, *WRONG_COUNTS[fault])
     with pytest.raises(AssertionError):
         assert_counts_estimate_the_bound(4)
 
@@ -116,8 +116,8 @@ def _weighted_sums(model: TableModel, view: Corruption, block: int, row: Tensor)
     copies = len(view.tokens)
     batch = batch_of(row.expand(copies, 8), view.maskable)
     with torch.no_grad():
-        nll = token_nll(model, view.tokens, batch, block, view.masked).nll
-    weighted = torch.zeros(view.masked.shape, dtype=torch.float64).masked_scatter(view.masked, nll)
+        nll = token_nll(model, view.tokens, batch, block, view.m2t).nll
+    weighted = torch.zeros(view.m2t.shape, dtype=torch.float64).masked_scatter(view.m2t, nll)
     return (weighted * view.elbo).sum(1)
 
 

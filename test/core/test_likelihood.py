@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hildanext.core import linear_cross_entropy as module
+from hildanext.core.head import HeadOptions, chunk_rows
 from hildanext.core.likelihood import autoregressive_nll, block_elbo, token_nll
-from hildanext.core.linear_cross_entropy import HeadOptions, chunk_rows, linear_cross_entropy, weighted_cross_entropy
+from hildanext.core.linear_cross_entropy import linear_cross_entropy, weighted_cross_entropy
 from hildanext.core.linear_kl import Teacher, linear_kl
 
 EXCLUDED = 29

@@ -2,7 +2,7 @@
 # Entry points: pytest.
 # The table model's log-probabilities are also available by hand, which is what the oracles use. Estimators of the
 # bound have a file of their own, test_elbo_estimates.py.
-"""Tests of core/elbo.py."""
+"""Tests of core/likelihood.py."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from core.checks import rng
 from core.orders import mixture_nll
 from core.stand_ins import LayerModel, TableModel, UniformModel, batch_of
 
-from hildanext.core import elbo
-from hildanext.core.elbo import Estimate, block_elbo, sampled_block_elbo
-from hildanext.core.linear_cross_entropy import HeadOptions
+from hildanext.core import likelihood
+from hildanext.core.likelihood import Estimate, block_elbo, sampled_block_elbo
 from hildanext.core.noise import rank_in_unit
 
-RIGHT = elbo._pattern_weight
+RIGHT, PER_TOKEN = likelihood._pattern_weight, likelihood.linear_cross_entropy
 
 
 @cache
@@ -70,8 +69,8 @@ def test_a_model_that_loses_probability_fails_the_sum_over_sequences(monkeypatch
 
 
 def test_a_bound_that_leaves_out_a_mask_set_lies_below_some_sequence_and_is_not_tight(monkeypatch):
-    right = elbo._pattern_weight
-    monkeypatch.setattr(elbo, "_pattern_weight", lambda pattern, size: right(pattern, size) * (pattern != 3))
+    right = likelihood._pattern_weight
+    monkeypatch.setattr(likelihood, "_pattern_weight", lambda pattern, size: right(pattern, size) * (pattern != 3))
     with pytest.raises(AssertionError):
         assert_bounds(TableModel(3, 3), all_rows(3, 6)[::27])
     with pytest.raises(AssertionError):
@@ -136,8 +135,8 @@ def test_a_model_that_sees_its_answer_or_misplaces_it_fails_the_separate_forward
 
 
 def test_another_weight_than_one_fails_the_separate_forwards(monkeypatch):
-    right = elbo._pattern_weight
-    monkeypatch.setattr(elbo, "_pattern_weight", lambda pattern, size: right(pattern, size) * (1 + 1e-6))
+    right = likelihood._pattern_weight
+    monkeypatch.setattr(likelihood, "_pattern_weight", lambda pattern, size: right(pattern, size) * (1 + 1e-6))
     with pytest.raises(AssertionError):
         assert_sum_of_separate_forwards(LayerModel())
 
@@ -155,7 +154,10 @@ def test_a_uniform_model_scores_log_v_per_token():
 
 LOG_V_FAULTS = {
     "a mask set left out": ("_pattern_weight", lambda pattern, size: RIGHT(pattern, size) * (pattern != 3)),
-    "[MASK] among the tokens": ("HeadOptions", lambda exclude: HeadOptions(None)),
+    "[MASK] among the tokens": (
+        "linear_cross_entropy",
+        lambda features, head, targets, exclude: PER_TOKEN(features, head, targets),
+    ),
     "first tokens scored": ("scored_positions", lambda batch, mask_id: batch.learn),
     "masked more than weighed": ("rank_in_unit", lambda *given: rank_in_unit(*given) - 1),
 }
@@ -163,7 +165,7 @@ LOG_V_FAULTS = {
 
 @pytest.mark.parametrize("fault", LOG_V_FAULTS)
 def test_other_weights_tokens_or_masks_do_not_score_log_v(fault, monkeypatch):
-    monkeypatch.setattr(elbo, *LOG_V_FAULTS[fault])
+    monkeypatch.setattr(likelihood, *LOG_V_FAULTS[fault])
     with pytest.raises(AssertionError):
         assert_scores_log_v()
 

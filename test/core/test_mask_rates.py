@@ -52,7 +52,7 @@ def times(config: NoiseConfig) -> tuple[float, float]:
 
 def assert_weights_have_mean_one(config: NoiseConfig, rows: int, length: int = 32) -> None:
     for view in views_of(config, rows, length):
-        assert_mean_is((view.masked * view.elbo).mean(1), 1.0)
+        assert_mean_is((view.m2t * view.elbo).mean(1), 1.0)
 
 
 @pytest.mark.parametrize(("unit", "schedule"), KINDS)
@@ -97,7 +97,7 @@ def test_a_million_draws_tell_masks_drawn_at_mdlms_scaled_rate_from_ours(monkeyp
     assert_weights_have_mean_one(config, 8000, 128)
     monkeypatch.setattr(noise, "_draw", lambda c, unit, can, rate, u: DRAW(c, unit, can, 0.999 * rate, u))
     (view,) = views_of(config, 8000, 128)
-    found = (view.masked * view.elbo).mean(1)
+    found = (view.m2t * view.elbo).mean(1)
     assert_mean_is(found, 0.999)
     with pytest.raises(AssertionError):
         assert_mean_is(found, 1.0)
@@ -115,8 +115,8 @@ def assert_masks_follow_the_rates(config: NoiseConfig) -> None:
         assert stats.kstest(view.rate[:, place].numpy(), lambda p: np.interp(p, rates, shares)).pvalue > 1e-3
     mean = integrate.quad(LITERAL[config.schedule], first, last)[0] / (last - first)
     for place in range(32):
-        assert_mean_is(view.masked[:, place], mean)
-    assert_drawn_with(view.masked, view.rate)
+        assert_mean_is(view.m2t[:, place], mean)
+    assert_drawn_with(view.m2t, view.rate)
 
 
 @pytest.mark.parametrize(("unit", "schedule"), KINDS)
@@ -190,7 +190,7 @@ def assert_band_and_mirror(low: float, high: float) -> None:
     for view, (first, last) in zip(views, ((low, high), (1 - high, 1 - low)), strict=True):
         assert float(view.rate.min()) >= first - 1e-12 and float(view.rate.max()) <= last + 1e-12
         assert stats.kstest(view.rate[:, 0].numpy(), "uniform", args=(first, last - first)).pvalue > 1e-3
-        assert_drawn_with(view.masked, view.rate)
+        assert_drawn_with(view.m2t, view.rate)
 
 
 @pytest.mark.parametrize("band", [(0.3, 0.8), (0.05, 0.4)])
@@ -223,9 +223,9 @@ def assert_pair_divides_the_maskable() -> None:
     tokens, learn = torch.randint(0, 49, (40, 32), generator=rng(1)), torch.rand(40, 32, generator=rng(2)) < 0.7
     batch = batch_of(tokens.clone(), learn)
     first, second = noise.corrupt(NoiseConfig(complementary=True, replace=0.2), MODEL, batch, 8, rng())
-    assert torch.equal(first.masked.long() + second.masked.long(), learn.long())
+    assert torch.equal(first.m2t.long() + second.m2t.long(), learn.long())
     for view in (first, second):
-        assert torch.equal(view.tokens == MODEL.mask_id, view.masked)
+        assert torch.equal(view.tokens == MODEL.mask_id, view.m2t)
         assert torch.equal(view.tokens[~learn], tokens[~learn])
     assert torch.equal(batch.tokens, tokens)
 
@@ -241,8 +241,8 @@ def _drawn_apart(config, model, batch, block, generator):
 
 def _prompt_too(config, model, batch, block, generator):
     first, second = CORRUPT(config, model, batch, block, generator)
-    every = ~first.masked
-    return first, replace(second, masked=every, tokens=batch.tokens.masked_fill(every, model.mask_id))
+    every = ~first.m2t
+    return first, replace(second, m2t=every, tokens=batch.tokens.masked_fill(every, model.mask_id))
 
 
 def _twice_the_same(config, model, batch, block, generator):

@@ -45,23 +45,23 @@ def test_a_schedule_runs_from_zero_to_one_and_its_slope_and_inverse_are_its_own(
 @pytest.mark.parametrize("span", [0.0, 1.0])
 def test_exact_counts_are_uniform_over_the_block_and_weigh_size_over_count(span):
     _, (view,) = many(NoiseConfig(draw="count", span=span), rows=1000)
-    counts = view.masked.view(1000, 4, 8).sum(-1)
+    counts = view.m2t.view(1000, 4, 8).sum(-1)
     observed = torch.bincount(counts.flatten(), minlength=9)[1:]
     assert int(counts.min()) >= 1
     assert stats.chisquare(observed.numpy()).pvalue > 1e-3
-    weights = (view.masked * view.elbo).view(1000, 4, 8).sum(-1)
+    weights = (view.m2t * view.elbo).view(1000, 4, 8).sum(-1)
     assert torch.allclose(weights, torch.full_like(weights, 8.0))
 
 
 def test_a_span_is_one_cyclic_run_and_leaves_every_place_equally_likely():
     _, (view,) = many(NoiseConfig(span=1.0), rows=3000)
-    blocks = view.masked.view(-1, 8)
+    blocks = view.m2t.view(-1, 8)
     starts = (blocks & ~blocks.roll(1, dims=1)).sum(1)
     assert int(starts.max()) <= 1
     error = float(blocks.double().std(0).max()) / math.sqrt(len(blocks))
     assert float((blocks.double().mean(0) - view.rate.mean()).abs().max()) <= 5 * error
     _, (scattered,) = many(NoiseConfig(), rows=300)
-    loose = scattered.masked.view(-1, 8)
+    loose = scattered.m2t.view(-1, 8)
     assert int((loose & ~loose.roll(1, dims=1)).sum(1).max()) > 1
 
 
@@ -70,24 +70,24 @@ def assert_changed_share(may_draw_original: bool, expected: float) -> None:
     tokens = torch.randint(5, 13, (3000, 32), generator=torch.Generator().manual_seed(4))
     batch, model = batch_of(tokens), UniformModel(50, mask_id=0)
     (view,) = corrupt(config, model, batch, 8, torch.Generator().manual_seed(5))
-    visible = view.maskable & ~view.masked
+    visible = view.maskable & ~view.m2t
     assert_mean_is((view.tokens != tokens)[visible].double(), expected)
 
 
 def assert_drawn_uniformly() -> None:
     config = NoiseConfig(replace=1.0, forbidden=(3, 4), vocabulary=47)
     _, (view,) = many(config, rows=500, model=UniformModel(50, mask_id=0))
-    drawn, allowed = view.tokens[view.replaced], [token for token in range(47) if token not in (0, 3, 4)]
+    drawn, allowed = view.tokens[view.t2t], [token for token in range(47) if token not in (0, 3, 4)]
     assert set(drawn.tolist()) <= set(allowed)
     assert stats.chisquare(torch.bincount(drawn, minlength=50)[allowed].numpy()).pvalue > 1e-3
 
 
 def assert_divides(view: Corruption, batch: Batch, clean: torch.Tensor) -> None:
     """M2T, T2T and KEEP sets divide the learnable positions; the clean half and all else stand."""
-    total = view.masked.long() + view.replaced.long() + view.kept.long()
+    total = view.m2t.long() + view.t2t.long() + view.keep.long()
     assert torch.equal(total, batch.learn.long())
-    assert torch.equal(view.tokens == MODEL.mask_id, view.masked)
-    stays = view.kept | ~batch.learn
+    assert torch.equal(view.tokens == MODEL.mask_id, view.m2t)
+    stays = view.keep | ~batch.learn
     assert torch.equal(view.tokens[stays], clean[stays])
     assert torch.equal(batch.tokens, clean)
 
@@ -149,13 +149,13 @@ def test_a_draw_that_keeps_one_original_in_ten_fails_the_changed_share(monkeypat
 def test_sets_that_overlap_or_leave_a_gap_and_stray_writes_fail_the_division(fault):
     view, batch, clean = edited_view()
     if fault == "overlap":
-        view = replace(view, replaced=view.replaced | view.masked)
+        view = replace(view, t2t=view.t2t | view.m2t)
     if fault == "gap":
         view = replace(view, maskable=view.maskable & (torch.arange(32) > 3))
     if fault == "mask outside":
         view = replace(view, tokens=torch.where(batch.learn, view.tokens, MODEL.mask_id))
     if fault == "kept changed":
-        view = replace(view, tokens=torch.where(view.kept, (view.tokens + 1) % 49, view.tokens))
+        view = replace(view, tokens=torch.where(view.keep, (view.tokens + 1) % 49, view.tokens))
     if fault == "clean half changed":
         batch.tokens.copy_(view.tokens)
     with pytest.raises(AssertionError):
@@ -165,8 +165,8 @@ def test_sets_that_overlap_or_leave_a_gap_and_stray_writes_fail_the_division(fau
 def test_random_replace_noise_writes_tokens_instead_of_masks():
     batch, (view,) = many(NoiseConfig(type="random_replace"))
     _, (masks,) = many(NoiseConfig(replace=0.0))
-    assert not bool(view.masked.any()) and not bool((view.tokens == MODEL.mask_id).any())
-    assert torch.equal(view.replaced, masks.masked)
+    assert not bool(view.m2t.any()) and not bool((view.tokens == MODEL.mask_id).any())
+    assert torch.equal(view.t2t, masks.m2t)
 
 
 def test_prompt_padding_and_masks_of_the_text_never_change():

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -18,14 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 from hildanext.config.noise import NoiseConfig
 from hildanext.core import noise, row_streams
 from hildanext.core.noise import corrupt
-from hildanext.core.row_streams import row_seed, row_uniforms
+from hildanext.core.row_streams import row_seeds, row_uniforms
 from hildanext.core.types import Batch
+from hildanext.decoding.randomness import uniform
 
 MODEL = UniformModel(50)
 TOKENS = torch.randint(0, 49, (8, 32), generator=rng(1))
 IDS = (31, 7, 2, 99, 54, 12, 8, 1000)
 CONFIGS = [NoiseConfig(unit=unit, span=0.3, replace=0.4) for unit in ("block", "sequence", "document")]
-UNIFORMS, SEED = row_streams.row_uniforms, row_streams.row_seed
+UNIFORMS, SEED = row_streams.row_uniforms, row_streams.row_seeds
 
 
 def part(rows: list[int]) -> Batch:
@@ -35,7 +36,7 @@ def part(rows: list[int]) -> Batch:
 def drawn(config: NoiseConfig, rows: list[int]) -> Tensor:
     """Everything drawn for these rows, [rows, L, 4]."""
     (view,) = corrupt(config, MODEL, part(rows), 8, rng(42))
-    return torch.stack([view.tokens.double(), view.masked.double(), view.rate, view.elbo], -1)
+    return torch.stack([view.tokens.double(), view.m2t.double(), view.rate, view.elbo], -1)
 
 
 def assert_no_split_matters(config: NoiseConfig) -> None:
@@ -91,15 +92,15 @@ def test_one_generator_and_streams_of_the_place_depend_on_the_split(fault, monke
         assert_no_split_matters(CONFIGS[0])
 
 
-SEEDS: dict[str, Callable[[int, int], int]] = {
-    "of the process": lambda base, row: SEED(base + os.getpid(), row),
-    "of the worker": lambda base, row: SEED(torch.initial_seed(), row),
+SEEDS: dict[str, Callable[[int, Sequence[int]], list[int]]] = {
+    "of the process": lambda base, rows: SEED(base + os.getpid(), rows),
+    "of the worker": lambda base, rows: SEED(torch.initial_seed(), rows),
 }
 
 
 @pytest.mark.parametrize("fault", SEEDS)
 def test_seeds_that_depend_on_the_worker_are_seen(fault, monkeypatch):
-    monkeypatch.setattr(row_streams, "row_seed", SEEDS[fault])
+    monkeypatch.setattr(row_streams, "row_seeds", SEEDS[fault])
     with pytest.raises(AssertionError):
         assert_no_worker_matters()
 
@@ -112,8 +113,33 @@ def test_the_next_draw_of_the_same_generator_is_another():
 
 
 def test_row_seeds_of_neighbouring_rows_and_steps_differ():
-    seeds = {row_seed(base, row) for base in range(100) for row in range(100)}
+    seeds = {seed for base in range(100) for seed in row_seeds(base, range(100))}
     assert len(seeds) == 10_000
+
+
+def splitmix64(state: int) -> int:
+    """The generator's output function in Python's integers, as printed in Steele, Lea and Flood (2014)."""
+    word = 2**64 - 1
+    mixed = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & word
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & word
+    return mixed ^ (mixed >> 31)
+
+
+def test_the_seed_of_a_row_is_splitmix64_after_as_many_steps():
+    for base in (0, 1, 2**62 - 1, 0xDEADBEEF):
+        rows = [0, 1, 7, 10**12]
+        states = [(base + (row + 1) * 0x9E3779B97F4A7C15) % 2**64 for row in rows]
+        assert row_seeds(base, rows) == [splitmix64(state) for state in states]
+    assert row_seeds(0, [0]) == [0xE220A8397B1DCDAF]
+
+
+def test_the_decoders_numbers_are_keyed_by_the_same_hash():
+    found = uniform(5, 2, torch.tensor([0, 9, 70_000]), 3, 1)
+    for place, position in zip(found.tolist(), (0, 9, 70_000), strict=True):
+        state = splitmix64((5 + 0x9E3779B97F4A7C15) % 2**64)
+        for key in (2, position, 3, 1):
+            state = splitmix64(((state ^ key) + 0x9E3779B97F4A7C15) % 2**64)
+        assert place == (state >> 11) * 2.0**-53
 
 
 def assert_rows_are_uncorrelated() -> None:
@@ -127,6 +153,6 @@ def assert_rows_are_uncorrelated() -> None:
 
 def test_rows_and_places_are_uncorrelated(monkeypatch):
     assert_rows_are_uncorrelated()
-    monkeypatch.setattr(row_streams, "row_seed", lambda base, row: SEED(base, row // 2))
+    monkeypatch.setattr(row_streams, "row_seeds", lambda base, rows: SEED(base, [row // 2 for row in rows]))
     with pytest.raises(AssertionError):
         assert_rows_are_uncorrelated()

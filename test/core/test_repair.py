@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from core.stand_ins import batch_of
+from stand_in import StandIn
 from torch import Tensor
 
 from hildanext.config.noise import NoiseConfig
@@ -23,16 +24,12 @@ LEARN = torch.rand(16, 24, generator=torch.Generator().manual_seed(2)) < 0.8
 BATCH = batch_of(torch.randint(0, 19, (16, 24), generator=torch.Generator().manual_seed(1)), LEARN)
 
 
-class Scripted:
+class Scripted(StandIn):
     """Puts probability `sure` on one token: the original, the one it sees, or the next id after the original."""
 
-    mask_id = 20
-
     def __init__(self, habit: str, sure: float) -> None:
+        super().__init__(vocab_size=21, mask_id=20)
         self.habit, self.sure = habit, sure
-
-    def head(self) -> Tensor:
-        return torch.eye(21)
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         seen = {"restore": batch.tokens, "copy": noisy, "err": (batch.tokens + 1) % 20}[self.habit][select]

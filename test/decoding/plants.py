@@ -250,8 +250,8 @@ def fixed_points_ignored(patch: Any) -> None:
 
 
 def coarse_uniform_numbers(patch: Any) -> None:
-    draw = statistics._draw
-    patch.setattr(statistics, "_draw", lambda scores, uniform: draw(scores, (uniform * 32).floor() / 32))
+    draw = statistics.draw_tokens
+    patch.setattr(statistics, "draw_tokens", lambda scores, uniform: draw(scores, (uniform * 32).floor() / 32))
 
 
 def entropy_in_bits(patch: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from hildanext.decoding import statistics as module
+from hildanext.core import head
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
 from hildanext.decoding.statistics import Bias, Sampling, guided, statistics
 
@@ -62,7 +62,8 @@ def test_chunks_change_nothing(monkeypatch: Any) -> None:
     cases = (Sampling(), Sampling(temperature=0.7, top_k=5, top_p=0.9))
     bias = Bias(torch.arange(9).unsqueeze(1), torch.full((9, 1), -1.0))
     whole = [statistics(logits(9, 13), 1, case, ALL, draws(9), bias) for case in cases]
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 26)
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(head, "LEAST_ROWS", 2)
     for case, wanted in zip(cases, whole, strict=True):
         found = statistics(logits(9, 13), 1, case, ALL, draws(9), bias)
         assert torch.equal(found.best, wanted.best) and torch.equal(found.probability, wanted.probability)

@@ -10,8 +10,8 @@ import torch
 from core.recorder import Recorder, build, example, mean, rng
 from core.stand_ins import LayerModel, UniformModel
 
-from hildanext.core.diffusion import DiffusionObjective
 from hildanext.core.loss_report import merged
+from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch
 
 
@@ -77,7 +77,7 @@ def test_the_confidence_gradient_goes_through_right_masked_predictions_only(righ
     assert_gradient_through_right_masked(right)
 
 
-ENTROPY = DiffusionObjective._entropy_weights
+ENTROPY = MaskAndEdit._entropy_weights
 
 
 def _right_and_wrong(self, inputs, options, masked, normaliser):
@@ -103,7 +103,7 @@ def _entropy_of_nothing(self, inputs, options, masked, normaliser):
 
 @pytest.mark.parametrize("fault", [_right_and_wrong, _visible_too, _entropy_sum, _entropy_raised])
 def test_another_entropy_term_fails_the_mean_entropy(fault, monkeypatch):
-    monkeypatch.setattr(DiffusionObjective, "_entropy_weights", fault)
+    monkeypatch.setattr(MaskAndEdit, "_entropy_weights", fault)
     with pytest.raises(AssertionError):
         assert_mean_entropy_of_right_predictions()
 
@@ -112,7 +112,7 @@ def test_another_entropy_term_fails_the_mean_entropy(fault, monkeypatch):
     ("fault", "right"), [(_right_and_wrong, False), (_visible_too, True), (_entropy_of_nothing, False)]
 )
 def test_a_gradient_through_other_predictions_fails(fault, right, monkeypatch):
-    monkeypatch.setattr(DiffusionObjective, "_entropy_weights", fault)
+    monkeypatch.setattr(MaskAndEdit, "_entropy_weights", fault)
     with pytest.raises(AssertionError):
         assert_gradient_through_right_masked(right)
 

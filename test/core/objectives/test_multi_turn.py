@@ -14,8 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 from hildanext import registry
-from hildanext.core.diffusion import Supervision
 from hildanext.core.objectives import multi_turn
+from hildanext.core.objectives.mask_and_edit import Supervision
 from hildanext.core.objectives.multi_turn import MultiTurn
 from hildanext.core.row_streams import row_uniforms
 from hildanext.core.types import Batch
@@ -93,7 +93,7 @@ def assert_edits_visible_only() -> None:
 def assert_mean_of_turns() -> None:
     model = Recorder()
     exact = build(
-        turns=2, fill=0.5, weighting="uniform", edit_weight=1.5, keep_weight=0.2, noise={"may_draw_original": False}
+        turns=2, fill=0.5, weighting="uniform", t2t_weight=1.5, keep_weight=0.2, noise={"may_draw_original": False}
     )
     report = exact.loss(model, BATCH, 4, rng())
     total = sum(_turn_loss(model, noisy) for noisy in model.asked) / 2
@@ -129,9 +129,9 @@ def assert_later_weights_have_mean_one() -> None:
     with torch.no_grad():
         _, scores = objective.scored_with_tokens(model, _supervision(view, batch), 4, torch.tensor(1.0))
     later = objective.next_view(view, batch, scores, torch.rand(1500, 8, generator=rng()).double())
-    means = (later.masked * later.elbo).mean(1)
+    means = (later.m2t * later.elbo).mean(1)
     assert abs(float(means.mean()) - 1) <= 4 * float(means.std()) / 1500**0.5
-    assert int(later.masked.sum()) < 0.6 * int(view.masked.sum())
+    assert int(later.m2t.sum()) < 0.6 * int(view.m2t.sum())
 
 
 def _supervision(view, batch):
@@ -228,7 +228,7 @@ def _writes_the_prompt(self, view, batch, scores, uniform):
 
 def _trusts_the_draft(self, view, batch, scores, uniform):
     later = NEXT(self, view, batch, scores, uniform)
-    return replace(later, replaced=torch.zeros_like(later.replaced))
+    return replace(later, t2t=torch.zeros_like(later.t2t))
 
 
 def _old_weights(self, view, batch, scores, uniform):

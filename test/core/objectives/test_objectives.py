@@ -1,7 +1,7 @@
 # Every objective against literal loops over positions, and against splits, weights and bounds it must respect.
 # Entry points: pytest.
 # The loops recompute the masks' role from the noisy tokens the model was given, not from the objective's own weights.
-"""Tests of core/objectives and core/diffusion.py; confidence, sums and positions have files of their own."""
+"""Tests of core/objectives; confidence, sums and positions have files of their own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def by_loop(recorder: Recorder, weigh, block: int = 4, turn: int = 0, **options)
 
 def test_mask_and_edit_is_the_weighted_sum_over_masked_replaced_and_kept_tokens():
     model, batch = Recorder(), example()
-    fields = {"edit_weight": 2.0, "keep_weight": 0.3, "weighting": "uniform"}
+    fields = {"t2t_weight": 2.0, "keep_weight": 0.3, "weighting": "uniform"}
     report = build("mask_and_edit", noise={"replace": 0.4, "may_draw_original": False}, **fields).loss(
         model, batch, 4, rng()
     )
@@ -44,7 +44,7 @@ def test_mask_and_edit_is_the_weighted_sum_over_masked_replaced_and_kept_tokens(
     assert abs(float(report.total.detach()) - by_loop(model, weigh)) < 1e-5
     assert abs(float(report.total.detach()) - by_loop(model, lambda *a: weigh(*a) * (a[1] != 7))) > 1e-3
     assert float(report.normaliser) == int(batch.learn.sum())
-    names = [float(report.counts[name]) for name in ("masked", "replaced", "kept")]
+    names = [float(report.counts[name]) for name in ("m2t", "t2t", "keep")]
     assert sum(names) == int(batch.learn.sum()) and min(names) > 0
 
 
@@ -147,8 +147,8 @@ def test_reports_hold_a_count_for_every_part_and_buckets_that_add_up():
     report = build("mask_and_edit").loss(LayerModel(), example(rows=32), 4, rng())
     assert set(report.parts) == set(report.counts)
     buckets = [name for name in report.parts if name.startswith("rate_")]
-    assert abs(float(sum(report.parts[name] for name in buckets) - report.parts["masked"])) < 1e-9
-    assert float(report.parts["block_4"]) == float(report.parts["masked"])
+    assert abs(float(sum(report.parts[name] for name in buckets) - report.parts["m2t"])) < 1e-9
+    assert float(report.parts["block_4"]) == float(report.parts["m2t"])
     assert not any(value.requires_grad for value in (*report.parts.values(), *report.counts.values()))
 
 

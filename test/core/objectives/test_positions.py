@@ -1,6 +1,6 @@
 # Where the loss may and may not look: unlabelled positions, batches with nothing to learn or nothing masked, [MASK].
 # Entry points: pytest.
-# Each check is run on the objectives and then on a fault planted in core/diffusion.py or core/noise.py, which fails it.
+# Each check is run on the objectives and then on a fault planted in mask_and_edit.py or core/noise.py, which fails it.
 """Positions and tokens that must not matter to the objectives."""
 
 from __future__ import annotations
@@ -13,33 +13,31 @@ import torch
 from core.checks import rng
 from core.recorder import Recorder, build, example
 from core.stand_ins import LayerModel
+from stand_in import StandIn
 from torch import Tensor
 
-from hildanext.core import diffusion, noise
-from hildanext.core.diffusion import DiffusionObjective
-from hildanext.core.linear_cross_entropy import HeadOptions
+from hildanext.core import noise
+from hildanext.core.head import HeadOptions
+from hildanext.core.objectives import mask_and_edit
+from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch
 
 DIFFUSION = ["mask_and_edit", "multi_turn", "confidence", "soft", "guidelines", "dllm", "soft_ce"]
-SCORED, WRITTEN, WEIGHTS = DiffusionObjective.scored_with_tokens, noise._written, DiffusionObjective.weights
+SCORED, WRITTEN, WEIGHTS = MaskAndEdit.scored_with_tokens, noise._written, MaskAndEdit.weights
 
 
 def _over_the_masked(self: Any, views: Any, batch: Batch) -> Tensor:
-    return torch.stack([view.masked.sum() for view in views]).sum().float()
+    return torch.stack([view.m2t.sum() for view in views]).sum().float()
 
 
-class Logits:
+class Logits(StandIn):
     """Its logits are parameters [B, L, V], one for each position; the second view of a pair has the same."""
 
-    mask_id = 11
-
     def __init__(self, batch: Batch) -> None:
+        super().__init__(vocab_size=12, mask_id=11, dtype=torch.float64)
         generator = rng(8)
         self.raw = torch.randn(*batch.tokens.shape, 12, generator=generator, dtype=torch.float64).requires_grad_()
         self.asked: list[tuple[Tensor, Batch]] = []
-
-    def head(self) -> Tensor:
-        return torch.eye(12, dtype=torch.float64)
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         self.asked.append((noisy, batch))
@@ -91,8 +89,8 @@ def _noise_in_both_halves(self: Any, model: Any, given: Any, block: int, normali
 UNLABELLED_TOUCHED = {
     "noise anywhere": (noise, "maskable", _everything),
     "padding written": (noise, "_written", _padding_written),
-    "loss anywhere": (DiffusionObjective, "weights", lambda *a, **k: WEIGHTS(*a, **k) + 0.1),
-    "noise in the clean half": (DiffusionObjective, "scored_with_tokens", _noise_in_both_halves),
+    "loss anywhere": (MaskAndEdit, "weights", lambda *a, **k: WEIGHTS(*a, **k) + 0.1),
+    "noise in the clean half": (MaskAndEdit, "scored_with_tokens", _noise_in_both_halves),
 }
 
 
@@ -135,7 +133,7 @@ def assert_nothing_masked_is_zero(name: str, fields: dict[str, Any], block: int)
     loss.backward()
     assert float(loss.detach()) == 0 and float(report.normaliser) > 0
     assert all(bool((p.grad == 0).all()) for p in model.parameters() if p.grad is not None)
-    assert float(report.counts["masked"]) == 0 and float(report.parts["masked"]) == 0
+    assert float(report.counts["m2t"]) == 0 and float(report.parts["m2t"]) == 0
 
 
 @pytest.mark.parametrize("name", DIFFUSION)
@@ -153,7 +151,7 @@ def test_with_nothing_masked_every_normaliser_but_the_masked_count_gives_zero(no
 
 def _divided_by_masked(self: Any, model: Any, given: Any, block: int, normaliser: Tensor) -> Any:
     made, scores = SCORED(self, model, given, block, normaliser)
-    return replace(made, total=made.total / given.view.masked.sum()), scores
+    return replace(made, total=made.total / given.view.m2t.sum()), scores
 
 
 DIVIDED = {
@@ -165,14 +163,14 @@ DIVIDED = {
 
 @pytest.mark.parametrize("fault", DIVIDED)
 def test_dividing_by_the_masked_count_and_loss_on_visible_tokens_fail_the_zero(fault, monkeypatch):
-    monkeypatch.setattr(DiffusionObjective, *DIVIDED[fault])
+    monkeypatch.setattr(MaskAndEdit, *DIVIDED[fault])
     with pytest.raises(AssertionError):
         assert_nothing_masked_is_zero("mask_and_edit", {}, 4)
 
 
 @pytest.mark.parametrize("fault", ["in the loss", "visible tokens scored"])
 def test_a_division_by_zero_and_loss_on_prompts_fail_with_nothing_to_learn(fault, monkeypatch):
-    monkeypatch.setattr(DiffusionObjective, *DIVIDED[fault])
+    monkeypatch.setattr(MaskAndEdit, *DIVIDED[fault])
     with pytest.raises(AssertionError):
         assert_nothing_to_learn_is_nothing("mask_and_edit", 4)
 
@@ -199,6 +197,6 @@ def test_the_logit_of_mask_changes_nothing(name):
 @pytest.mark.parametrize("name", ["mask_and_edit", "multi_turn", "confidence", "soft"])
 @pytest.mark.parametrize("wrong", [None, 10])
 def test_a_head_that_excludes_nothing_or_another_token_is_seen(name, wrong, monkeypatch):
-    monkeypatch.setattr(diffusion, "HeadOptions", lambda exclude, smoothing: HeadOptions(wrong, smoothing))
+    monkeypatch.setattr(mask_and_edit, "HeadOptions", lambda exclude, smoothing: HeadOptions(wrong, smoothing))
     with pytest.raises(AssertionError):
         assert_mask_logit_is_ignored(name)

@@ -1,6 +1,6 @@
 # Sums over micro-batches, and log V: what makes losses of different splits, noises and objectives comparable.
 # Entry points: pytest.
-# Each check is run on the objectives and then on a fault planted in core/diffusion.py or core/noise.py, which fails it.
+# Each check is run on the objectives and then on a fault planted in mask_and_edit.py or core/noise.py, which fails it.
 """Accumulation and scale of the objectives' losses."""
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from core.stand_ins import LayerModel, UniformModel
 from torch import Tensor
 from torch.nn import functional
 
-from hildanext.core import diffusion, noise
-from hildanext.core.diffusion import DiffusionObjective
-from hildanext.core.linear_cross_entropy import HeadOptions
+from hildanext.core import noise
+from hildanext.core.head import HeadOptions
+from hildanext.core.objectives import mask_and_edit
+from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch, LossReport
 
-LOSS, WEIGHTS, UNIFORMS = DiffusionObjective.loss, DiffusionObjective.weights, noise.row_uniforms
+LOSS, WEIGHTS, UNIFORMS = MaskAndEdit.loss, MaskAndEdit.weights, noise.row_uniforms
 
 
 def rows_of(batch: Batch, rows: slice) -> Batch:
@@ -87,7 +88,7 @@ def _every_position(self: Any, views: Any, batch: Batch) -> Tensor:
 
 @pytest.mark.parametrize("target", ["loss", "row_uniforms"])
 def test_a_mean_of_means_and_masks_that_depend_on_the_split_do_not_add_up(target, monkeypatch):
-    where, fault = (DiffusionObjective, _mean) if target == "loss" else (noise, _masks_of_the_place)
+    where, fault = (MaskAndEdit, _mean) if target == "loss" else (noise, _masks_of_the_place)
     monkeypatch.setattr(where, target, fault)
     for check in (assert_micro_batches_give_the_plain_gradient, lambda: assert_micro_batches_add_up("mask_and_edit")):
         with pytest.raises(AssertionError):
@@ -99,12 +100,12 @@ def test_a_mean_of_means_and_masks_that_depend_on_the_split_do_not_add_up(target
     [("denominator", _every_position), ("weights", lambda *a, **k: WEIGHTS(*a, **k) ** 0)],
 )  # fmt: skip
 def test_another_denominator_or_weight_fails_the_plain_gradient(name, fault, monkeypatch):
-    monkeypatch.setattr(DiffusionObjective, name, fault)
+    monkeypatch.setattr(MaskAndEdit, name, fault)
     with pytest.raises(AssertionError):
         assert_micro_batches_give_the_plain_gradient()
 
 
-PLAIN = {"edit_weight": 0.0, "keep_weight": 0.0}
+PLAIN = {"t2t_weight": 0.0, "keep_weight": 0.0}
 ELBOS = [
     ("mask_and_edit", {**PLAIN, "normaliser": normaliser, "noise": {"replace": 0.2, **noise}})
     for normaliser in ("token", "document", "sequence")
@@ -122,7 +123,7 @@ def assert_scores_log_v(name: str, fields: dict[str, Any]) -> None:
     """Each token's nll is log V; the loss and the reported bound have mean log V."""
     objective, model, losses, bounds = build(name, **fields), UniformModel(12), [], []
     wanted = math.log(12 if name in ("guidelines", "dllm", "soft_ce") else 11)
-    set_name = "autoregressive" if name == "autoregressive" else "masked"
+    set_name = "autoregressive" if name == "autoregressive" else "m2t"
     for seed in range(25):
         batch = replace(example(rows=24, seed=seed), ids=tuple(range(24 * seed, 24 * seed + 24)))
         if name in ("guidelines", "soft_ce"):
@@ -142,22 +143,24 @@ def test_a_uniform_model_scores_log_v_under_every_weighting_that_claims_to_be_an
 
 
 def _over_the_masked(self: Any, views: Any, batch: Batch) -> Tensor:
-    return torch.stack([view.masked.sum() for view in views]).sum().float()
+    return torch.stack([view.m2t.sum() for view in views]).sum().float()
 
 
 NOT_AN_ELBO = {
     "one instead of 1/t": ({}, noise, "_capped", lambda weight, config: weight**0),
-    "divided by masked tokens": ({}, DiffusionObjective, "denominator", _over_the_masked),
-    "divided by all positions": ({}, DiffusionObjective, "denominator", _every_position),
+    "divided by masked tokens": ({}, MaskAndEdit, "denominator", _over_the_masked),
+    "divided by all positions": ({}, MaskAndEdit, "denominator", _every_position),
     "both views whole": (
         {"noise": {"complementary": True}},
-        DiffusionObjective,
+        MaskAndEdit,
         "weights",
         lambda self, view, batch, share: WEIGHTS(self, view, batch),
     ),
-    "[MASK] among the tokens": ({}, diffusion, "HeadOptions", lambda exclude, smoothing: HeadOptions(None, smoothing)),
+    "[MASK] among the tokens": (
+        {}, mask_and_edit, "HeadOptions", lambda exclude, smoothing: HeadOptions(None, smoothing),
+    ),
     "rows of any length alike": (
-        {"normaliser": "document"}, DiffusionObjective, "_row_factor", lambda self, view, batch: 1 / 7,
+        {"normaliser": "document"}, MaskAndEdit, "_row_factor", lambda self, view, batch: 1 / 7,
     ),
 }  # fmt: skip
 
@@ -183,9 +186,9 @@ def assert_pair_scores_each_token_once() -> None:
         fields = {**PLAIN, "weighting": weighting, "noise": {"replace": 0.0, "complementary": True}}
         report = build("mask_and_edit", **fields).loss(model, batch, 4, rng())
         views = noise.corrupt(build("mask_and_edit", **fields).noise, model, batch, 4, rng())
-        weight = [view.masked * (1.0 if weighting == "uniform" else 0.5 / view.rate) for view in views]
-        assert torch.equal(sum(view.masked.long() for view in views), batch.learn.long())
-        assert float(report.counts["masked"]) == float(report.normaliser) == int(batch.learn.sum())
+        weight = [view.m2t * (1.0 if weighting == "uniform" else 0.5 / view.rate) for view in views]
+        assert torch.equal(sum(view.m2t.long() for view in views), batch.learn.long())
+        assert float(report.counts["m2t"]) == float(report.normaliser) == int(batch.learn.sum())
         wanted = math.log(11) * float(sum(weight).sum())
         assert abs(float(report.total) - wanted) < 1e-5 * wanted
 
@@ -204,6 +207,6 @@ PAIRS = {
 
 @pytest.mark.parametrize("fault", PAIRS)
 def test_a_pair_with_other_weights_or_counts_fails(fault, monkeypatch):
-    monkeypatch.setattr(DiffusionObjective, *PAIRS[fault])
+    monkeypatch.setattr(MaskAndEdit, *PAIRS[fault])
     with pytest.raises(AssertionError):
         assert_pair_scores_each_token_once()

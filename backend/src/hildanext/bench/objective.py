@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hildanext.config import Config
-from hildanext.core.linear_cross_entropy import chunk_rows, weighted_cross_entropy
+from hildanext.core.head import chunk_rows
+from hildanext.core.linear_cross_entropy import weighted_cross_entropy
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
 

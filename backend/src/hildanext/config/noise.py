@@ -1,5 +1,5 @@
 # How a batch is corrupted for training: the field `noise` of the diffusion objectives.
-# Entry points: NoiseConfig.
+# Entry points: NoiseConfig, ROW_NOISE (one mask rate per row, no replaced tokens).
 # Rates are masking probabilities in [0, 1]; the drawing itself is in core/noise.py.
 """Noise section of the diffusion objectives."""
 
@@ -50,3 +50,6 @@ class NoiseConfig(Section):
         if self.draw == "count" and (self.schedule != "linear" or self.complementary):
             raise ValueError("draw=count needs schedule=linear and complementary=false; its weights hold only there")
         return self
+
+
+ROW_NOISE = NoiseConfig(unit="sequence", replace=0.0)

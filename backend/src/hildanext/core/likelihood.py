@@ -1,33 +1,112 @@
-# Likelihood of text: token NLL in one forward, autoregressive NLL, and the block ELBO (core/elbo.py).
-# Entry points: token_nll, autoregressive_nll, block_elbo, Estimate, linear_cross_entropy.
-# Numbers are nats on scored_positions: learn, not a document's first, so that both kinds of model can be compared.
-"""Token likelihoods."""
+# Likelihood of text: token NLL in one forward, autoregressive NLL, and the block ELBO, exact or by Monte Carlo.
+# Entry points: token_nll, autoregressive_nll, block_elbo, exact_block_elbo, sampled_block_elbo, Estimate.
+# Numbers are nats on scored_positions (learn, not a document's first), so that both kinds of model can be compared; the
+# ELBO is negated, an upper bound on the NLL. Its blocks are masked all at once: given the clean prefix they are
+# independent, so one forward serves every block.
+"""Token likelihoods and the evidence bound of a block-diffusion model."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hildanext.core.elbo import Estimate, block_elbo
-from hildanext.core.linear_cross_entropy import TokenScores, linear_cross_entropy, weighted_cross_entropy
+from hildanext.core.linear_cross_entropy import TokenScores, linear_cross_entropy
 from hildanext.core.loss_report import autoregressive_report, scored_positions
+from hildanext.core.noise import rank_in_unit, unit_sizes, units
+from hildanext.core.row_streams import row_uniforms
 from hildanext.core.types import Batch, Denoiser
 
-__all__ = [
-    "Estimate", "TokenScores", "autoregressive_nll", "block_elbo", "linear_cross_entropy", "scored_positions",
-    "token_nll", "weighted_cross_entropy",
-]  # fmt: skip
+LARGEST_EXACT = 8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """nats: over `tokens` scored tokens; standard_error of nats: 0 where exact, NaN of one sample."""
+
+    nats: float
+    tokens: int
+    standard_error: float
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """The estimate of both texts together, their errors independent."""
+        error = math.hypot(self.standard_error, other.standard_error)
+        return Estimate(self.nats + other.nats, self.tokens + other.tokens, error)
+
+    @property
+    def nats_per_token(self) -> float:
+        """nats / tokens; NaN without tokens."""
+        return self.nats / self.tokens if self.tokens else math.nan
 
 
 def token_nll(model: Denoiser, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> TokenScores:
     """Scores [n] of the clean tokens at `select` [B, L] bool given x_t = noisy [B, L], one forward over [x_t ; x_0].
-    Differentiable; [MASK] has probability 0. Source: recipe 1.4."""
+    Differentiable; [MASK] has probability 0. Source: LLaDA2.0 arXiv:2512.15745 eq. 1, the term under its sum."""
     features = model.noisy_features(noisy, batch, block, select)
     return linear_cross_entropy(features, model.head(), batch.tokens[select], model.mask_id)
 
 
 def autoregressive_nll(model: Denoiser, batch: Batch) -> Estimate:
-    """NLL of the scored positions under the causal model; exact, no gradient."""
+    """NLL of the scored positions under the causal model; exact, no gradient. Source: docs/papers.md, AR NLL on the
+    same positions."""
     with torch.no_grad():
         report = autoregressive_report(model, batch)
     return Estimate(float(report.parts["autoregressive"]), int(report.normaliser), 0.0)
+
+
+def block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int = 0) -> Estimate:
+    """Negative ELBO of the batch at this block size. samples = 0: exact, block <= 8; else that many Monte-Carlo draws
+    (block 1 is exact in any case). ValueError for exact with larger blocks. Source: docs/papers.md, Likelihood."""
+    if block == 1 or samples == 0:
+        return exact_block_elbo(model, batch, block)
+    return sampled_block_elbo(model, batch, block, rng, samples)
+
+
+def exact_block_elbo(model: Denoiser, batch: Batch, block: int) -> Estimate:
+    """Sum over the 2^block - 1 mask patterns, one forward each, weight (|S|-1)! (s-|S|)! / s! in a block of s scored
+    tokens: the average over all orders of filling it. Source: docs/papers.md, block ELBO, enumeration."""
+    if not 1 <= block <= LARGEST_EXACT:
+        raise ValueError(f"block_elbo: exact needs 1 <= block <= {LARGEST_EXACT}, got {block}; give samples")
+    scored, unit, size = _layout(model, batch, block)
+    starts = unit_sizes(unit, scored).cumsum(dim=1) - unit_sizes(unit, scored)
+    ordinal = (scored.long().cumsum(dim=1) - 1 - starts.gather(1, unit)).clamp(min=0)
+    nats = 0.0
+    for pattern in range(1, 2**block):
+        masked = scored & ((pattern >> ordinal) & 1).bool() & ((pattern >> size) == 0)
+        nats += _weighted_nats(model, batch, block, masked, _pattern_weight(pattern, size))
+    return Estimate(nats, int(scored.sum()), 0.0)
+
+
+def _pattern_weight(pattern: int, size: Tensor) -> Tensor:
+    count = torch.tensor(float(pattern.bit_count()), dtype=torch.float64)
+    rest = (size.double() - count).clamp(min=0)
+    return (torch.lgamma(count) + torch.lgamma(rest + 1) - torch.lgamma(size.double() + 1)).exp()
+
+
+def sampled_block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int) -> Estimate:
+    """Monte Carlo: in each block of s tokens n is stratified over 1..s, n positions are masked and weigh s/n. The
+    standard error is that of independent draws, so it errs on the large side.
+    Source: LLaDA arXiv:2502.09992 sec. 2.4 (exact counts); strata are ours."""
+    scored, unit, size = _layout(model, batch, block)
+    shift = row_uniforms(batch, rng, 1)[0].gather(1, unit)
+    totals = torch.zeros(samples, dtype=torch.float64)
+    for sample in range(samples):
+        count = (((shift + sample / samples) % 1.0) * size).long() + 1
+        masked = scored & (rank_in_unit(unit, scored, row_uniforms(batch, rng, 1)[0]) < count)
+        totals[sample] = _weighted_nats(model, batch, block, masked, size / count.double())
+    error = float(totals.std() / math.sqrt(samples)) if samples > 1 else math.nan
+    return Estimate(float(totals.mean()), int(scored.sum()), error)
+
+
+def _layout(model: Denoiser, batch: Batch, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    scored = scored_positions(batch, model.mask_id)
+    unit = units("block", batch, block, model.block_grid)
+    return scored, unit, unit_sizes(unit, scored).gather(1, unit)
+
+
+def _weighted_nats(model: Denoiser, batch: Batch, block: int, masked: Tensor, weight: Tensor) -> float:
+    with torch.no_grad():
+        scores = token_nll(model, batch.tokens.masked_fill(masked, model.mask_id), batch, block, masked)
+    return float((scores.nll.double() * weight[masked]).sum())

@@ -1,6 +1,6 @@
 # Cross-entropy of features @ head.T without ever holding all logits: chunks of rows, with a backward of its own.
 # Entry points: weighted_cross_entropy (one pass, for training), linear_cross_entropy (per-token, differentiable),
-# TokenScores, chunk_rows. Softmax and sums are float32 (float64 for float64 features).
+# TokenScores. Softmax and sums are float32 (float64 for float64 features).
 # Letters: n positions, D width, V vocabulary. Two chunk x V buffers are alive at a time.
 """Chunked linear cross-entropy."""
 
@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 2**24
-EXCLUDED = -1e30
+from hildanext.core.head import PLAIN, HeadOptions, exclude_token, float_logits, row_slices
 
 
 @dataclass(frozen=True)
@@ -30,27 +29,12 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
-class HeadOptions:
-    """exclude: an id whose logit counts as minus infinity, or None; smoothing: label smoothing in [0, 1) over the
-    other ids; chunk: rows at a time, 0 chooses."""
-
-    exclude: int | None = None
-    smoothing: float = 0.0
-    chunk: int = 0
-
-
-@dataclass(frozen=True)
 class _Chunk:
     exps: Tensor
     sums: Tensor
     nll: Tensor
     entropy: Tensor
     best: Tensor
-
-
-def chunk_rows(vocabulary: int, chunk: int = 0) -> int:
-    """Rows per chunk: `chunk`, or as many as keep a buffer at 2^24 elements (64 MiB in float32), at least 16."""
-    return chunk if chunk > 0 else max(16, CHUNK_ELEMENTS // vocabulary)
 
 
 def linear_cross_entropy(
@@ -62,7 +46,8 @@ def linear_cross_entropy(
     chunk: int = 0,
 ) -> TokenScores:
     """features [n, D], weight [V, D], targets [n] int64 -> TokenScores; nll and entropy are differentiable, with any
-    gradient per token; the backward computes the logits again. Source: training_infra D.4."""
+    gradient per token; the backward computes the logits again.
+    Source: cut cross-entropy arXiv:2411.09009, here in chunks of rows."""
     features, weight = _same_dtype(features, weight)
     nll, entropy, best, probability = _PerToken.apply(  # type: ignore[no-untyped-call]
         features, weight, targets, HeadOptions(exclude, smoothing, chunk)
@@ -71,11 +56,11 @@ def linear_cross_entropy(
 
 
 def weighted_cross_entropy(
-    features: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions = HeadOptions()
+    features: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions = PLAIN
 ) -> tuple[Tensor, TokenScores]:
     """(sum of weights * nll, scores without gradient). weights [n] float, or [2, n]: the second row weighs the entropy.
     The gradient is made in the forward pass, so the logits are computed once; one backward per call.
-    Source: training_infra D.4."""
+    Source: Liger Kernel arXiv:2410.10989, fused linear cross-entropy."""
     features, weight = _same_dtype(features, weight)
     total, nll, entropy, best, probability = _Weighted.apply(  # type: ignore[no-untyped-call]
         features, weight, targets, weights, options
@@ -92,16 +77,13 @@ def _same_dtype(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _forward(features: Tensor, weight: Tensor, targets: Tensor, options: HeadOptions) -> _Chunk:
-    logits = torch.mm(features, weight.T)
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    logits = float_logits(features, weight)
     smooth = logits.new_zeros(())
     if options.smoothing > 0:
         if options.exclude is not None:
             logits[:, options.exclude] = 0.0
         smooth = logits.sum(dim=1) / (logits.shape[1] - int(options.exclude is not None))
-    if options.exclude is not None:
-        logits[:, options.exclude] = EXCLUDED
-    top, best = logits.max(dim=1)
+    top, best = exclude_token(logits, options.exclude).max(dim=1)
     logits -= top[:, None]
     own = logits.gather(1, targets[:, None])[:, 0]
     exps = logits.exp()
@@ -161,11 +143,6 @@ class _Sums:
             self.weight.addmm_(gradient.T, features[rows])
 
 
-def _chunks(count: int, vocabulary: int, options: HeadOptions) -> list[slice]:
-    rows = chunk_rows(vocabulary, options.chunk)
-    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
-
-
 def _joined(chunks: list[_Chunk], like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not chunks:
         empty = torch.zeros(0, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
@@ -184,7 +161,7 @@ class _PerToken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, options: HeadOptions) -> Any:
         done = []
-        for rows in _chunks(len(targets), weight.shape[0], options):
+        for rows in row_slices(len(targets), weight.shape[0], options.chunk):
             done.append(_light(_forward(features[rows], weight, targets[rows], options)))
         ctx.save_for_backward(features, weight, targets)
         ctx.options = options
@@ -196,7 +173,7 @@ class _PerToken(torch.autograd.Function):
     def backward(ctx: Any, nll: Tensor, entropy: Tensor, *unused: Tensor) -> Any:
         features, weight, targets = ctx.saved_tensors
         sums = _Sums(features, weight, ctx.needs_input_grad)
-        for rows in _chunks(len(targets), weight.shape[0], ctx.options):
+        for rows in row_slices(len(targets), weight.shape[0], ctx.options.chunk):
             sums.of_chunk((features, weight, targets), (nll[rows], entropy[rows]), ctx.options, rows)
         return sums.features, sums.weight, None, None
 
@@ -208,7 +185,7 @@ class _Weighted(torch.autograd.Function):
     ) -> Any:
         done, sums = [], _Sums(features, weight, ctx.needs_input_grad)
         for_nll, for_entropy = (weights, None) if weights.dim() == 1 else (weights[0], weights[1])
-        for rows in _chunks(len(targets), weight.shape[0], options):
+        for rows in row_slices(len(targets), weight.shape[0], options.chunk):
             outer = (for_nll[rows], None if for_entropy is None else for_entropy[rows])
             done.append(sums.of_chunk((features, weight, targets), outer, options, rows))
         ctx.sums = sums

@@ -1,5 +1,5 @@
 # KL(teacher || student) of two features @ head.T distributions, in chunks of rows: no logits are stored.
-# Entry points: linear_kl.
+# Entry points: linear_kl, Teacher.
 # For distillation: over the whole vocabulary, or over the teacher's k best tokens, both sides renormalised there.
 """Chunked Kullback-Leibler divergence against a teacher."""
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hildanext.core.linear_cross_entropy import chunk_rows
+from hildanext.core.head import float_logits, row_slices
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,13 @@ class Teacher:
 
 def linear_kl(features: Tensor, weight: Tensor, teacher: Teacher) -> Tensor:
     """KL(teacher || student) [n] float32 or float64, nats, of features [n, D] and weight [V, D]; differentiable in
-    both, not in the teacher. Source: training_infra D.4."""
+    both, not in the teacher. Source: docs/papers.md, KL to a teacher."""
     divergence: Tensor = _LinearKL.apply(features, weight, teacher)  # type: ignore[no-untyped-call]
     return divergence
 
 
 def _log_probabilities(features: Tensor, weight: Tensor, exclude: int | None, ids: Tensor | None) -> Tensor:
-    logits = torch.mm(features, weight.T)
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    if exclude is not None:
-        logits[:, exclude] = -1e30
+    logits = float_logits(features, weight, exclude)
     return (logits if ids is None else logits.gather(1, ids)).log_softmax(dim=1)
 
 
@@ -48,18 +45,13 @@ def _both(features: Tensor, weight: Tensor, teacher: Teacher, rows: slice) -> tu
     return wanted, _log_probabilities(features[rows], weight, teacher.exclude, ids), ids
 
 
-def _rows(features: Tensor, weight: Tensor, teacher: Teacher) -> list[slice]:
-    size = chunk_rows(weight.shape[0], teacher.chunk)
-    return [slice(start, start + size) for start in range(0, features.shape[0], size)]
-
-
 class _LinearKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, teacher: Teacher) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.teacher = teacher
         done = [torch.zeros(0, device=features.device, dtype=torch.promote_types(features.dtype, torch.float32))]
-        for rows in _rows(features, weight, teacher):
+        for rows in row_slices(len(features), weight.shape[0], teacher.chunk):
             wanted, given, _ = _both(features, weight, teacher, rows)
             done.append((wanted.exp() * (wanted - given)).sum(dim=1))
         return torch.cat(done)
@@ -68,7 +60,7 @@ class _LinearKL(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> Any:
         features, weight = ctx.saved_tensors
         for_features, for_weight = torch.empty_like(features), torch.zeros_like(weight)
-        for rows in _rows(features, weight, ctx.teacher):
+        for rows in row_slices(len(features), weight.shape[0], ctx.teacher.chunk):
             wanted, given, ids = _both(features, weight, ctx.teacher, rows)
             gradient = given.exp_().sub_(wanted.exp_()).mul_(outer[rows][:, None])
             if ids is not None:

@@ -10,22 +10,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hildanext.core.linear_cross_entropy import HeadOptions, TokenScores, weighted_cross_entropy
+from hildanext.core.head import HeadOptions
+from hildanext.core.linear_cross_entropy import TokenScores, weighted_cross_entropy
 from hildanext.core.noise import Corruption, maskable
 from hildanext.core.types import Batch, Denoiser, LossReport
 
 RATE_BUCKETS = 5
-SETS = ("masked", "replaced", "kept")
+SETS = ("m2t", "t2t", "keep")
 
 
 def sums_of(
     view: Corruption, select: Tensor, scores: TokenScores, block: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(parts, counts) of the positions at `select` [B, L] bool. masked | replaced | kept: nll; *_accuracy: correct
+    """(parts, counts) of the positions at `select` [B, L] bool. m2t | t2t | keep: nll; *_accuracy: correct
     predictions; elbo: ELBO-weighted nll over maskable tokens; confidence: entropy at correct masked positions;
-    block_N: masked nll at this block size; rate_a_b: masked nll of mask rates in [a, b)."""
+    block_N: m2t nll at this block size; rate_a_b: m2t nll of mask rates in [a, b)."""
     nll = scores.nll.detach().double()
-    sets = torch.stack([view.masked[select], view.replaced[select], view.kept[select]]).double()
+    sets = torch.stack([view.m2t[select], view.t2t[select], view.keep[select]]).double()
     correct = scores.correct.double()
     sure = sets[0] * correct
     values = torch.stack([nll, correct, view.elbo[select].double() * nll, torch.ones_like(nll)])
@@ -55,12 +56,13 @@ def _with_buckets(
 
 def scored_positions(batch: Batch, mask_id: int) -> Tensor:
     """[B, L] bool: maskable and not the first of a document, which no causal model predicts; the positions on which
-    autoregressive and diffusion likelihood are compared. Source: recipe 7.5."""
+    autoregressive and diffusion likelihood are compared. Source: docs/papers.md, AR NLL on the same positions."""
     return maskable(batch, mask_id) & (batch.positions() > 0)
 
 
 def autoregressive_report(model: Denoiser, batch: Batch, exclude_mask: bool = True) -> LossReport:
-    """Next-token cross-entropy over scored_positions; normaliser: their count."""
+    """Next-token cross-entropy over scored_positions; normaliser: their count. Source: docs/papers.md, next-token
+    loss."""
     select = scored_positions(batch, model.mask_id)
     features, targets = model.causal_features(batch, select), batch.tokens[select]
     options = HeadOptions(model.mask_id if exclude_mask else None)
@@ -72,7 +74,7 @@ def autoregressive_report(model: Denoiser, batch: Batch, exclude_mask: bool = Tr
 
 
 def merged(reports: Sequence[LossReport]) -> LossReport:
-    """The sum of reports, name by name."""
+    """The sum of reports, name by name. Source: docs/papers.md, one division per step."""
     parts: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for report in reports:
@@ -85,5 +87,5 @@ def merged(reports: Sequence[LossReport]) -> LossReport:
 
 def joined(views: Sequence[Corruption]) -> Corruption:
     """Views of one batch as one view of twice as many rows."""
-    names = ("tokens", "masked", "replaced", "maskable", "rate", "elbo")
+    names = ("tokens", "m2t", "t2t", "maskable", "rate", "elbo")
     return Corruption(*(torch.cat([getattr(view, name) for view in views]) for name in names))

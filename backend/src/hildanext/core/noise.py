@@ -1,4 +1,4 @@
-# The forward process: which maskable tokens become [MASK] (M2T set), which become random tokens (T2T set).
+# The forward process: which maskable tokens become [MASK] (m2t), which become random tokens (t2t), which stay (keep).
 # Entry points: corrupt, plant, Corruption, units, maskable, allowed_tokens.
 # A unit is what shares a mask rate: block, document or row. Rates are stratified within a row over its units, in a
 # random order, from streams keyed by row id; so the masks do not depend on how rows are spread over ranks.
@@ -24,20 +24,21 @@ STREAMS = 7
 
 @dataclass(frozen=True)
 class Corruption:
-    """One corrupted view. tokens [B, L] int64; masked, replaced, maskable [B, L] bool: M2T set, T2T set, both's domain;
-    rate [B, L] float64: masking probability; elbo [B, L] float64: ELBO weight of a masked position, mean 1."""
+    """One corrupted view. tokens [B, L] int64; m2t, t2t, maskable [B, L] bool: the positions masked, those
+    replaced, where either may be; rate [B, L] float64: masking probability; elbo [B, L] float64: ELBO weight of a
+    masked position, mean 1. Source: LLaDA2.0 arXiv:2512.15745 eq. 1 (m2t), LLaDA2.1 arXiv:2602.08676 sec. 3.1 (t2t)."""
 
     tokens: Tensor
-    masked: Tensor
-    replaced: Tensor
+    m2t: Tensor
+    t2t: Tensor
     maskable: Tensor
     rate: Tensor
     elbo: Tensor
 
     @property
-    def kept(self) -> Tensor:
-        """[B, L] bool: maskable, neither masked nor replaced (KEEP set)."""
-        return self.maskable & ~self.masked & ~self.replaced
+    def keep(self) -> Tensor:
+        """[B, L] bool: maskable, neither masked nor replaced."""
+        return self.maskable & ~self.m2t & ~self.t2t
 
 
 def maskable(batch: Batch, mask_id: int) -> Tensor:
@@ -45,13 +46,13 @@ def maskable(batch: Batch, mask_id: int) -> Tensor:
     return batch.learn & (batch.tokens != mask_id)
 
 
-def units(unit: str, batch: Batch, block: int, grid: str = "global") -> Tensor:
-    """[B, L] int64: ids, from 0 in each row, of the contiguous pieces that share a mask rate. unit: block (cut at
+def units(kind: str, batch: Batch, block: int, grid: str = "global") -> Tensor:
+    """[B, L] int64: ids, from 0 in each row, of the contiguous pieces that share a mask rate. kind: block (cut at
     documents; block <= 0 or >= L: the document) | document | sequence."""
     length = batch.tokens.shape[1]
-    if unit == "sequence":
+    if kind == "sequence":
         return torch.zeros_like(batch.docs)
-    whole = unit == "document" or not 0 < block < length
+    whole = kind == "document" or not 0 < block < length
     blocks = torch.zeros_like(batch.docs) if whole else block_ids(length, block, batch.docs, grid).expand_as(batch.docs)
     begins = torch.zeros_like(batch.docs)
     begins[:, 1:] = (batch.docs[:, 1:] != batch.docs[:, :-1]) | (blocks[:, 1:] != blocks[:, :-1])
@@ -77,9 +78,11 @@ def corrupt(
     config: NoiseConfig, model: Denoiser, batch: Batch, block: int, rng: torch.Generator
 ) -> tuple[Corruption, ...]:
     """One view of the batch, two when complementary: there the masked sets are disjoint and their union is all maskable
-    positions. Positions that are not maskable never change. Source: recipe 1.2, 2.8, 3.4, 3.5, 4.1."""
+    positions. Positions that are not maskable never change. Source: LLaDA2.0
+    arXiv:2512.15745 eq. 1, complement and band sec. 5.1; strata BD3-LM arXiv:2503.09573; T2T LLaDA2.1 arXiv:2602.08676
+    sec. 3.1."""
     can, uniforms = maskable(batch, model.mask_id), row_uniforms(batch, rng, STREAMS)
-    unit = units(config.unit, batch, block, getattr(model, "block_grid", "global"))
+    unit = units(config.unit, batch, block, model.block_grid)
     sizes = unit_sizes(unit, can)
     rate, scale = _rates(config, unit, sizes, uniforms)
     masked, elbo = _draw(config, unit, can, rate, uniforms)
@@ -128,7 +131,7 @@ def _draw(
 
 def rank_in_unit(unit: Tensor, can: Tensor, uniform: Tensor) -> Tensor:
     """[B, L] int64: place of each position in its unit's random order by `uniform` [B, L]; the positions not in `can`
-    come last. The first n of a unit are a uniform subset of size n."""
+    come last. The first n of a unit are a uniform subset of size n. Source: docs/papers.md, exact counts."""
     order = (unit + torch.where(can, uniform / 2, 0.75)).argsort(dim=1)
     rank = torch.empty_like(unit).scatter_(1, order, torch.arange(unit.shape[1], device=unit.device).expand_as(unit))
     return rank - _unit_starts(unit, torch.ones_like(can))
@@ -151,14 +154,14 @@ def _span(unit: Tensor, can: Tensor, masked: Tensor, uniforms: Tensor) -> Tensor
 
 
 def _written(config: NoiseConfig, model: Denoiser, view: Corruption, uniforms: Tensor) -> Corruption:
-    replaced = view.maskable & ~view.masked & (uniforms[3] < config.replace)
-    masked = view.masked
+    t2t = view.maskable & ~view.m2t & (uniforms[3] < config.replace)
+    m2t = view.m2t
     if config.type == "random_replace":
-        replaced, masked = masked, torch.zeros_like(masked)
+        t2t, m2t = m2t, torch.zeros_like(m2t)
     allowed = _allowed(config, model).to(view.tokens.device)
     drawn = _random_tokens(allowed, view.tokens, uniforms[4], config.may_draw_original)
-    tokens = torch.where(replaced, drawn, view.tokens).masked_fill(masked, model.mask_id)
-    return Corruption(tokens, masked, replaced, view.maskable, view.rate, view.elbo)
+    tokens = torch.where(t2t, drawn, view.tokens).masked_fill(m2t, model.mask_id)
+    return Corruption(tokens, m2t, t2t, view.maskable, view.rate, view.elbo)
 
 
 def _random_tokens(allowed: Tensor, original: Tensor, uniform: Tensor, may_draw_original: bool) -> Tensor:
@@ -173,7 +176,7 @@ def _random_tokens(allowed: Tensor, original: Tensor, uniform: Tensor, may_draw_
 
 def plant(config: NoiseConfig, model: Denoiser, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens [B, L] int64, wrong [B, L] bool, maskable [B, L] bool): the text with a share config.replace of its
-    maskable tokens replaced by other allowed ones, and nothing masked."""
+    maskable tokens replaced by other allowed ones, and nothing masked. Source: docs/papers.md, T2T draw."""
     can, uniforms = maskable(batch, model.mask_id), row_uniforms(batch, rng, 2)
     allowed = _allowed(config, model).to(batch.tokens.device)
     drawn = _random_tokens(allowed, batch.tokens, uniforms[1], may_draw_original=False)

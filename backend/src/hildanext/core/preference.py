@@ -1,7 +1,7 @@
 # Losses on whole sequences through their block bound: DPO on pairs, and the clipped ratio of block policy optimisation.
 # Entry points: draw_views, sequence_bounds, dpo_loss, ratio_loss.
 # Model and reference must score the SAME views: draw once, score with both. B = -(ELBO-weighted nll) <= 0; the reports
-# print the opposite sign, which would train backwards (recipe 1.2).
+# print the opposite sign, which would train backwards.
 """Preference and policy losses from shared masks."""
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ SEQUENCE_NOISE = NoiseConfig(replace=0.0)
 def draw_views(
     model: Denoiser, batch: Batch, block: int, rng: torch.Generator, count: int = 1
 ) -> tuple[Corruption, ...]:
-    """`count` views masked at random, to be scored by every model that is compared."""
+    """`count` views masked at random, to be scored by every model that is compared. Source:
+    LLaDA2.0 arXiv:2512.15745 eq. 7; sharing them is ours."""
     return tuple(corrupt(SEQUENCE_NOISE, model, batch, block, rng)[0] for _ in range(count))
 
 
@@ -31,15 +32,15 @@ def sequence_bounds(model: Denoiser, batch: Batch, block: int, views: tuple[Corr
     rows = torch.arange(batch.tokens.shape[0], device=batch.tokens.device)[:, None].expand_as(batch.tokens)
     bounds = []
     for view in views:
-        nll = token_nll(model, view.tokens, batch, block, view.masked).nll
-        weighted = nll * view.elbo[view.masked].to(nll.dtype)
-        bounds.append(weighted.new_zeros(len(rows)).index_add(0, rows[view.masked], -weighted))
+        nll = token_nll(model, view.tokens, batch, block, view.m2t).nll
+        weighted = nll * view.elbo[view.m2t].to(nll.dtype)
+        bounds.append(weighted.new_zeros(len(rows)).index_add(0, rows[view.m2t], -weighted))
     return torch.stack(bounds).mean(dim=0)
 
 
 def dpo_loss(won: tuple[Tensor, Tensor], lost: tuple[Tensor, Tensor], beta: float = 0.1) -> Tensor:
     """-log sigmoid(beta [dB(won) - dB(lost)]) per pair, dB = B(model) - B(reference); won, lost: (model's, reference's)
-    bounds, [pairs] each. ln 2 where model and reference agree. Source: LLaDA2.0 eq. 8."""
+    bounds, [pairs] each. ln 2 where model and reference agree. Source: LLaDA2.0 arXiv:2512.15745 eq. 8."""
     return -functional.logsigmoid(beta * ((won[0] - won[1]) - (lost[0] - lost[1])))
 
 

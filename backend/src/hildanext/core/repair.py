@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hildanext.config.noise import NoiseConfig
-from hildanext.core.linear_cross_entropy import HeadOptions, weighted_cross_entropy
+from hildanext.core.likelihood import token_nll
 from hildanext.core.noise import plant
 from hildanext.core.types import Batch, Denoiser
 
@@ -52,13 +52,12 @@ def repair_probe(
     model: Denoiser, batch: Batch, block: int, rng: torch.Generator, noise: NoiseConfig = PLANTED
 ) -> dict[float, RepairCounts]:
     """{tau_edit: counts} of one edit step at every learnable position: an edit is best != token with probability
-    > tau_edit (strict). noise.replace is the share planted, never the original; vocabulary and forbidden hold."""
+    > tau_edit (strict). noise.replace is the share planted, never the original; vocabulary and forbidden hold.
+    Source: LLaDA2.1 arXiv:2602.08676 eq. 2, restricted to visible tokens."""
     tokens, planted, maskable = plant(noise, model, batch, rng)
     with torch.no_grad():
-        features = model.noisy_features(tokens, batch, block, maskable)
-        targets, weights = batch.tokens[maskable], torch.zeros(features.shape[0], device=features.device)
-        _, scores = weighted_cross_entropy(features, model.head(), targets, weights, HeadOptions(model.mask_id))
-    wrong = planted[maskable]
+        scores = token_nll(model, tokens, batch, block, maskable)
+    wrong, targets = planted[maskable], batch.tokens[maskable]
     return {tau: _counts(scores.best, scores.probability > tau, targets, tokens[maskable], wrong) for tau in TAU_EDITS}
 
 

@@ -25,7 +25,8 @@ class Batch:
     ids: tuple[int, ...] = ()
 
     def positions(self) -> Tensor:
-        """[B, L] int64, restarting at 0 with every document. Source: recipe 2.2 (reset is equivalent under RoPE)."""
+        """[B, L] int64, restarting at 0 with every document. Under RoPE only their differences matter.
+        Source: LLaDA2.0 arXiv:2512.15745 sec. 4.2."""
         length = self.tokens.shape[1]
         index = torch.arange(length, device=self.tokens.device).expand_as(self.docs)
         starts = torch.ones_like(self.docs, dtype=torch.bool)
@@ -159,7 +160,8 @@ class Denoiser(Protocol):
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         """Hidden states [n, D] that predict the tokens at `select` [B, L] bool from the noisy half of one forward over
-        [x_t ; x_0] (or of x_t alone when block >= L). Differentiable. Source: recipe eq. 2."""
+        [x_t ; x_0] (or of x_t alone when block >= L). Differentiable.
+        Source: LLaDA2.0 arXiv:2512.15745 eq. 3."""
         ...
 
     def causal_features(self, batch: Batch, select: Tensor) -> Tensor:

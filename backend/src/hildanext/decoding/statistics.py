@@ -1,5 +1,5 @@
 # From logits to what a policy may look at: token, confidence, entropy, runner-up; greedy or sampled.
-# Entry points: Sampling, statistics, guided.
+# Entry points: Sampling, Bias, statistics, guided.
 # Letters: n positions, V vocabulary. Rows are worked through in chunks so that no second [n, V] tensor exists.
 """Statistics of the predicted distributions."""
 
@@ -10,16 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hildanext.core.head import draw_tokens, exclude_token, row_slices
 from hildanext.core.types import Stats
-
-CHUNK_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How a token is taken from a distribution. temperature 0: the argmax; top_k 0 and top_p 1: no cut; cfg_scale 0:
-    no guidance; confidence of the 'sampled' (after temperature and cuts) or the 'raw' distribution. Source: recipe 6
-    (conventions A raw, B sampled)."""
+    no guidance; confidence of the 'sampled' distribution, after temperature and cuts
+    (LLaDA2.0 arXiv:2512.15745), or of the 'raw' one (LLaDA arXiv:2502.09992)."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -41,7 +40,8 @@ class Bias:
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """u + (scale + 1) (c - u) [n, V]; scale 0 gives the conditional logits. Source: LLaDA, recipe 6.3."""
+    """u + (scale + 1) (c - u) [n, V]; scale 0 gives the conditional logits. Source: LLaDA arXiv:2502.09992,
+    unsupervised guidance."""
     return unconditional + (scale + 1.0) * (conditional - unconditional)
 
 
@@ -51,10 +51,8 @@ def statistics(
     """Statistics [n] of logits [n, V], with [MASK] excluded. needs: of {'entropy', 'second'}; uniform [n] in [0, 1)
     decides the samples (temperature > 0); bias is added first. float32 logits are overwritten.
     Ties go to the lowest token id."""
-    size = max(1, CHUNK_ELEMENTS // logits.shape[1])
     parts = []
-    for start in range(0, len(logits), size):
-        rows = slice(start, start + size)
+    for rows in list(row_slices(len(logits), logits.shape[1], copies=4)) or [slice(0, 0)]:
         scores = _prepared(logits[rows], mask_id, None if bias is None else bias.at(rows))
         parts.append(_chunk(scores, sampling, needs, None if uniform is None else uniform[rows]))
     return Stats(*(_joined([part[index] for part in parts]) for index in range(4)))  # type: ignore[arg-type]
@@ -69,8 +67,7 @@ def _prepared(logits: Tensor, mask_id: int, bias: Bias | None) -> Tensor:
     scores = logits.float()
     if bias is not None:
         scores.scatter_add_(1, bias.tokens.to(scores.device), bias.amounts.to(scores))
-    scores[:, mask_id] = -torch.inf
-    return scores
+    return exclude_token(scores, mask_id)
 
 
 def _chunk(
@@ -82,7 +79,7 @@ def _chunk(
     if uniform is None:
         raise ValueError("statistics: temperature > 0 needs uniform numbers")
     cut = _cut(scores / sampling.temperature, sampling.top_k, sampling.top_p)
-    best = _draw(cut, uniform)
+    best = draw_tokens(cut, uniform)
     return best, *_measures(scores if sampling.confidence == "raw" else cut, best, needs)
 
 
@@ -108,9 +105,3 @@ def _cut(scores: Tensor, top_k: int, top_p: float) -> Tensor:
         beyond = probability.cumsum(dim=1) - probability >= top_p
         scores = scores.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), -torch.inf)
     return scores
-
-
-def _draw(scores: Tensor, uniform: Tensor) -> Tensor:
-    cumulative = scores.double().softmax(dim=1).cumsum(dim=1)
-    level = uniform.to(cumulative).unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, level, right=True).squeeze(1).clamp(max=scores.shape[1] - 1)

@@ -1,11 +1,172 @@
 # LLaDA2.1's two streams in one forward: fill masked positions (M2T), restore replaced tokens (T2T), keep right ones.
-# Entry points: MaskAndEdit.
-# The default objective of convert-wsd and sft. noise.replace=0 and keep_weight=0 leave the plain block-diffusion loss.
+# Entry points: MaskAndEdit (the default objective of convert-wsd and sft), Supervision.
+# The other diffusion objectives are this class with other defaults, `class Soft(MaskAndEdit, smoothing=0.1)`, or with a
+# `loss` of their own. noise.replace=0 and keep_weight=0 leave the plain block-diffusion loss; only the M2T term with
+# ELBO weights bounds a likelihood. The T2T and KEEP terms' default weights are ours (the reports publish none).
 """Objective `mask_and_edit`."""
 
-from hildanext.core.diffusion import DiffusionObjective
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hildanext.config.noise import NoiseConfig
+from hildanext.core.batches import repeated
+from hildanext.core.head import HeadOptions, sample_tokens
+from hildanext.core.linear_cross_entropy import TokenScores, weighted_cross_entropy
+from hildanext.core.loss_report import autoregressive_report, joined, sums_of
+from hildanext.core.noise import Corruption, corrupt, unit_sizes, units
+from hildanext.core.objective import BaseObjective
+from hildanext.core.types import About, Batch, Denoiser, LossReport
 
 
-class MaskAndEdit(DiffusionObjective):
-    """[sum_M2T w(t) nll + lambda_e sum_T2T nll + lambda_k sum_KEEP nll] / maskable tokens.
-    Source: LLaDA2.1 arXiv:2602.08676 sec. 3.1; ratio, weights and the KEEP term are ours (recipe 4.1)."""
+@dataclass(frozen=True)
+class Supervision:
+    """One forward to be scored: a view, the batch its clean half comes from, and the weight [B, L] of each position's
+    nll in the numerator. `select` [B, L] bool: the positions that are scored. `uniform` [B, L] in [0, 1): also draw a
+    token at each of them, from the model's distribution."""
+
+    view: Corruption
+    batch: Batch
+    weight: Tensor
+    select: Tensor
+    uniform: Tensor | None = None
+
+
+class MaskAndEdit(BaseObjective):
+    """[sum_M2T w(t) nll + lambda_e sum_T2T nll + lambda_k sum_KEEP nll] / normaliser, in one forward over [x_t ; x_0].
+    A subclass `class Name(MaskAndEdit, field=default, ...)` is a preset. Source: LLaDA2.1 arXiv:2602.08676 sec. 3.1,
+    M2T term: LLaDA2.0 arXiv:2512.15745 eq. 5 (sign as in its text); shares, factors and the KEEP term are ours."""
+
+    renamed: ClassVar[dict[str, str]] = {"masked_weight": "m2t_weight", "edit_weight": "t2t_weight"}
+
+    noise: NoiseConfig = Field(NoiseConfig(), description="mask rates, mask sets and replaced tokens")
+    weighting: Literal["elbo", "uniform"] = Field(
+        "elbo", description="weight of a masked position: that of the ELBO (1/p for linear time), or 1"
+    )
+    normaliser: Literal["token", "masked", "document", "sequence", "position"] = Field(
+        "token",
+        description="denominator: maskable tokens; masked tokens; all B x L positions; or the documents or rows, "
+        "each sum then over its own maskable tokens (answer length)",
+    )
+    m2t_weight: float = Field(1.0, ge=0, description="factor of the M2T term")
+    t2t_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")
+    keep_weight: float = Field(1.0, ge=0, description="factor of the KEEP term (lambda_k)")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, the share spread over the vocabulary")
+    confidence: float = Field(0.0, ge=0, description="factor of the entropy at correctly predicted masked positions")
+    confidence_over: Literal["correct", "normaliser"] = Field(
+        "correct",
+        description="the entropy term's denominator: correct positions of the micro-batch (LLaDA2.0 eq. 6), or that of "
+        "the loss, which makes it independent of how a batch is split",
+    )
+    autoregressive: float = Field(0.0, ge=0, description="factor of the next-token loss added as a side term")
+    exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
+
+    def __init_subclass__(cls, **defaults: Any) -> None:
+        super().__init_subclass__()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **defaults: Any) -> None:
+        unknown = sorted(defaults.keys() - cls.model_fields.keys())
+        if unknown:
+            raise ValueError(f"objective {cls.__name__}: no field {', '.join(unknown)}")
+        for name, value in defaults.items():
+            cls.model_fields[name].default, cls.model_fields[name].validate_default = value, True
+        cls.model_rebuild(force=True)
+
+    def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
+        """The report of one micro-batch; see core.types.Objective. Both views of a complementary pair go through one
+        forward."""
+        views = self.views(model, batch, block, rng)
+        view = views[0] if len(views) == 1 else joined(views)
+        whole = batch if len(views) == 1 else repeated(batch, 2)
+        normaliser = self.denominator(views, batch)
+        weight = self.weights(view, whole, share=1 / len(views))
+        made = self.scored(model, Supervision(view, whole, weight, weight > 0), block, normaliser)
+        return self.with_side_term(model, batch, made)
+
+    def views(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> tuple[Corruption, ...]:
+        """The corrupted views of a batch; one, or the two of a complementary pair."""
+        return corrupt(self.noise, model, batch, block, rng)
+
+    def prepare(self, about: About) -> Self:
+        """The same objective drawing random tokens of the tokenizer's only, and never a special id."""
+        barred = tuple(sorted({*self.noise.forbidden, *about.special}))
+        noise = self.noise.model_copy(update={"vocabulary": about.vocabulary, "forbidden": barred})
+        return self.model_copy(update={"noise": noise})
+
+    def weights(self, view: Corruption, batch: Batch, share: float = 1.0) -> Tensor:
+        """[B, L] float32: each position's weight in the numerator. share: one over the number of views, for the terms
+        that every view estimates by itself (all but uniformly weighted masks, which the views divide among them)."""
+        elbo = self.weighting == "elbo"
+        masked = view.elbo * share if elbo else torch.ones_like(view.elbo)
+        weight = torch.where(view.m2t, masked * self.m2t_weight, 0.0)
+        weight = torch.where(view.t2t, share * self.t2t_weight, weight)
+        weight = torch.where(view.keep, share * self.keep_weight, weight)
+        return (weight * self._row_factor(view, batch)).float()
+
+    def _row_factor(self, view: Corruption, batch: Batch) -> Tensor | float:
+        if self.normaliser not in ("document", "sequence"):
+            return 1.0
+        unit = units(self.normaliser, batch, 0)
+        return 1.0 / unit_sizes(unit, view.maskable).gather(1, unit).clamp(min=1)
+
+    def denominator(self, views: tuple[Corruption, ...], batch: Batch) -> Tensor:
+        """The normaliser of this micro-batch, scalar float32: a count, 0 where there is nothing to learn."""
+        first = views[0]
+        if self.normaliser == "masked":
+            return torch.stack([view.m2t.sum() for view in views]).sum().float()
+        if self.normaliser == "position":
+            return torch.tensor(float(batch.tokens.numel()), device=batch.tokens.device)
+        if self.normaliser == "token":
+            return first.maskable.sum().float()
+        return (unit_sizes(units(self.normaliser, batch, 0), first.maskable) > 0).sum().float()
+
+    def scored(self, model: Denoiser, given: Supervision, block: int, normaliser: Tensor) -> LossReport:
+        """Forward, loss and report of one supervision."""
+        return self.scored_with_tokens(model, given, block, normaliser)[0]
+
+    def scored_with_tokens(
+        self, model: Denoiser, given: Supervision, block: int, normaliser: Tensor
+    ) -> tuple[LossReport, TokenScores]:
+        """As `scored`, with the scores of the positions at given.select, in row-major order."""
+        select, view = given.select, given.view
+        features = model.noisy_features(view.tokens, given.batch, block, select)
+        head, targets, weight = model.head(), given.batch.tokens[select], given.weight[select]
+        options = HeadOptions(model.mask_id if self.exclude_mask else None, self.smoothing)
+        if self.confidence > 0:
+            entropy = self._entropy_weights((features, head, targets), options, view.m2t[select], normaliser)
+            weight = torch.stack([weight, entropy])
+        total, scores = weighted_cross_entropy(features, head, targets, weight, options)
+        parts, counts = sums_of(view, select, scores, block)
+        if given.uniform is not None:
+            scores = replace(scores, drawn=sample_tokens(features, head, given.uniform[select], options))
+        return LossReport(total.float(), normaliser, parts, counts), scores
+
+    def _entropy_weights(
+        self, inputs: tuple[Tensor, Tensor, Tensor], options: HeadOptions, masked: Tensor, normaliser: Tensor
+    ) -> Tensor:
+        features, head, targets = inputs
+        with torch.no_grad():
+            _, scores = weighted_cross_entropy(features, head, targets, torch.zeros_like(targets).float(), options)
+        chosen = (scores.correct & masked).float()
+        if self.confidence_over == "normaliser":
+            return self.confidence * chosen
+        return self.confidence * chosen * normaliser / chosen.sum().clamp(min=1)
+
+    def with_side_term(self, model: Denoiser, batch: Batch, made: LossReport) -> LossReport:
+        """The report with the next-token loss added at the rate `autoregressive`, per token of its own."""
+        if self.autoregressive == 0:
+            return made
+        side = autoregressive_report(model, batch)
+        scale = self.autoregressive * made.normaliser / side.normaliser.clamp(min=1)
+        return LossReport(
+            made.total + scale * side.total,
+            made.normaliser,
+            {**made.parts, **side.parts},
+            {**made.counts, **side.counts},
+        )

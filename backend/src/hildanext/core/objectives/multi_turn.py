@@ -10,17 +10,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hildanext.core.diffusion import DiffusionObjective, Supervision
 from hildanext.core.linear_cross_entropy import TokenScores
 from hildanext.core.loss_report import merged
 from hildanext.core.noise import Corruption
+from hildanext.core.objectives.mask_and_edit import MaskAndEdit, Supervision
 from hildanext.core.row_streams import row_uniforms
 from hildanext.core.types import Batch, Denoiser, LossReport
 
 
-class MultiTurn(DiffusionObjective):
+class MultiTurn(MaskAndEdit):
     """Mean over turns of the mask_and_edit loss; turn n+1 starts from turn n's draft, each maskable token supervised by
-    the original: still masked M2T, wrong T2T, right KEEP. Source: LLaDA2.1 sec. 3.1; rules are ours (recipe 4.1)."""
+    the original: still masked M2T, wrong T2T, right KEEP. Source: LLaDA2.1 arXiv:2602.08676 sec. 3.1; rules are
+    ours."""
 
     turns: int = Field(2, ge=1, description="forwards per micro-batch and view, a count")
     fill: float = Field(0.5, ge=0, le=1, description="probability that a masked position takes a token of the model")
@@ -65,13 +66,13 @@ class MultiTurn(DiffusionObjective):
         [B, L] decides which masks are filled. The ELBO weight grows by 1 / (1 - fill), so its mean stays 1."""
         best = batch.tokens.masked_scatter(view.maskable, scores.best)
         filling = best if scores.drawn is None else batch.tokens.masked_scatter(view.maskable, scores.drawn)
-        best = torch.where(view.masked, filling, best)
+        best = torch.where(view.m2t, filling, best)
         sure = torch.zeros_like(uniform).masked_scatter(view.maskable, scores.probability.detach().double())
-        change = view.masked & (uniform < self.fill)
+        change = view.m2t & (uniform < self.fill)
         if self.edit_above is not None:
-            change |= view.maskable & ~view.masked & (sure > self.edit_above)
+            change |= view.maskable & ~view.m2t & (sure > self.edit_above)
         tokens = torch.where(change, best, view.tokens)
-        masked = view.masked & ~change
-        replaced = view.maskable & ~masked & (tokens != batch.tokens)
+        m2t = view.m2t & ~change
+        t2t = view.maskable & ~m2t & (tokens != batch.tokens)
         elbo = view.elbo / (1 - self.fill) if self.fill < 1 else view.elbo
-        return replace(view, tokens=tokens, masked=masked, replaced=replaced, elbo=elbo)
+        return replace(view, tokens=tokens, m2t=m2t, t2t=t2t, elbo=elbo)

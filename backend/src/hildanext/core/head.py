@@ -1,0 +1,79 @@
+# From features to logits in chunks of rows: how many rows, which slices, float logits without [MASK], tokens drawn.
+# Entry points: HeadOptions, chunk_rows, row_slices, float_logits, exclude_token, draw_tokens, sample_tokens.
+# The losses, the divergence, the sampler and the decoder's statistics all go through here, so no [n, V] tensor is
+# made twice and [MASK] is excluded in one way. Letters: n positions, D width, V vocabulary.
+"""The output matrix in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK_ELEMENTS = 2**24
+LEAST_ROWS = 16
+# finite: minus infinity times probability zero is not a number
+EXCLUDED = -1e30
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """exclude: an id whose logit counts as minus infinity, or None; smoothing: label smoothing in [0, 1) over the
+    other ids; chunk: rows at a time, 0 chooses."""
+
+    exclude: int | None = None
+    smoothing: float = 0.0
+    chunk: int = 0
+
+
+PLAIN = HeadOptions()
+
+
+def chunk_rows(vocabulary: int, chunk: int = 0, copies: int = 1) -> int:
+    """Rows per chunk: `chunk`, or as many as keep `copies` float32 buffers at 2^24 elements (64 MiB) together, at least
+    16. copies: how many such buffers a caller holds for a row that the losses hold one for."""
+    return chunk if chunk > 0 else max(LEAST_ROWS, CHUNK_ELEMENTS // (copies * vocabulary))
+
+
+def row_slices(count: int, vocabulary: int, chunk: int = 0, copies: int = 1) -> Iterator[slice]:
+    """The slices of `count` rows, in order, chunk_rows at a time."""
+    rows = chunk_rows(vocabulary, chunk, copies)
+    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+
+
+def float_logits(features: Tensor, weight: Tensor, exclude: int | None = None) -> Tensor:
+    """features [n, D] @ weight [V, D] transposed: [n, V] float32, or float64 of float64 features; `exclude` as in
+    exclude_token."""
+    logits = torch.mm(features, weight.T)
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return exclude_token(logits, exclude)
+
+
+def exclude_token(logits: Tensor, token: int | None) -> Tensor:
+    """The logits [n, V], overwritten so that `token` has probability 0; as they are where it is None. Of [MASK] it is
+    the first half of SUBS. Source: MDLM arXiv:2406.07524, SUBS parameterisation."""
+    if token is not None:
+        logits[:, token] = EXCLUDED
+    return logits
+
+
+def draw_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
+    """logits [n, V], uniform [n] in [0, 1) -> [n] int64: the first token at which the sum of probabilities exceeds
+    uniform, by inversion; never one of probability 0, also of a uniform that was rounded up to 1. Sums are
+    float64. Source: docs/papers.md, multi-turn forward."""
+    sums = logits.double().softmax(dim=1).cumsum(dim=1)
+    total = sums[:, -1:]
+    bound = torch.minimum(uniform.to(sums)[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(sums, bound, right=True)[:, 0]
+
+
+def sample_tokens(features: Tensor, weight: Tensor, uniform: Tensor, options: HeadOptions) -> Tensor:
+    """features [n, D], weight [V, D], uniform [n] float64 in [0, 1) -> [n] int64 from softmax(features @ weight.T),
+    options.exclude never. No gradient. One uniform per position, so a row's draws depend on its own stream only."""
+    features, weight = features.detach(), weight.detach().to(features.dtype)
+    drawn = torch.empty(len(uniform), dtype=torch.long, device=features.device)
+    for rows in row_slices(len(uniform), weight.shape[0], options.chunk, copies=2):
+        drawn[rows] = draw_tokens(float_logits(features[rows], weight, options.exclude), uniform[rows])
+    return drawn
