@@ -74,7 +74,7 @@ def test_every_metric_is_written_and_the_evaluation_names_each_block(
     report = run(tmp_path, shards, model__path=str(parent), train__eval_every=4)
     step = next(record for record in records(tmp_path) if "loss" in record)
     assert step.keys() >= {
-        "step", "loss", "m2t", "t2t", "keep", "block", "phase", "lr", "grad_norm", "tokens_per_second", "masked_tokens",
+        "step", "loss", "m2t", "t2t", "keep", "block", "phase", "lr", "grad_norm", "tokens_per_second", "m2t_tokens",
         "memory", "time",
     }  # fmt: skip
     scores = [record["eval"] for record in records(tmp_path) if "eval" in record]

@@ -29,8 +29,7 @@ from hildanext.train.schedule import factor
 from hildanext.train.trackers import Tracker
 
 STATUS_SECONDS = 2.0
-STREAMS = {"masked": "m2t", "replaced": "t2t", "kept": "keep"}
-COUNTED = ("masked", "replaced", "kept", "autoregressive")
+COUNTED = ("m2t", "t2t", "keep", "autoregressive")
 
 
 def step_seed(seed: int, step: int, micro: int = 0) -> int:
@@ -232,11 +231,6 @@ def _means(report: LossReport, sums: Mapping[str, float]) -> dict[str, Any]:
     means: dict[str, Any] = {}
     for name in report.parts:
         count = sums.get(f"count.{name}", sums["normaliser"])
-        means[_public(name)] = sums[f"part.{name}"] / count if count else 0.0
+        means[name] = sums[f"part.{name}"] / count if count else 0.0
     tokens = {f"{name}_tokens": int(sums[f"count.{name}"]) for name in COUNTED if name in report.counts}
     return {name: value for name, value in means.items() if not name.startswith("block_")} | tokens
-
-
-def _public(name: str) -> str:
-    first, _, rest = name.partition("_")
-    return "_".join(filter(None, (STREAMS.get(first, first), rest)))
