@@ -12,7 +12,8 @@ from pathlib import Path
 
 LAYERS = (
     "errors", "progress", "environment", "command_files", "config", "registry", "run_dir", "core", "world", "data",
-    "models", "decoding", "engines", "report", "train", "measure", "bench", "selftest", "export", "api", "commands", "cli",
+    "models", "decoding", "engines", "report", "train", "measure", "bench", "selftest", "export", "api", "commands",
+    "cli",
 )  # fmt: skip
 LIGHT = ("errors", "progress", "environment", "command_files", "config", "registry", "run_dir", "commands", "cli")
 HEAVY = ("torch", "transformers", "datasets", "fastapi", "tokenizers", "safetensors", "matplotlib", "peft")

@@ -3,6 +3,8 @@
 # Frozen, unknown keys forbidden: a typo is an error, and a config can be shared between threads.
 """Base classes of configuration sections."""
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -16,4 +18,6 @@ class PluginSection(BaseModel):
     """{"type": name, ...}: the other keys are the fields of the plugin of that name, checked when it is built."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    by_name: ClassVar[bool] = False
+    """Whether the name alone, as text, stands for {"type": name}."""
     type: str
