@@ -24,7 +24,7 @@ class OneRate(BaseObjective):
         masked = maskable(batch, model.mask_id) & drawn
         noisy = batch.tokens.masked_fill(masked, model.mask_id)
         total, count = token_nll(model, noisy, batch, block, masked).nll.sum(), masked.sum().float()
-        return LossReport(total, count, {"masked": total.detach()}, {"masked": count})
+        return LossReport(total, count, {"m2t": total.detach()}, {"m2t": count})
 
 
 if __name__ == "__main__":

@@ -8,24 +8,27 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hildanext import cli
+from hildanext import cli, registry
 from hildanext.decoding.request import Request
 from hildanext.errors import HildaError
 from hildanext.measure.task import EvalContext, Task
 
-FENCES = re.compile(r"^```(?:sh|text)?\n(.*?)^```|((?:^    \S.*\n)+)", re.M | re.S)
+FENCES = re.compile(r"^```(\w*)\n(.*?)^```|((?:^    \S.*\n)+)", re.M | re.S)
 PLACEHOLDERS = re.compile(r"\.\.\.|FOLDER|SHARDS|brevity")
 
 
 def commands(text: str) -> Iterator[list[str]]:
     """The arguments of every `hildanext ...` line of a page's code blocks; lines are joined until quotes close."""
-    for fenced, indented in FENCES.findall(text):
+    for language, fenced, indented in FENCES.findall(text):
         pending = ""
+        if language not in ("", "sh", "text"):
+            continue
         for line in (fenced or indented).replace("\\\n", " ").splitlines():
             pending = f"{pending}\n{line}" if pending else line.strip()
             try:
@@ -53,6 +56,11 @@ def test_every_command_of_the_guides_is_understood(project: Path, capsys: pytest
     assert not wrong and seen > 20
 
 
+def test_a_command_after_a_python_block_is_seen() -> None:
+    text = "```python\nimport hildanext\n```\n\n```\nhildanext doctor --json\n```\n\n```toml\nhildanext = 1\n```\n"
+    assert list(commands(text)) == [["doctor", "--json"]]
+
+
 def test_a_planted_wrong_flag_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
     found = list(commands("```\nhildanext doctor --no-such-flag   # wrong\n```\n"))
     with pytest.raises(SystemExit):
@@ -73,6 +81,15 @@ def test_the_settings_the_guides_name_exist(project: Path) -> None:
             except HildaError as error:
                 wrong.append(f"{name}: {real}: {error}")
     assert not wrong
+
+
+def test_the_page_on_plugins_names_every_kind_with_its_folder_and_base(project: Path) -> None:
+    rows = re.findall(r"^\| (\w+) \| `([\w/]+)` \| `([\w.]+)` \|", pages(project)["plugins.md"], re.M)
+    assert {kind: f"hildanext.{folder.replace('/', '.')}" for kind, folder, _ in rows} == registry.KINDS
+    for kind, _, base in rows:
+        module, _, name = base.rpartition(".")
+        wanted = getattr(import_module(f"hildanext.{module}"), name)
+        assert all(issubclass(registry.load(kind, one), wanted) for one in registry.names(kind)), kind
 
 
 def test_the_plugin_example_runs_as_printed(project: Path, scripted: Callable[..., EvalContext]) -> None:

@@ -99,10 +99,10 @@ def test_the_pages_name_no_note_outside_the_repository(page: str, project: Path)
         assert prose.note_mentions(text) == []
 
 
-def test_every_layer_of_the_order_is_a_room_or_a_file(project: Path) -> None:
+def test_every_room_and_file_has_its_place_in_the_order(project: Path) -> None:
     package = project / "backend" / "src" / "hildanext"
     rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert set(rules.LAYERS) == {room for room in rooms if not room.startswith("__")}
+    assert {room for room in rooms if not room.startswith("__")} <= set(rules.LAYERS)
 
 
 def test_the_tests_open_with_a_header(project: Path) -> None:
