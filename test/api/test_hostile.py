@@ -81,6 +81,15 @@ JOBS: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("environment", {"command": "sft", "set": ["description=${HILDANEXT_API_KEY}"]}, (400,)),
     ("no override", {"command": "sft", "set": ["justtext"]}, (400,)),
     ("a flag as override", {"command": "sft", "set": ["--run-dir=/tmp/x"]}, (400,)),
+    ("a job that generates", {"command": "generate"}, (422,)),
+    ("export to the outside", {"command": "export", "set": ["export.output=/tmp/x"]}, (403,)),
+    ("export to what reads like a hub name", {"command": "export", "set": ["export.output=some/where"]}, (403,)),
+    ("merge of a run outside", {"command": "merge-checkpoints", "set": ["merge.run=/etc"]}, (403,)),
+    ("members outside", {"command": "merge-checkpoints", "set": ['merge.members=["a", "../../b"]']}, (403,)),
+    ("merge to the outside", {"command": "merge-checkpoints", "set": ["merge.output=~/x"]}, (403,)),
+    ("eval against the outside", {"command": "eval", "set": ['eval.against=["/etc/passwd"]']}, (403,)),
+    ("inspect against a link", {"command": "inspect", "set": ["inspect.against=MODELS/link"]}, (403,)),
+    ("bench of a path", {"command": "bench", "set": ["bench.part=../decode"]}, (403,)),
     ("many overrides", {"command": "sft", "set": ["seed=1"] * 100}, (422,)),
 ]
 

@@ -24,6 +24,7 @@ from hildanext.api import jobs
 from hildanext.cli import parser
 from hildanext.command_files import job_kinds
 
+LAUNCHER = jobs.LAUNCHER
 STUB = Path(__file__).parent / "stub_launcher.py"
 
 
@@ -210,6 +211,31 @@ def test_a_full_job_queue_is_a_429(tmp_path: Path) -> None:
         assert client.post("/jobs", json={"command": "sft"}).status_code == 429
         stop(client, second)
         stop(client, first)
+
+
+def test_the_kinds_are_listed_with_help_and_the_values_they_read(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        kinds = client.get("/jobs/kinds").json()["kinds"]
+    assert [kind["command"] for kind in kinds] == list(job_kinds()) and all(kind["help"] for kind in kinds)
+    (merge,) = [kind for kind in kinds if kind["command"] == "merge-checkpoints"]
+    assert {key: merge["fields"][1][key] for key in ("place", "default")} == {"place": "merge.best", "default": 3}
+    assert all(field["description"] for kind in kinds for field in kind["fields"])
+
+
+def test_a_kind_that_is_none_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        reply = client.post("/jobs", json={"command": "inspct"})
+    assert reply.status_code == 422 and "did you mean 'inspect'" in reply.json()["error"]["message"]
+
+
+def test_a_job_runs_the_command_with_everything_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "LAUNCHER", LAUNCHER)
+    sets = ["model.path=tiny", "inspect.against=tiny-parent", "inspect.parity=false"]
+    with project(tmp_path) as client:
+        job = client.post("/jobs", json={"command": "inspect", "set": sets}).json()
+        done = wait(client, job, "done", "failed", seconds=120)
+    assert done["state"] == "done", done["error"]
+    assert done["report"]["against"]["folder"] and "parity" not in done["report"]
 
 
 @pytest.mark.parametrize("command", job_kinds())

@@ -19,6 +19,7 @@ from api.test_jobs import STUB
 
 from hildanext.api import jobs
 from hildanext.api.worker import opened
+from hildanext.command_files import job_kinds
 from hildanext.decoding.request import Request
 
 REASONS = ("dinfer: no CUDA device", "dinfer: no vllm", "transformers: no model folder")
@@ -110,6 +111,21 @@ def test_a_job_is_started_watched_and_cancelled(page: Browser) -> None:
     page.click(".job .buttons button")
     page.wait("document.querySelector('.badge.cancelled')", 30)
     assert page.run("return document.querySelectorAll('.badge.running').length") == 0
+
+
+def test_the_job_form_is_made_of_the_kinds_the_server_lists(page: Browser) -> None:
+    page.click("#tab-jobs")
+    page.wait("document.getElementById('job-command').options.length")
+    listed = page.run("return [...document.getElementById('job-command').options].map(option => option.value)")
+    assert listed == list(job_kinds())
+    page.run(
+        "const s = document.getElementById('job-command'); s.value = 'merge-checkpoints';"
+        " s.dispatchEvent(new Event('change'))"
+    )
+    assert page.run("return document.getElementById('job-help').textContent") == job_kinds()["merge-checkpoints"].help
+    page.run("document.getElementById('job-set').value = 'seed=3'")
+    page.run("[...document.querySelectorAll('#job-fields button')].find(b => b.textContent === 'merge.best').click()")
+    assert page.run("return document.getElementById('job-set').value") == "seed=3\nmerge.best=3"
 
 
 def test_a_run_is_deleted_by_the_second_click_only(page: Browser) -> None:

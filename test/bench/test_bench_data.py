@@ -1,7 +1,7 @@
 # bench data in small: it measures both sides, reports the ratio and cleans up after itself.
 # Entry points: pytest.
 # No figure is judged here; time and memory are measured by hand with `hildanext bench data`.
-"""Tests of eval/bench_data.py."""
+"""Tests of bench/data.py."""
 
 from __future__ import annotations
 

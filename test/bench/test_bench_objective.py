@@ -1,7 +1,7 @@
 # The objective benchmark's instruments: equal gradients, a peak meter that sees memory, ratios of what was measured.
 # Entry points: pytest.
 # No speed is asserted here: the machine is shared. `hildanext bench objective` prints the figures.
-"""Tests of eval/bench_objective.py."""
+"""Tests of bench/objective.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # The training benchmark in small: both forms give one loss, and the plan of every preset fits its machine.
 # Entry points: pytest.
 # Times are not tested, only what they are times of.
-"""Tests of eval/bench_train.py and of the training presets."""
+"""Tests of bench/train.py and of the training presets."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,7 @@ def test_the_same_request_gives_the_same_text(engine: OpenEngine) -> None:
 def test_a_batch_gives_what_each_request_gives_alone(engine: OpenEngine) -> None:
     requests = [Request.of(prompt=text, max_new_tokens=12) for text in ("a", "the boat", "once upon")]
     alone = [engine.generate(request).text for request in requests]
-    numbers = [engine.session.submit(request) for request in requests]
-    found: dict[int, str] = {}
-    while engine.session.pending:
-        found |= {event.request: event.result.text for event in engine.session.step() if isinstance(event, Done)}
-    assert [found[number] for number in numbers] == alone
+    assert [result.text for result in engine.run(requests)] == alone
 
 
 def test_streams_and_submitted_requests_share_an_engine_and_lose_no_event(engine: OpenEngine) -> None:
@@ -262,6 +259,14 @@ def test_the_choice_keeps_every_reason_on_the_way(folder: Path) -> None:
     session, reasons = choose(configured(folder, {"type": "dinfer"}, {"type": "tiny"}, {"type": "transformers"}), QUIET)
     assert session.name == "transformers"
     assert [reason.split(":")[0] for reason in reasons][-1] == "tiny" and reasons[0].startswith("dinfer: ")
+
+
+def test_an_engine_behind_the_one_that_opens_is_not_imported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dinfer", "sglang"):
+        monkeypatch.delitem(sys.modules, f"hildanext.engines.{name}", raising=False)
+    session, _ = choose(configured(folder, {"type": "transformers"}, {"type": "sglang"}, {"type": "dinfer"}), QUIET)
+    assert session.name == "transformers"
+    assert not {"hildanext.engines.dinfer", "hildanext.engines.sglang"} & set(sys.modules)
 
 
 def test_results_carry_the_reasons_of_the_fallback(folder: Path) -> None:

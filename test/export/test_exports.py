@@ -103,3 +103,17 @@ def test_a_small_vocabulary_and_a_shift_are_refused_together(loaded: Loaded, tmp
     with pytest.raises(ModelError, match=r"shift 'clean'.*1100 rows"):
         build("exports", {"type": "sglang"}).write(wrong, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_fails_leaves_the_folder_that_was_there(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sglang, "MASK_ID", 1050)
+    out = tmp_path / "exported" / "out"
+    build("exports", {"type": "huggingface"}).write(loaded, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(sglang.Sglang, "_yaml", lambda self, loaded: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build("exports", {"type": "sglang"}).write(loaded, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in out.parent.iterdir()] == ["out"]

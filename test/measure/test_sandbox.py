@@ -1,7 +1,7 @@
 # The sandbox: what passes, what is stopped, and that an exit code alone proves nothing.
 # Entry points: pytest.
 # Every attack here is a program that would count as a success if only the exit code were read.
-"""Tests of eval/sandbox.py."""
+"""Tests of measure/sandbox.py."""
 
 from __future__ import annotations
 

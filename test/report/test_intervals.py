@@ -1,7 +1,7 @@
 # Intervals against their formulas, by inversion and by coverage.
 # Entry points: pytest.
 # Wilson's interval is checked by what defines it: the score test at its ends.
-"""Tests of eval/intervals.py."""
+"""Tests of report/intervals.py."""
 
 from __future__ import annotations
 

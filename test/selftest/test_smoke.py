@@ -1,7 +1,7 @@
 # The smoke test's stages, a failure that names its stage, and the demo without the bundled pair.
 # Entry points: pytest.
 # The whole smoke test is one command of README and runs there.
-"""Tests of eval/smoke.py and eval/demo.py."""
+"""Tests of selftest/smoke.py and selftest/demo."""
 
 from __future__ import annotations
 

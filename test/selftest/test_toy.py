@@ -1,7 +1,7 @@
 # The toy tasks: their answers by other means, held-out questions, and that a short training lowers the loss.
 # Entry points: pytest.
 # Exactness after full training is the demo's own proof; here training is far too short for it.
-"""Tests of eval/toy.py."""
+"""Tests of selftest/demo/toy_tasks.py."""
 
 from __future__ import annotations
 

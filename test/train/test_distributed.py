@@ -25,7 +25,8 @@ def trained(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
+    found = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(here / "ranks.py"), str(folder), str(shards), str(parent)]
     ranks = [subprocess.Popen([*command, rank, port], env=environment) for rank in ("0", "1")]
     run(folder / "one", shards, model__path=str(parent), train__batch=4)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from hildanext.world import VOCABULARY, distinct_stories, entropy, parse, prompt, requested, story
+from hildanext.world import VOCABULARY, distinct_stories, entropy, parse, story
 from hildanext.world.grammar import PLOT, VARIANTS, Variant, eligible
 from hildanext.world.words import DETAILS, FACTS, FORMS, words
 
@@ -150,11 +150,3 @@ def test_a_fact_or_value_that_does_not_exist_is_refused() -> None:
         story(1, world={"pet": "unicorn"})
     with pytest.raises(ValueError, match="shoe"):
         story(1, world={"shoe": "fox"})
-
-
-def test_a_request_names_the_facts_it_asks_for() -> None:
-    assert prompt({"hero": "Mia", "pet": "fox"}) == "Write a story about Mia and a fox."
-    text, facts = requested(7)
-    assert prompt(facts) == text
-    with pytest.raises(ValueError, match="no request"):
-        prompt({"sad": "sad"})

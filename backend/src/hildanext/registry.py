@@ -120,6 +120,7 @@ def _items(value: Any, annotation: Any) -> list[tuple[str, Any]]:
 def _section_problems(item: Any, section: type[BaseModel], place: str) -> list[str]:
     if not issubclass(section, PluginSection):
         return _problems_below(item, section, f"{place}.")
+    item = {"type": item} if section.by_name and isinstance(item, str) else item
     named = section.model_fields["type"].get_default()
     if not isinstance(item, Mapping) or not isinstance(item.get("type", named), str):
         return []

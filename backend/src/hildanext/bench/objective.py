@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.nn import functional
 from hildanext.config import Config
 from hildanext.core.head import chunk_rows
 from hildanext.core.linear_cross_entropy import weighted_cross_entropy
+from hildanext.models.hardware import peak_memory, restart_peak
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
 
@@ -139,32 +139,10 @@ def _difference(forms: dict[str, Step], inputs: tuple[Tensor, Tensor, Tensor, Te
 
 
 def _measured(form: Step, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[float, float, int]:
-    before = _reset_peak(inputs[0].device)
+    before = restart_peak(inputs[0].device)
     start, spent = time.perf_counter(), time.process_time()
     form(*inputs).backward()  # type: ignore[no-untyped-call]
     if inputs[0].device.type == "cuda":
         torch.cuda.synchronize()
     took = time.perf_counter() - start
-    return took, time.process_time() - spent, _peak(inputs[0].device) - before
-
-
-def _reset_peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    marks = Path("/proc/self/clear_refs")
-    if marks.exists():
-        marks.write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
-def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    path = Path("/proc/self/status")
-    lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith(name)]
-    return found[0] if found else 0
+    return took, time.process_time() - spent, peak_memory(inputs[0].device) - before

@@ -20,4 +20,6 @@ class PluginSection(BaseModel):
     """{"type": name, ...}: the other keys are the fields of the plugin of that name, checked when it is built."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    by_name: ClassVar[bool] = False
+    """Whether the name alone, as text, stands for {"type": name}."""
     type: str

@@ -27,6 +27,7 @@ class PolicySection(PluginSection):
     """How tokens are chosen: {"type": plugin of decoding/policies, ...fields}."""
 
     kind: ClassVar[str] = "policies"
+    by_name: ClassVar[bool] = True
 
 
 def _section(value: Any) -> Any:

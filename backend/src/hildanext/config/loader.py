@@ -111,13 +111,13 @@ def _default_plugin(keys: list[str]) -> dict[str, Any]:
 def _typed(keys: list[str], text: str) -> Any:
     section = model_at(Config, keys[:-1])
     field = section.model_fields.get(keys[-1]) if section is not None else None
-    candidates = [text]
     try:
-        candidates.insert(0, json.loads(text))
+        parsed = json.loads(text)
     except json.JSONDecodeError:
         return text
+    candidates = [parsed] if isinstance(parsed, dict | list) else [parsed, text]
     if field is None or field.annotation is None:
-        return candidates[0]
+        return parsed
     for candidate in candidates:
         try:
             TypeAdapter(field.annotation).validate_python(candidate)

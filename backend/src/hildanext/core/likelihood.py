@@ -49,7 +49,8 @@ def token_nll(model: Denoiser, noisy: Tensor, batch: Batch, block: int, select: 
 
 
 def autoregressive_nll(model: Denoiser, batch: Batch) -> Estimate:
-    """NLL of the scored positions under the causal model; exact, no gradient."""
+    """NLL of the scored positions under the causal model; exact, no gradient. Source: docs/papers.md, AR NLL on the
+    same positions."""
     with torch.no_grad():
         report = autoregressive_report(model, batch)
     return Estimate(float(report.parts["autoregressive"]), int(report.normaliser), 0.0)

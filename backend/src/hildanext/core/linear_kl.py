@@ -1,5 +1,5 @@
 # KL(teacher || student) of two features @ head.T distributions, in chunks of rows: no logits are stored.
-# Entry points: linear_kl.
+# Entry points: linear_kl, Teacher.
 # For distillation: over the whole vocabulary, or over the teacher's k best tokens, both sides renormalised there.
 """Chunked Kullback-Leibler divergence against a teacher."""
 

@@ -61,7 +61,8 @@ def scored_positions(batch: Batch, mask_id: int) -> Tensor:
 
 
 def autoregressive_report(model: Denoiser, batch: Batch, exclude_mask: bool = True) -> LossReport:
-    """Next-token cross-entropy over scored_positions; normaliser: their count."""
+    """Next-token cross-entropy over scored_positions; normaliser: their count. Source: docs/papers.md, next-token
+    loss."""
     select = scored_positions(batch, model.mask_id)
     features, targets = model.causal_features(batch, select), batch.tokens[select]
     options = HeadOptions(model.mask_id if exclude_mask else None)
@@ -73,7 +74,7 @@ def autoregressive_report(model: Denoiser, batch: Batch, exclude_mask: bool = Tr
 
 
 def merged(reports: Sequence[LossReport]) -> LossReport:
-    """The sum of reports, name by name."""
+    """The sum of reports, name by name. Source: docs/papers.md, one division per step."""
     parts: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     for report in reports:

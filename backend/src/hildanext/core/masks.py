@@ -26,7 +26,7 @@ def document_starts(docs: Tensor) -> Tensor:
 def block_ids(length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> Tensor:
     """Block id of every position, [1 or B, L] int64. `global`: floor(i / block) in the packed row, cut at documents;
     `per_document`: blocks restart with every document. ValueError unless block divides length.
-    Source: LLaDA2.0 arXiv:2512.15745 fig. 2 (global); SDAR (per document)."""
+    Source: LLaDA2.0 arXiv:2512.15745 fig. 2 (global); SDAR arXiv:2510.06303 (per document)."""
     if block < 1 or length % block:
         raise ValueError(f"masks: block size {block} does not divide the length {length}")
     if grid not in GRIDS:
@@ -44,13 +44,15 @@ def document_mask(docs: Tensor) -> Tensor:
 
 
 def causal_mask(docs: Tensor) -> Tensor:
-    """docs [B, L] int -> [B, 1, L, L] bool: this and earlier positions of the same document."""
+    """docs [B, L] int -> [B, 1, L, L] bool: this and earlier positions of the same document.
+    Source: the AR parent's own mask, docs/how-it-works.md."""
     index = torch.arange(docs.shape[1], device=docs.device)
     return document_mask(docs) & (index[:, None] >= index[None, :])
 
 
 def block_causal_mask(length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> Tensor:
-    """Own and earlier blocks of the same document; [B or 1, 1, L, L] bool. Block 1 is the causal mask."""
+    """Own and earlier blocks of the same document; [B or 1, 1, L, L] bool. Block 1 is the causal mask.
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 3, its clean half."""
     blocks = block_ids(length, block, docs, grid)
     seen = (blocks[:, :, None] >= blocks[:, None, :])[:, None]
     return seen if docs is None else seen & document_mask(docs)
@@ -74,7 +76,8 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 @dataclass(frozen=True)
 class BlockDiffusionRule:
     """The block-diffusion rule on indices, from which both the dense mask and the FlexAttention mask_mod are made.
-    docs, blocks [B or 1, 2L] int64: document and block id of each place of [noisy | clean]; length is L."""
+    docs, blocks [B or 1, 2L] int64: document and block id of each place of [noisy | clean]; length is L.
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 3-4."""
 
     docs: Tensor
     blocks: Tensor

@@ -26,7 +26,7 @@ STREAMS = 7
 class Corruption:
     """One corrupted view. tokens [B, L] int64; m2t, t2t, maskable [B, L] bool: the positions masked, those
     replaced, where either may be; rate [B, L] float64: masking probability; elbo [B, L] float64: ELBO weight of a
-    masked position, mean 1."""
+    masked position, mean 1. Source: LLaDA2.0 arXiv:2512.15745 eq. 1 (m2t), LLaDA2.1 arXiv:2602.08676 sec. 3.1 (t2t)."""
 
     tokens: Tensor
     m2t: Tensor
@@ -131,7 +131,7 @@ def _draw(
 
 def rank_in_unit(unit: Tensor, can: Tensor, uniform: Tensor) -> Tensor:
     """[B, L] int64: place of each position in its unit's random order by `uniform` [B, L]; the positions not in `can`
-    come last. The first n of a unit are a uniform subset of size n."""
+    come last. The first n of a unit are a uniform subset of size n. Source: docs/papers.md, exact counts."""
     order = (unit + torch.where(can, uniform / 2, 0.75)).argsort(dim=1)
     rank = torch.empty_like(unit).scatter_(1, order, torch.arange(unit.shape[1], device=unit.device).expand_as(unit))
     return rank - _unit_starts(unit, torch.ones_like(can))
@@ -176,7 +176,7 @@ def _random_tokens(allowed: Tensor, original: Tensor, uniform: Tensor, may_draw_
 
 def plant(config: NoiseConfig, model: Denoiser, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(tokens [B, L] int64, wrong [B, L] bool, maskable [B, L] bool): the text with a share config.replace of its
-    maskable tokens replaced by other allowed ones, and nothing masked."""
+    maskable tokens replaced by other allowed ones, and nothing masked. Source: docs/papers.md, T2T draw."""
     can, uniforms = maskable(batch, model.mask_id), row_uniforms(batch, rng, 2)
     allowed = _allowed(config, model).to(batch.tokens.device)
     drawn = _random_tokens(allowed, batch.tokens, uniforms[1], may_draw_original=False)

@@ -1,5 +1,5 @@
 # Random numbers that belong to a row, whoever computes it: the same for any split of a batch over ranks or workers.
-# Entry points: row_uniforms, row_seeds, base_seed, finalise (the hash, also of the decoder's numbers).
+# Entry points: row_uniforms, row_seeds, base_seed, finalise (the hash, also that of decoding/randomness.py).
 # The base seed is one draw from the micro-batch's generator; ranks that hand in generators of equal state agree on it.
 """Random streams keyed by (base seed, row id)."""
 
@@ -32,7 +32,7 @@ def finalise(words: Words) -> Words:
 
 
 def row_seeds(base: int, rows: Sequence[int]) -> list[int]:
-    """One 64-bit seed for each row id, well mixed from base and id."""
+    """One 64-bit seed for each row id, well mixed from base and id. Source: docs/papers.md, streams keyed by row."""
     ids = np.asarray(rows, dtype=np.int64).astype(np.uint64)
     mixed: list[int] = finalise(np.uint64(base % 2**64) + (ids + np.uint64(1)) * GOLDEN).tolist()
     return mixed

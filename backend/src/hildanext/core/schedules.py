@@ -17,7 +17,8 @@ Curve = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """rate(t, shape) = p, slope(t, shape) = dp/dt, time(p, shape) = t; elementwise on float tensors."""
+    """rate(t, shape) = p, slope(t, shape) = dp/dt, time(p, shape) = t; elementwise on float tensors.
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 1 for the weight p'/p; the curves are docs/papers.md's."""
 
     rate: Curve
     slope: Curve

@@ -64,7 +64,8 @@ def best_first(score: Tensor, allowed: Tensor, count: int) -> Tensor:
 
 
 def quota(masks: int, steps: int, step: int) -> int:
-    """Masks to fill at a step when `masks` are spread over `steps`, remainder first. Source: recipe 6.2."""
+    """Masks to fill at a step when `masks` are spread over `steps`, remainder first.
+    Source: LLaDA arXiv:2502.09992, released sampler (get_num_transfer_tokens)."""
     return masks // steps + (step < masks % steps)
 
 

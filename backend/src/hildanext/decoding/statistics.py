@@ -1,5 +1,5 @@
 # From logits to what a policy may look at: token, confidence, entropy, runner-up; greedy or sampled.
-# Entry points: Sampling, statistics, guided.
+# Entry points: Sampling, Bias, statistics, guided.
 # Letters: n positions, V vocabulary. Rows are worked through in chunks so that no second [n, V] tensor exists.
 """Statistics of the predicted distributions."""
 

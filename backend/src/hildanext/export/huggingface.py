@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from hildanext.registry import Plugin
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import replacing, write_atomic
 
 CARD = """---
 library_name: transformers
@@ -56,9 +56,10 @@ class Huggingface(Plugin):
         meta = meta.model_copy(update={"decode": meta.decode | checked(_over(meta.decode, self.decode))})
         if self.dtype != "as_is":
             denoiser = denoiser.to(getattr(torch, self.dtype))
-        save_model(denoiser, loaded.tokenizer, folder, meta)
-        if self.card:
-            write_atomic(folder / "README.md", self._card(loaded, folder.name))
+        with replacing(folder) as fresh:
+            save_model(denoiser, loaded.tokenizer, fresh, meta)
+            if self.card:
+                write_atomic(fresh / "README.md", self._card(loaded, folder.name))
         return sorted(path.name for path in folder.iterdir())
 
     def _card(self, loaded: Any, name: str) -> str:

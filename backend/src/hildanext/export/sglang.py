@@ -14,7 +14,7 @@ from pydantic import Field
 
 from hildanext.errors import ModelError
 from hildanext.registry import Plugin
-from hildanext.run_dir import write_atomic
+from hildanext.run_dir import replacing, write_atomic
 
 MASK_ID = 151669
 ARCHITECTURE, MODEL_TYPE = "SDARForCausalLM", "sdar"
@@ -34,10 +34,11 @@ class Sglang(Plugin):
         from hildanext.models.save import save_model
 
         self._check(loaded)
-        save_model(loaded.denoiser, loaded.tokenizer, folder, loaded.meta)
-        self._weights(loaded, folder)
-        self._config(loaded, folder)
-        write_atomic(folder / "dllm.yaml", self._yaml(loaded))
+        with replacing(folder) as fresh:
+            save_model(loaded.denoiser, loaded.tokenizer, fresh, loaded.meta)
+            self._weights(loaded, fresh)
+            self._config(loaded, fresh)
+            write_atomic(fresh / "dllm.yaml", self._yaml(loaded))
         return sorted(path.name for path in folder.iterdir())
 
     def _check(self, loaded: Any) -> None:

@@ -1,4 +1,4 @@
-# Package eval; see backend/README.md for its map.
+# Package measure; see backend/README.md for its map.
 # Entry points: the modules of this folder.
 # Importing the package itself loads nothing heavy.
 """hildanext.measure."""

@@ -15,13 +15,13 @@ STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n@", "
 
 
 def gsm8k_gold(answer: str) -> str:
-    """The number after '####' in a reference answer, without commas. Source: openai/grade-school-math."""
+    """The number after '####' in a reference answer, without commas. Source: GSM8K arXiv:2110.14168."""
     return answer.rsplit("####", 1)[-1].strip().replace(",", "")
 
 
 def gsm8k_answer(text: str, rule: str = "flexible") -> str | None:
     """The number a reply gives: strict: after '####'; flexible: that, else after 'answer is', else \\boxed{}, else the
-    last number. None where there is none. Source: lm-evaluation-harness gsm8k filters."""
+    last number. None where there is none. These are the filters of lm-evaluation-harness's task gsm8k."""
     marked = re.search(r"####\s*(-?[\d.,]+)", text)
     if marked or rule == "strict":
         return _plain(marked.group(1)) if marked else None

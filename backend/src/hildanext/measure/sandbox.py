@@ -1,5 +1,5 @@
 # Runs generated Python in a child process with limits on time, memory, files and processes, and without network.
-# Entry points: Limits, Outcome, run_program. The child's own side is sandbox_child.py.
+# Entry points: Limits, Execution, run_program. The child's own side is sandbox_child.py.
 # Success is a nonce the child sends only after the last statement, never an exit code. This stops accidents and simple
 # cheats; it is no wall against code written to break out: run untrusted models in a container.
 """Sandbox for generated code."""
@@ -36,7 +36,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Execution:
     """passed: the program reached its end. reason: passed | failed | timeout | no nonce; output: the end of stderr.
     isolated: whether the child had a network namespace of its own besides the refused calls."""
 
@@ -46,7 +46,7 @@ class Outcome:
     isolated: bool
 
 
-def run_program(source: str, limits: Limits | None = None) -> Outcome:
+def run_program(source: str, limits: Limits | None = None) -> Execution:
     """Run a program to its end in an empty folder, with no inherited environment, and say whether it got there.
     RunError on Windows, which has none of the limits."""
     if os.name != "posix":
@@ -95,10 +95,10 @@ def _collect(pipe: int) -> list[str]:
         return []
 
 
-def _judge(code: int | None, told: list[str], nonce: str, output: str) -> Outcome:
+def _judge(code: int | None, told: list[str], nonce: str, output: str) -> Execution:
     isolated = "isolated" in told[:1]
     if code is None or code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return Outcome(False, "timeout", output, isolated)
+        return Execution(False, "timeout", output, isolated)
     if code == 0 and told[1:] == [nonce]:
-        return Outcome(True, "passed", output, isolated)
-    return Outcome(False, "no nonce" if code == 0 else "failed", output, isolated)
+        return Execution(True, "passed", output, isolated)
+    return Execution(False, "no nonce" if code == 0 else "failed", output, isolated)

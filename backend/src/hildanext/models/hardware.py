@@ -1,5 +1,5 @@
 # What the machine offers torch: devices, their memory, and whether the installed torch has kernels for them.
-# Entry points: devices, kernel_problem, total_memory, peak_memory.
+# Entry points: devices, kernel_problem, total_memory, peak_memory, restart_peak.
 # A GPU the wheel was not built for fails late with "no kernel image"; this says so early, with the cure.
 """Hardware report."""
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch
 PASCAL = (
     "pip install 'torch>=2.6,<=2.7.1' (PyPI), or a cu126 build up to 2.14: later wheels carry no kernels for sm_60/61"
 )
+STATUS = Path("/proc/self/status")
 OTHER = "install a torch build whose CUDA version supports this GPU (see pytorch.org's selector)"
 
 
@@ -43,15 +45,34 @@ def total_memory() -> int:
 
 
 def peak_memory(device: torch.device | None = None) -> int:
-    """Peak bytes so far: of the CUDA allocator where the device (None: any) is one, else of the resident set; 0 where
-    the system does not tell."""
+    """Peak bytes since the start or restart_peak: of the CUDA allocator where the device (None: any) is one, else of
+    the resident set; 0 where the system does not tell."""
     if torch.cuda.is_available() if device is None else device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if found := _resident("VmHWM"):
+        return found
     try:
         from resource import RUSAGE_SELF, getrusage
     except ImportError:
         return 0
     return int(getrusage(RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def restart_peak(device: torch.device) -> int:
+    """Forget the peak (on a CPU where the kernel can, Linux); returns the bytes in use now."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    marks = Path("/proc/self/clear_refs")
+    if marks.exists():
+        marks.write_text("5", encoding="ascii")
+    return _resident("VmRSS")
+
+
+def _resident(name: str) -> int:
+    lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 def devices() -> list[dict[str, Any]]:

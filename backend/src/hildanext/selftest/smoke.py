@@ -27,7 +27,7 @@ NEW_TOKENS = 32
 
 
 @dataclass
-class Bench:
+class Setup:
     """What the stages share: configuration, folder, console, and what earlier stages made."""
 
     config: Config
@@ -53,14 +53,14 @@ class _Stage:
 def smoke_test(config: Config, console: Console, run_dir: Path | None = None) -> dict[str, Any]:
     """Run every stage in order; a table and OK at the end, RunError naming the stage at the first failure."""
     run = RunDir.create(config, "smoke-test", run_dir)
-    bench = Bench(_small(config, run.path / "work"), run.path / "work", Console(quiet=True))
+    setup = Setup(_small(config, run.path / "work"), run.path / "work", Console(quiet=True))
     rows: list[dict[str, Any]] = []
     started = time.monotonic()
     with run.running():
         for name, stage in STAGES.items():
             before = time.monotonic()
             with _Stage(name):
-                detail = stage(bench)
+                detail = stage(setup)
             rows.append({"stage": name, "seconds": round(time.monotonic() - before, 2), "detail": detail})
             console.say(f"{name}: {detail}")
     seconds = round(time.monotonic() - started, 1)
@@ -86,31 +86,31 @@ def _small(config: Config, folder: Path) -> Config:
     )  # fmt: skip
 
 
-def _load(bench: Bench) -> str:
+def _load(setup: Setup) -> str:
     from hildanext.models.denoiser import module
     from hildanext.models.load import load_model
 
-    loaded = bench.made["loaded"] = load_model(bench.config.model)
+    loaded = setup.made["loaded"] = load_model(setup.config.model)
     size = sum(parameter.numel() for parameter in module(loaded.denoiser).parameters())
     name = str(loaded.dtype).removeprefix("torch.")
-    return f"{bench.config.model.path}: {size:,} parameters, {name} ({loaded.dtype_reason})"
+    return f"{setup.config.model.path}: {size:,} parameters, {name} ({loaded.dtype_reason})"
 
 
-def _data(bench: Bench) -> str:
+def _data(setup: Setup) -> str:
     from hildanext.data.prepare import prepare
     from hildanext.data.tokenize import tokenize
 
-    prepare(bench.config, bench.quiet)
-    splits = tokenize(bench.config, bench.quiet)["splits"]
+    prepare(setup.config, setup.quiet)
+    splits = tokenize(setup.config, setup.quiet)["splits"]
     return ", ".join(f"{name} {found['rows']} rows" for name, found in splits.items())
 
 
-def _train(bench: Bench, command: str, train: dict[str, Any]) -> str:
+def _train(setup: Setup, command: str, train: dict[str, Any]) -> str:
     from hildanext.train.recipes.conversion import train_command
 
-    config = bench.config.model_copy(update={"train": bench.config.train.model_copy(update=train)})
-    report = train_command(config, bench.quiet, command, bench.folder / command)
-    lines = (bench.folder / command / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    config = setup.config.model_copy(update={"train": setup.config.train.model_copy(update=train)})
+    report = train_command(config, setup.quiet, command, setup.folder / command)
+    lines = (setup.folder / command / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     loss = next(found["loss"] for found in map(_json, lines) if "loss" in found)
     if not math.isfinite(loss):
         raise RunError(f"the loss is {loss}")
@@ -124,20 +124,20 @@ def _json(line: str) -> dict[str, Any]:
     return found
 
 
-def _convert(bench: Bench) -> str:
-    return _train(bench, "convert-wsd", {})
+def _convert(setup: Setup) -> str:
+    return _train(setup, "convert-wsd", {})
 
 
-def _sft(bench: Bench) -> str:
-    return _train(bench, "sft", {"split": "sft_train", "eval_split": "sft_eval"})
+def _sft(setup: Setup) -> str:
+    return _train(setup, "sft", {"split": "sft_train", "eval_split": "sft_eval"})
 
 
-def _generate(bench: Bench) -> str:
+def _generate(setup: Setup) -> str:
     from hildanext.decoding.engine import BlockEngine
 
     shown = []
-    for mode in bench.config.decode.modes:
-        engine = BlockEngine(bench.made["loaded"], bench.config.decode)
+    for mode in setup.config.decode.modes:
+        engine = BlockEngine(setup.made["loaded"], setup.config.decode)
         metrics = engine.generate(Request(prompt="One day", mode=mode, max_new_tokens=NEW_TOKENS)).metrics
         if metrics.tokens < 1:
             raise RunError(f"{mode} generated nothing")
@@ -145,8 +145,8 @@ def _generate(bench: Bench) -> str:
     return ", ".join(shown)
 
 
-def _server(bench: Bench) -> str:
-    with Served(bench.config.model.path, bench.folder / "serve.txt") as served:
+def _server(setup: Setup) -> str:
+    with Served(setup.config.model.path, setup.folder / "serve.txt") as served:
         health = served.ready()
         reply = served.post("/generate", {"prompt": "One day", "max_new_tokens": NEW_TOKENS})
     if not reply.get("token_ids"):
@@ -154,13 +154,13 @@ def _server(bench: Bench) -> str:
     return f"{served.address}: engine {health['engine']}, {len(reply['token_ids'])} tokens"
 
 
-def _fallback(bench: Bench) -> str:
+def _fallback(setup: Setup) -> str:
     from hildanext.config.serve import EngineSection
     from hildanext.engines.opening import open_engine
 
     asked = (EngineSection(type="dinfer"), EngineSection(type="transformers"), EngineSection(type="tiny"))
-    serve = bench.config.serve.model_copy(update={"engines": asked})
-    engine = open_engine(bench.config.model_copy(update={"serve": serve}), bench.quiet)
+    serve = setup.config.serve.model_copy(update={"engines": asked})
+    engine = open_engine(setup.config.model_copy(update={"serve": serve}), setup.quiet)
     result = engine.generate(Request(prompt="One day", max_new_tokens=8))
     engine.close()
     if result.engine != "dinfer" and not result.reasons:
@@ -169,7 +169,7 @@ def _fallback(bench: Bench) -> str:
     return f"{result.engine} served instead of dinfer, and says so ({why[:90]})"
 
 
-STAGES: dict[str, Callable[[Bench], str]] = {
+STAGES: dict[str, Callable[[Setup], str]] = {
     "load": _load, "data": _data, "conversion step": _convert, "sft step": _sft, "generate": _generate,
     "server": _server, "fallback": _fallback,
 }  # fmt: skip

@@ -1,7 +1,6 @@
 # The story world: small consistent English stories with known probability, and chat, arithmetic and code about them.
 # Entry points: story, parse, check, contradictions, entropy, corpus, check_answer, VOCABULARY.
 # Pure standard library. Everything drawn depends on the seed alone, in every process and on every machine.
-from hildanext.world.chat import prompt, requested
 from hildanext.world.check import Problem, Verdict, check, contradictions
 from hildanext.world.coding import humaneval_row
 from hildanext.world.corpus import KINDS, VOCABULARY, check_answer, corpus
@@ -23,7 +22,5 @@ __all__ = [
     "entropy",
     "humaneval_row",
     "parse",
-    "prompt",
-    "requested",
     "story",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from hildanext.world.check import check
-from hildanext.world.story import Story, as_facts, parse, story
+from hildanext.world.story import Story, as_facts, parse
 from hildanext.world.words import FACTS, pronoun, words
 
 
@@ -150,17 +150,3 @@ _JUDGES: dict[str, Callable[[Mapping[str, Any], str], bool]] = {
     "continue": _continues,
     "answer": _answers,
 }
-
-
-def prompt(world: Mapping[str, str]) -> str:
-    """The request for a story with these facts, e.g. hero and pet. Raises ValueError when none names just these."""
-    for ask, facts in ASKS:
-        if set(facts) == set(world):
-            return ask.format(**world)
-    raise ValueError(f"prompt: no request names {sorted(world)}; known are {[sorted(facts) for _, facts in ASKS]}")
-
-
-def requested(seed: int | str) -> tuple[str, dict[str, str]]:
-    """A request for a story and the facts it names, drawn as the chat register draws them."""
-    record = write(random.Random(f"request:{seed}"), story(f"request:{seed}"))
-    return record["messages"][0]["content"], record["check"]["facts"]

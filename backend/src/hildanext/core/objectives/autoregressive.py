@@ -12,7 +12,8 @@ from hildanext.core.types import Batch, Denoiser, LossReport
 
 
 class Autoregressive(BaseObjective):
-    """sum of -log p(token | earlier tokens of its document) / scored tokens (learn, not a document's first)."""
+    """sum of -log p(token | earlier tokens of its document) / scored tokens (learn, not a document's first).
+    Source: docs/papers.md, next-token loss."""
 
     exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
 

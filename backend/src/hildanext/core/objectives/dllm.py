@@ -15,7 +15,7 @@ from hildanext.core.types import Batch, Denoiser
 
 class Dllm(MaskAndEdit, noise=ROW_NOISE, keep_weight=0.0, exclude_mask=False):
     """sum over {learn, noisy = [MASK]} of nll / (t + 1e-6) / learnable tokens. A [MASK] of the text itself counts as
-    masked there. Source: MDLM arXiv:2406.07524 eq. 10 as in dllm's core/trainers/mdlm.py."""
+    masked there. Source: MDLM arXiv:2406.07524, as in dllm's core/trainers/mdlm.py."""
 
     def views(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> tuple[Corruption, ...]:
         """The drawn views with the masked set read off the noisy tokens."""

@@ -17,7 +17,7 @@ from hildanext.decoding.statistics import Bias
 
 class Credit(BlockPolicy):
     """Threshold decoding on logits + alpha ln(1 + C), C the decayed sum of p^gamma over earlier predictions.
-    Source: recipe 6.6."""
+    Source: dInfer arXiv:2510.08666, credit decoding."""
 
     remembers: ClassVar[bool] = True
     tau_mask: float = Field(0.9, description="probability a masked position must exceed to be filled")

@@ -1,6 +1,7 @@
 # Masks in order of entropy while their entropies add up to no more than a bound.
 # Entry points: EntropyBound.
-# At least one is filled. SDAR's public code of this rule is broken; this is the rule it describes (recipe 6.7).
+# At least one is filled. SDAR's public code of this rule reads the top probability as if it were a distribution; this
+# is the rule that code describes.
 """Policy `entropy_bound`."""
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
 
 
 class EntropyBound(BlockPolicy):
-    """The longest prefix, by entropy, of masked positions whose cumulative entropy is <= gamma nats, at least one."""
+    """The longest prefix, by entropy, of masked positions whose cumulative entropy is <= gamma nats, at least one.
+    Source: SDAR arXiv:2510.06303, entropy-bounded remasking."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"entropy"})
     gamma: float = Field(0.35, ge=0.0, description="sum of the entropies filled in one forward, nats")

@@ -1,6 +1,6 @@
 # Fast-dLLM's factor rule: the more masks are filled at once, the surer each must be.
 # Entry points: Factor.
-# It is a prefix rule; dInfer's version accepts one too many when the first failure is at the last rank (recipe 6.5).
+# It is a prefix rule; dInfer's code accepts one too many when the first failure is at the last rank.
 """Policy `factor`."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
 
 class Factor(BlockPolicy):
     """The largest n with (n + 1)(1 - c_(n)) < factor, c_(n) the n-th highest probability; at least one.
-    Source: Fast-dLLM."""
+    Source: Fast-dLLM arXiv:2505.22618, factor-based parallel decoding."""
 
     factor: float = Field(1.0, gt=0.0, description="bound on (n + 1)(1 - c_(n)); larger fills more at once")
 

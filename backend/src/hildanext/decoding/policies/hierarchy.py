@@ -14,7 +14,7 @@ from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
 
 class Hierarchy(BlockPolicy):
     """The best of each run of masks if p > tau_low, everything with p > tau_mask, and the best of all.
-    Source: recipe 6.6."""
+    Source: dInfer arXiv:2510.08666, hierarchical decoding."""
 
     tau_mask: float = Field(0.92, description="probability above which a masked position is filled anyway")
     tau_low: float = Field(0.4, description="probability the best of a run must exceed")

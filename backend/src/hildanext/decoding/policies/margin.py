@@ -14,7 +14,7 @@ from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quo
 
 
 class Margin(BlockPolicy):
-    """The n_j masked positions of largest p(1) - p(2). Source: recipe 6.3 (top-k margin)."""
+    """The n_j masked positions of largest p(1) - p(2). Source: arXiv:2502.06768, top-k margin."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"second"})
     steps: int = Field(0, ge=0, description="forwards a block's masks are spread over, a count; 0: one per mask")

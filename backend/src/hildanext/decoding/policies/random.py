@@ -16,7 +16,7 @@ from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quo
 
 class RandomOrder(BlockPolicy):
     """n_j masked positions drawn uniformly without replacement at step j.
-    Source: LLaDA remasking='random', recipe 6.3."""
+    Source: LLaDA arXiv:2502.09992, random remasking."""
 
     random: ClassVar[bool] = True
     steps: int = Field(0, ge=0, description="forwards a block's masks are spread over, a count; 0: one per mask")

@@ -16,7 +16,7 @@ from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quo
 
 class RandomTopK(BlockPolicy):
     """n_j masked positions from softmax(p / position_temperature) without replacement.
-    Source: Dream alg_temp, recipe 6.3."""
+    Source: Dream arXiv:2508.15487, its released sampler's alg_temp."""
 
     random: ClassVar[bool] = True
     steps: int = Field(0, ge=0, description="forwards a block's masks are spread over, a count; 0: one per mask")

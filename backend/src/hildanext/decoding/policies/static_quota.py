@@ -1,6 +1,6 @@
 # LLaDA's low-confidence remasking as a quota: a fixed count of masks per forward, the most confident first.
 # Entry points: StaticQuota.
-# The quota counts the block's masks at its start, remainder first; recipe 6.2 lists how others round.
+# The quota counts the block's masks at its start, remainder first; others round otherwise (Dream floors what is left).
 """Policy `static_quota`."""
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quo
 
 
 class StaticQuota(BlockPolicy):
-    """The n_j masked positions of highest probability at step j. Source: LLaDA low_confidence, recipe 6.3."""
+    """The n_j masked positions of highest probability at step j.
+    Source: LLaDA arXiv:2502.09992, low-confidence remasking."""
 
     steps: int = Field(0, ge=0, description="forwards a block's masks are spread over, a count; 0: one per mask")
 

@@ -16,7 +16,7 @@ from hildanext.decoding.statistics import Bias
 
 class ThresholdEdit(BlockPolicy):
     """Unmask set: masked and p > tau_mask, at least `minimum_transfers` of highest confidence; edit set: visible, not
-    given, p > tau_edit and another token. Source: LLaDA2.1 eq. 1-3, recipe 6.9."""
+    given, p > tau_edit and another token. Source: LLaDA2.1 arXiv:2602.08676 eq. 1-3."""
 
     tau_mask: float = Field(0.7, ge=0.0, le=1.0, description="probability a masked position must exceed to be filled")
     tau_edit: float | None = Field(
@@ -37,7 +37,8 @@ class ThresholdEdit(BlockPolicy):
         return self.max_post_steps if self.revises else 0
 
     def bias(self, canvas: Canvas) -> Bias | None:
-        """-repetition_penalty on the token to the left, where one is visible within the block. Source: recipe 4.4."""
+        """-repetition_penalty on the token to the left, where one is visible within the block.
+        Source: the penalty_lambda of SGLang's joint threshold."""
         if not self.repetition_penalty:
             return None
         left = torch.cat((canvas.tokens.new_tensor([canvas.mask_id]), canvas.tokens[:-1]))
