@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hildanext.models.kind import ModelKind, kind_of
 
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
+from hildanext.models.kind import ModelKind, kind_of
 from hildanext.models.load import load_model
 from hildanext.models.meta import HildaMeta
 from hildanext.registry import build, names
@@ -29,9 +29,7 @@ def test_a_kind_is_the_one_its_metadata_names_and_says_its_uses(name: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("content", ["", "{}"])
-def test_a_folder_that_is_no_model_is_refused_on_one_line(
-    name: str, content: str, loaded: Any, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_no_model_is_refused_on_one_line(name: str, content: str, loaded: Any, tmp_path: Path) -> None:
     loaded.tokenizer.save_pretrained(tmp_path)
     (tmp_path / "hildanext.json").write_text(HildaMeta(kind=name).text())
     if content:
