@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hildanext.cli import main
 from hildanext.decoding.events import Draft, DraftToken
-from hildanext.report import terminal as canvas_view
+from hildanext.report import terminal
 from hildanext.report.terminal import last_lines, picture
 
 
@@ -102,6 +102,6 @@ def test_a_terminal_gets_the_text_once_on_stdout(base: list[str], capsys: Any, m
     rest = [*base, "--prompt", "Once upon a time", "--max-new-tokens", "9", "--tau-edit", "off"]
     assert main([*rest, "--quiet"]) == 0
     plain = capsys.readouterr().out
-    monkeypatch.setattr(canvas_view, "watch", canvas_view._watch_live)
+    monkeypatch.setattr(terminal, "watch", terminal._watch_live)
     assert main([*rest, "--quiet", "--stream"]) == 0
     assert capsys.readouterr().out == plain
