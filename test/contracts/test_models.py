@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hildanext.models.kind import ModelKind, kind_of
 
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
+from hildanext.models.kind import ModelKind, kind_of
 from hildanext.models.load import load_model, load_tokenizer
 from hildanext.models.meta import HildaMeta
 from hildanext.registry import build, names
