@@ -85,7 +85,7 @@ def test_a_loss_is_the_objective_of_that_name_prepared_and_seeded(model: hildane
     assert float(model.loss(batch, "autoregressive")) == float(plain.total.detach() / plain.normaliser)
     first, again, other = (float(model.loss(batch, seed=seed)) for seed in (1, 1, 2))
     assert first == again != other
-    assert float(model.loss(batch, {"type": "mask_and_edit", "masked_weight": 0.0}, seed=1)) < first
+    assert float(model.loss(batch, {"type": "mask_and_edit", "m2t_weight": 0.0}, seed=1)) < first
 
 
 def test_an_objective_of_ones_own_is_prepared_with_what_is_known_of_the_model(model: hildanext.Model) -> None:
@@ -166,6 +166,7 @@ MISTAKES: list[tuple[Callable[[Any], Any], str]] = [
     (lambda model: model.generate("One day", polici="margin"), "did you mean 'policy'"),
     (lambda model: model.generate("One day", policy="margn"), "did you mean 'margin'"),
     (lambda model: model.generate("One day", policy=Rightmost(), tau_mask=0.5), "tau_mask: unknown key"),
+    (lambda model: model.generate("One day", policy=Special()), "Special is no decoding policy"),
     (lambda model: model.generate("One day", policy=Rightmost(), overrides={"take": "x"}), "take"),
     (lambda model: hildanext.generate("One day", mode="FAST"), "no mode 'FAST'"),
 ]

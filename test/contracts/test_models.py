@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
 from hildanext.models.kind import ModelKind, kind_of
-from hildanext.models.load import load_model, load_tokenizer
+from hildanext.models.load import load_model
 from hildanext.models.meta import HildaMeta
 from hildanext.registry import build, names
 
@@ -28,8 +29,8 @@ def test_a_kind_is_the_one_its_metadata_names_and_says_its_uses(name: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("content", ["", "{}"])
-def test_a_folder_that_is_no_model_is_refused_on_one_line(name: str, content: str, tmp_path: Path) -> None:
-    load_tokenizer("tiny").save_pretrained(tmp_path)
+def test_a_folder_that_is_no_model_is_refused_on_one_line(name: str, content: str, loaded: Any, tmp_path: Path) -> None:
+    loaded.tokenizer.save_pretrained(tmp_path)
     (tmp_path / "hildanext.json").write_text(HildaMeta(kind=name).text())
     if content:
         (tmp_path / "config.json").write_text(content)

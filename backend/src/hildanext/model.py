@@ -23,11 +23,10 @@ from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import Estimate, autoregressive_nll, block_elbo
 from hildanext.core.types import Batch, Denoiser, LossReport, Objective
 from hildanext.decoding.engine import DEFAULT_BLOCK
-from hildanext.decoding.events import Done, Event
+from hildanext.decoding.events import Event
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.opening import OpenEngine
-from hildanext.engines.protocol import Failed
 from hildanext.engines.transformers import BUNDLED, NativeSession
 from hildanext.errors import ConfigError, DataError, DecodeError
 from hildanext.models.about import about
@@ -139,7 +138,7 @@ class Model:
         for prompt in prompts:
             requests.append(_request(prompt, policy, {"sample": seen[repr(prompt)], **fields}))
             seen[repr(prompt)] += 1
-        return _all(self._engine(), requests)
+        return self._engine().run(requests)
 
     def _engine(self) -> OpenEngine:
         name = BUNDLED if self.config.model.path == BUNDLED else "transformers"
@@ -161,18 +160,6 @@ def _request(prompt: Any, policy: Named | BlockPolicy | None, fields: Mapping[st
     kind = "prompt" if isinstance(prompt, str) else "messages" if isinstance(prompt[0], Mapping) else "prompt_ids"
     asked = {"policy": _section(policy)} if isinstance(policy, str | Mapping) else {"policy": policy}
     return Request.of(**{kind: prompt}, **asked, **fields)
-
-
-def _all(engine: OpenEngine, requests: Sequence[Request]) -> list[Result]:
-    places = [engine.submit(request) for request in requests]
-    found: dict[int, Result] = {}
-    while engine.pending:
-        for event in engine.step():
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, Done):
-                found[event.request] = event.result
-    return [found[place] for place in places]
 
 
 def load(path: str | Path = "tiny", config: Config | None = None, **fields: Any) -> Model:

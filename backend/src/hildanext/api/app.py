@@ -1,5 +1,5 @@
 # The application: routes, error replies, the gate; and what starts and stops with it.
-# Entry points: create_app(config, console), Application.
+# Entry points: create_app(config, console), api_key, rules.
 # Tests give `opened` to serve a session of their own.
 """Application factory."""
 

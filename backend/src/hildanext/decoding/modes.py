@@ -19,7 +19,7 @@ from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request
 from hildanext.decoding.statistics import Sampling
 from hildanext.errors import ConfigError, DecodeError
-from hildanext.registry import build
+from hildanext.registry import Plugin, build
 
 DEFAULT_POLICY = str(ModeSection.model_fields["type"].default)
 Calibrated = Mapping[str, Mapping[str, Any]]
@@ -48,7 +48,7 @@ def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated)
     mode = request.mode or config.mode
     offered = mode_values(mode, config, calibrated)
     sampling = _sampling(request, config)
-    if isinstance(request.policy, BlockPolicy):
+    if isinstance(request.policy, Plugin):
         policy = _changed(request.policy, request)
         name = type(policy).__name__
         fields = {"source": "policy object", "type": name, **policy.model_dump()}
@@ -79,8 +79,10 @@ def checked(calibrated: Calibrated) -> dict[str, dict[str, Any]]:
     return {mode: dict(values) for mode, values in calibrated.items()}
 
 
-def _changed(policy: BlockPolicy, request: Request) -> BlockPolicy:
+def _changed(policy: Plugin, request: Request) -> BlockPolicy:
     changes, plugin = {**_taus(request), **request.overrides}, type(policy)
+    if not isinstance(policy, BlockPolicy) or not issubclass(plugin, BlockPolicy):
+        raise DecodeError(f"policy: {plugin.__name__} is no decoding policy; derive it from BlockPolicy")
     try:
         return plugin.model_validate({**dict(policy), **changes}) if changes else policy
     except ValidationError as error:

@@ -14,8 +14,8 @@ from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandle
 
 from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, Policy, Scalar, Tokens, unasked
 from hildanext.config.nearest import describe
-from hildanext.decoding.policy import BlockPolicy
 from hildanext.errors import DecodeError
+from hildanext.registry import Plugin
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
 TokenId = Annotated[int, Field(ge=0, le=MOST_SEED)]
@@ -35,7 +35,7 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
 
 
 def _or_policy(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
-    return value if isinstance(value, BlockPolicy) else section(value)
+    return value if isinstance(value, Plugin) else section(value)
 
 
 @unasked
