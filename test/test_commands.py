@@ -21,6 +21,7 @@ from hildanext.command_files import command_files, job_kinds
 from hildanext.config import Config, load_config, resolved_json
 from hildanext.config.root import OWNED, fields_at
 from hildanext.errors import ConfigError
+from hildanext.registry import plugin_problems
 from hildanext.run_dir import RunDir
 
 COMMON = {"help", "config", "set", "run_dir", "print_config", "json", "quiet"}
@@ -117,6 +118,17 @@ def test_without_a_command_everything_is_written() -> None:
 def test_an_old_place_of_bench_settings_is_an_error_that_names_the_new_one(old: str) -> None:
     with pytest.raises(ConfigError, match=rf"{old}\.bench: unknown key, it is now bench\.{old}"):
         load_config(base={old: {"bench": {"repeats": 1}}})
+
+
+def test_a_file_from_before_a_key_moved_still_means_the_same(tmp_path: Path) -> None:
+    old = {
+        "data": {"bench": {"repeats": 5}, "humaneval_rows": 7, "name": "mine"}, "train": {"bench": {"length": 64}},
+        "decode": {"bench": {"requests": 3}}, "objective": {"type": "mask_and_edit", "edit_weight": 2.0},
+    }  # fmt: skip
+    (tmp_path / "old.json").write_text(json.dumps(old), encoding="utf-8")
+    found = load_config(tmp_path / "old.json", check=plugin_problems)
+    assert (found.bench.data.repeats, found.bench.train.length, found.bench.decode.requests) == (5, 64, 3)
+    assert found.objective.model_dump() == {"type": "mask_and_edit", "t2t_weight": 2.0} and found.data.name == "mine"
 
 
 def test_an_unknown_part_of_bench_is_named(capsys: pytest.CaptureFixture[str]) -> None:

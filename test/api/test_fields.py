@@ -32,7 +32,7 @@ GOOD: dict[str, list[Any]] = {
     "infill": [True], "ignore_eos": [True],
 }  # fmt: skip
 BAD: dict[str, list[Any]] = {
-    "prompt": [3], "prompt_ids": [[], [-1], ["x"]], "messages": ["hello"], "mode": [5, "x" * 65],
+    "prompt": [3], "prompt_ids": [[-1], ["x"]], "messages": ["hello"], "mode": [5, "x" * 65],
     "policy": [7, {"factor": 2.0}, {"type": "factor", "factor": float("nan")},
                {"type": "a", **{str(i): 1 for i in range(32)}}],
     "tau_mask": [-0.1, 1.1, "x", float("nan"), None], "tau_edit": [-0.1, 1.1, "x"],

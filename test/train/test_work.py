@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from hildanext.core.linear_sample import sample_tokens
+from hildanext.core.head import sample_tokens
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from train.material import QUIET, configuration, losses, records, stop_after

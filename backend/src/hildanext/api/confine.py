@@ -1,5 +1,5 @@
 # What a request may name on this machine: paths within the project's data, models and runs folders, and nothing else.
-# Entry points: Confinement (file, config), job_id.
+# Entry points: Confinement (file, resolved), job_id.
 # Links are followed before the check, so a link that leads out is refused.
 """Confinement of requests to the project's folders."""
 

@@ -1,5 +1,5 @@
 # One job on disk: a run directory with job.json (what was asked), process.json (who runs it), exit.json (how it ended).
-# Entry points: JobFiles (state, reply, tail), read_json, alive.
+# Entry points: JobFiles (state, reply, tail, metrics), alive, read_json, parsed, FINAL.
 # The state is derived from these files and from the process table each time, so any server process reads the same one.
 """Files of a job."""
 

@@ -1,5 +1,5 @@
 # Bodies of the OpenAI-compatible routes: what is served, and what is named as not served.
-# Entry points: CompletionBody, ChatBody, refuse_unsupported.
+# Entry points: OpenAIBody, CompletionBody, ChatBody, refuse_unsupported, NEUTRAL.
 # A field OpenAI has and we have not is accepted only with the value that changes nothing.
 """OpenAI-compatible bodies."""
 

@@ -1,5 +1,5 @@
 # Errors on the wire: one JSON shape, the one OpenAI clients read, whatever went wrong.
-# Entry points: error_reply, add_handlers, ApiError, served (statuses for the OpenAPI document).
+# Entry points: error_reply, add_handlers, ApiError, served (answers for the OpenAPI document).
 # Input is never echoed beyond its type and place: it may be huge, secret, or not representable in JSON.
 """Error replies."""
 

@@ -87,6 +87,8 @@ class GenerateBody(StrictBody):
         given = [name for name in ("prompt", "prompt_ids", "messages") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of prompt, prompt_ids, messages, not {' and '.join(given) or 'none'}")
+        if given == ["prompt_ids"] and not getattr(self, given[0]):
+            raise ValueError("prompt_ids: no token id; give at least one")
         return self
 
     def values(self) -> dict[str, Any]:

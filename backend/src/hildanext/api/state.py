@@ -1,5 +1,5 @@
 # What the routes share: configuration, worker, metrics, jobs; and how one generation is run for a client.
-# Entry points: Server, server_of, Generation (events, finish).
+# Entry points: Server, server_of, Generation (events, result), results, log_result.
 # A generation ends when its result is there, its time is up or its client goes away, whichever comes first.
 """Shared state of the routes."""
 

@@ -1,5 +1,5 @@
 # One thread drives the engine; requests reach it through tickets, events come back to the event loop they came from.
-# Entry points: Worker (start, submit, cancel, stop, health), Ticket.
+# Entry points: Worker (start, submit, cancel, stop), Ticket, opened.
 # The engine is touched by this thread only. Drafts may be dropped for a slow reader, commits never.
 """The thread around the engine's step loop."""
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """The report of engines/diagnosis.py."""
+    """The report of selftest/doctor.py."""
     from hildanext.selftest.doctor import diagnose, lines
 
     report = diagnose(context.config)

@@ -1,6 +1,7 @@
 # Config files: JSON with "extends", environment placeholders ${HILDANEXT_...}, --set a.b=value overrides.
 # Entry points: load_config, resolved_json. Precedence: default < extends < file < --set.
-# All problems are collected and raised together; an override's type comes from the schema.
+# All problems are collected and raised together; an override's type comes from the schema. Files written before a key
+# moved still load; --set names the new place.
 """Reading and merging configuration files."""
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from hildanext.config.base import PluginSection
-from hildanext.config.nearest import describe, model_at, nearest
+from hildanext.config.nearest import MOVED, describe, model_at, nearest
 from hildanext.config.root import OWNED, Config
 from hildanext.errors import ConfigError, problems
 
+RETIRED = ("data.humaneval_rows",)
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
 
 
@@ -79,11 +81,24 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid JSON ({error}); correct that place") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a JSON object, found {type(values).__name__}")
+    _upgrade(values)
     parents = values.pop("extends", [])
     result: dict[str, Any] = {}
     for parent in [parents] if isinstance(parents, str) else parents:
         result = merge(result, _read(path.parent / parent, (*seen, path.resolve())))
     return merge(result, values)
+
+
+def _upgrade(values: dict[str, Any]) -> None:
+    for old, new in (*MOVED.items(), *((place, "") for place in RETIRED)):
+        section, _, key = old.partition(".")
+        below = values.get(section)
+        if not isinstance(below, dict) or key not in below:
+            continue
+        values[section] = {name: value for name, value in below.items() if name != key}
+        if new:
+            place, _, name = new.partition(".")
+            values[place] = {name: below[key], **values.get(place, {})}
 
 
 def _apply(values: dict[str, Any], override: str, found: list[str]) -> None:

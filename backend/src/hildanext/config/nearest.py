@@ -12,7 +12,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-MOVED = {"data.bench": "bench.data", "train.bench": "bench.train", "decode.bench": "bench.decode"}
+MOVED = {
+    "data.bench": "bench.data", "train.bench": "bench.train", "decode.bench": "bench.decode",
+    "objective.masked_weight": "objective.m2t_weight", "objective.edit_weight": "objective.t2t_weight",
+}  # fmt: skip
 TAG = re.compile(r"(constrained-)?(float|int|str|bool)|(literal|list|tuple|dict)\[.*\]")
 
 

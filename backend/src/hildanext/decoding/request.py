@@ -44,7 +44,7 @@ class Request(Asked[None]):
 
     prompt: str | None = Field(None, description="text to continue, or the text with gaps when infill is on")
     prompt_ids: (
-        Annotated[tuple[TokenId, ...], Strict(False), Field(min_length=1, max_length=MOST_TOKENS)] | None
+        Annotated[tuple[TokenId, ...], Strict(False), Field(max_length=MOST_TOKENS)] | None
     ) = Field(None, description="token ids to continue")  # fmt: skip
     messages: tuple[Mapping[str, Any], ...] | None = Field(None, description="chat turns {role, content}")
     sample: int = Field(0, ge=0, description="index of this sample among repeats of one prompt")

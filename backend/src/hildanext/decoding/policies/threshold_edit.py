@@ -38,7 +38,7 @@ class ThresholdEdit(BlockPolicy):
 
     def bias(self, canvas: Canvas) -> Bias | None:
         """-repetition_penalty on the token to the left, where one is visible within the block.
-        Source: the penalty_lambda of SGLang's joint threshold."""
+        It is the penalty_lambda of SGLang's joint threshold."""
         if not self.repetition_penalty:
             return None
         left = torch.cat((canvas.tokens.new_tensor([canvas.mask_id]), canvas.tokens[:-1]))
