@@ -23,7 +23,7 @@ SPACES = {"user": kernel.NEW_USER, "pids": kernel.NEW_PIDS, "mounts": kernel.NEW
 PLANS: tuple[frozenset[str], ...] = tuple(
     frozenset(plan.split())
     for plan in ("user mounts pids network uid", "mounts pids network uid", "user pids network uid", "pids network uid",
-                 "user pids uid", "network uid", "uid", "")
+                 "user pids uid", "network uid", "uid", "user pids network", "pids network", "network", "")
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 
 from hildanext.measure.sandbox.kernel import MACHINE
@@ -63,6 +64,7 @@ def supported() -> bool:
     return MACHINE in REFUSED
 
 
+@functools.cache
 def instructions(own: int, processes: bool, marking: bool) -> bytes:
     """The filter as packed BPF. own: the process id that may be signalled and limited, 0 for any (a process namespace
     of its own); processes: whether programs may be started; marking: whether times, modes, owners and attributes of

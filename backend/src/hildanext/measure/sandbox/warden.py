@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -21,12 +22,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from hildanext.measure.sandbox import cell, filesystem, kernel, program, tester
+from hildanext.measure.sandbox import cell, filesystem, kernel, program, refusals, tester
 from hildanext.measure.sandbox.values import Line
 
 PRELOADED = (
     "typing", "math", "re", "collections", "itertools", "functools", "string", "random", "heapq", "bisect", "copy",
-    "datetime", "json", "operator", "dataclasses", "enum", "statistics", "hashlib", "decimal", "fractions", "textwrap",
+    "datetime", "json", "operator", "dataclasses", "enum", "statistics", "hashlib", "decimal", "fractions", "textwrap", "resource",
+    "ast", "tokenize", "contextlib", "abc", "warnings", "codecs",
 )  # fmt: skip
 BY_LIMIT = (-signal.SIGKILL, -signal.SIGXCPU)
 LOOK_EVERY, IDLE_LOOK, GRACE = 0.5, 2.0, 1.0
@@ -39,6 +41,8 @@ class Warden:
     def __init__(self, asked: socket.socket, plan: frozenset[str]) -> None:
         self.asked, self.plan, self.parent = asked, plan, os.getppid()
         self.is_root = os.getuid() == 0
+        if "pids" in plan and refusals.supported():
+            refusals.instructions(0, False, "mounts" in plan)
         self.proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC) if os.path.isdir("/proc/self") else -1
 
     def move_in(self) -> dict[str, str]:
@@ -251,12 +255,9 @@ def _ended(pid: int, grace: float) -> int:
 
 
 def _end_orphans(proc: int) -> None:
-    own = str(os.getpid())
     for _ in range(100):
-        found = []
-        for name in filter(str.isdigit, os.listdir(proc)):
-            with contextlib.suppress(OSError), open(os.open(f"{name}/stat", os.O_RDONLY, dir_fd=proc)) as file:
-                found += [int(name)] if file.read().rpartition(")")[2].split()[1] == own else []
+        with open(os.open(f"self/task/{os.getpid()}/children", os.O_RDONLY, dir_fd=proc)) as file:
+            found = [int(word) for word in file.read().split()]
         for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -286,4 +287,6 @@ def main(descriptor: int, plan: str) -> None:
         asked.sendall(json.dumps({"refused": error.strerror or str(error)}).encode())
         return
     asked.sendall(json.dumps({"walls": walls}).encode())
+    gc.collect()
+    gc.freeze()
     warden.work()
