@@ -10,8 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from hildanext.measure.sandbox import TESTS, Limits, run_program, walls, warning
 from hildanext.measure.sandbox.running import Wall
 from hildanext.measure.tasks.humaneval import Humaneval
 from hildanext.measure.tasks.mbpp import Mbpp
+from hildanext.progress import Console
 
 QUICK = Limits(cpu_seconds=2, wall_seconds=6.0, memory_bytes=256 << 20)
 SKIPPED_MODULES = {"antigravity", "this", "idlelib"}
@@ -184,11 +185,10 @@ def _references(assets: Path) -> list[tuple[str, str]]:
     return found + [(str(row["task_id"]), Mbpp().program(row, row["code"])) for row in rows[::32] + special]
 
 
-def test_reference_solutions_of_humaneval_and_mbpp_pass_side_by_side(
-    assets: Path, scripted: Callable[..., Any]
-) -> None:
+def test_reference_solutions_of_humaneval_and_mbpp_pass_side_by_side(assets: Path) -> None:
     programs = [Program(name, "", source) for name, source in _references(assets)]
-    found = judge(scripted(lambda request: ""), "references", programs, [], Limits(cpu_seconds=10, wall_seconds=30.0))
+    context: Any = SimpleNamespace(console=Console(True), config=SimpleNamespace(eval=SimpleNamespace(samples=0)))
+    found = judge(context, "references", programs, [], Limits(cpu_seconds=10, wall_seconds=30.0))
     assert found.counts["passed"] == len(programs) > 50 and judging.WORKERS >= 2
     assert found.counts["isolated"] in (0, len(programs))
 

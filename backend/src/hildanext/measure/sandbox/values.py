@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-DEEPEST = 100
+DEEPEST, LONGEST = 100, 1 << 26
 KINDS = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, complex, type(None), object)
 TYPES = {kind.__name__: kind for kind in KINDS}
 SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
@@ -49,8 +49,11 @@ class Line:
         self.socket.sendall(struct.pack("!I", len(text)) + text)
 
     def receive(self) -> Any:
-        """The next message; EOFError at the end. ValueError where it is no JSON."""
-        return json.loads(self._exactly(struct.unpack("!I", self._exactly(4))[0]))
+        """The next message; EOFError at the end. ValueError where it is no JSON or longer than LONGEST bytes."""
+        length = struct.unpack("!I", self._exactly(4))[0]
+        if length > LONGEST:
+            raise ValueError(f"a message of {length} bytes, at most {LONGEST}")
+        return json.loads(self._exactly(length))
 
     def _exactly(self, count: int) -> bytes:
         found = bytearray()
