@@ -12,11 +12,13 @@ from hildanext.measure.tasks.humaneval import Humaneval
 
 QUICK = Limits(cpu_seconds=3, wall_seconds=8.0)
 WRITE_EVERYWHERE = """
-import os
+import os, re
 def spread(words):
+    secrets = {word if isinstance(word, bytes) else word.encode() for word in words}
+    secrets = {word + b"\\n" for word in secrets if re.fullmatch(rb"[0-9a-f]{32}", word)} or {b"passed"}
     for fd in range(3, 64):
-        for word in words:
-            try: os.write(fd, word if isinstance(word, bytes) else str(word).encode())
+        for word in secrets:
+            try: os.write(fd, word)
             except OSError: pass
 """
 FRAMES = """
@@ -62,11 +64,11 @@ ANSWERS = {
     "too deep": "def f(x):\n y = []\n for _ in range(10**5): y = [y]\n return y",
     "ring": "def f(x):\n y = []\n y.append(y)\n return y",
     "a check of its own": "def check(c): pass\ndef f(x): return 0",
-    "nonce of a caller's frame": WRITE_EVERYWHERE + FRAMES + "spread(list(words(sys._getframe())) + [b'passed'])\n" + LEAVE,
+    "nonce of a caller's frame": WRITE_EVERYWHERE + FRAMES + "spread(list(words(sys._getframe())))\n" + LEAVE,
     "nonce of a traceback's frame": WRITE_EVERYWHERE + FRAMES + "try: 1 / 0\nexcept Exception as e:\n t = e.__traceback__\n"
-    " spread(list(words(t.tb_frame)) + [b'passed'])\n" + LEAVE,
-    "nonce in a call": WRITE_EVERYWHERE + FRAMES + "def f(x):\n spread(list(words(sys._getframe())) + [b'passed'])\n os._exit(0)",
-    "memory of the process": WRITE_EVERYWHERE + "import re\nfor who in ('self', os.getppid(), 1):\n try:\n"
+    " spread(list(words(t.tb_frame)))\n" + LEAVE,
+    "nonce in a call": WRITE_EVERYWHERE + FRAMES + "def f(x):\n spread(list(words(sys._getframe())))\n os._exit(0)",
+    "memory of the process": WRITE_EVERYWHERE + "for who in ('self', os.getppid(), 1):\n try:\n"
     "  for line in open(f'/proc/{who}/maps'):\n   a, b = (int(x, 16) for x in line.split()[0].split('-'))\n"
     "   m = open(f'/proc/{who}/mem', 'rb', 0); m.seek(a); spread(re.findall(rb'[0-9a-f]{32}', m.read(b - a)))\n"
     " except (OSError, ValueError, OverflowError): pass\n" + LEAVE,
