@@ -37,9 +37,11 @@ for name in sorted(sys.stdlib_module_names - {skipped}):
 print("FAILED:" + " ".join(failed))
 """
 CORRECT = {
-    "dataclass": "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n x: int\n"
+    "dataclass": "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n"
+    " x: int\n"
     "import typing\nassert typing.get_type_hints(A) == {'x': int} and A(1) == A(1)",
-    "files": "import pathlib, shutil, os\npathlib.Path('a').write_text('x')\nshutil.copy2('a', 'b')\nos.utime('b', (1, 1))\n"
+    "files": "import pathlib, shutil, os\npathlib.Path('a').write_text('x')\nshutil.copy2('a', 'b')\n"
+    "os.utime('b', (1, 1))\n"
     "os.rename('b', 'c')\nos.mkdir('d')\nos.symlink('c', 'd/e')\nassert sorted(os.listdir('.')) == ['a', 'c', 'd']",
     "temporary": "import tempfile\nwith tempfile.TemporaryDirectory() as folder:\n open(folder + '/x', 'w').write('x')",
     "threads": "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(8) as pool:\n"
@@ -56,16 +58,21 @@ CORRECT = {
 }  # fmt: skip
 HELD = {
     "plain": ("def f(x): return x + 1", "assert f(1) == 2 and f(f(1)) == 3"),
-    "exact kinds": ("def f(x): return (x, [1.5], {2}, {'a': None}, b'b', 1j)", "assert f(1) == (1, [1.5], {2}, {'a': None}, b'b', 1j)"),
+    "exact kinds": ("def f(x): return (x, [1.5], {2}, {'a': None}, b'b', 1j)",
+    "assert f(1) == (1, [1.5], {2}, {'a': None}, b'b', 1j)"),
     "counters": ("from collections import *\ndef f(x): return Counter(x)", "assert f('aab') == {'a': 2, 'b': 1}"),
-    "named tuples": ("from collections import *\nP = namedtuple('P', 'a b')\ndef f(): return P(1, 2)", "assert f() == (1, 2)"),
-    "numbers": ("from decimal import *\nfrom fractions import *\ndef f(): return Decimal('1.5'), Fraction(1, 3), 10**5000",
+    "named tuples": ("from collections import *\nP = namedtuple('P', 'a b')\n"
+    "def f(): return P(1, 2)", "assert f() == (1, 2)"),
+    "numbers": ("from decimal import *\nfrom fractions import *\n"
+    "def f(): return Decimal('1.5'), Fraction(1, 3), 10**5000",
                 "from fractions import *\nassert f() == (1.5, Fraction(1, 3), 10**5000)"),
     "generators": ("def f(n):\n for i in range(n): yield i", "assert list(f(3)) == [0, 1, 2] and sum(f(4)) == 6"),
-    "objects": ("class S:\n def __init__(self): self.x = []\n def push(self, v): self.x.append(v)\n def __len__(self): return len(self.x)",
+    "objects": ("class S:\n def __init__(self): self.x = []\n def push(self, v): self.x.append(v)\n"
+    " def __len__(self): return len(self.x)",
                 "s = S()\ns.push(4)\nassert len(s) == 1 and s.x == [4] and isinstance(s, S)"),
     "arguments changed in place": ("def f(x): x.sort(); x.append(9)", "y = [3, 1]\nf(y)\nassert y == [1, 3, 9]"),
-    "errors": ("def f(x): raise ValueError('no')", "try: f(1)\nexcept ValueError as e: assert str(e) == 'no'\nelse: assert False"),
+    "errors": ("def f(x): raise ValueError('no')", "try: f(1)\nexcept ValueError as e: assert str(e) == 'no'\n"
+    "else: assert False"),
     "own errors": ("class E(KeyError): pass\ndef f(): raise E('x')", "try: f()\nexcept E: pass\nelse: assert False"),
     "a name like a built-in": ("def sum(a, b): return a * b", "assert sum(3, 4) == 12"),
     "variables": ("x = [1]\ndef f(): x.append(2)", "f()\nassert x == [1, 2]"),
@@ -128,7 +135,9 @@ def test_too_much_memory_fails() -> None:
 
 
 def test_output_beyond_the_limit_is_discarded_and_the_end_is_kept() -> None:
-    found = run_program("for i in range(400000): print('x' * 99)\nprint('end')", Limits(cpu_seconds=20, wall_seconds=40.0))
+    found = run_program(
+        "for i in range(400000): print('x' * 99)\nprint('end')", Limits(cpu_seconds=20, wall_seconds=40.0)
+    )
     assert found.passed and found.output.endswith("end") and len(found.output) <= 2000
 
 

@@ -34,14 +34,16 @@ def words(frame):
 LEAVE = "import os\nos._exit(0)\n"
 ANSWERS = {
     "equal to everything": "class Y:\n __eq__ = lambda s, o: True\ndef f(x): return Y()",
-    "int equal to everything": "class Y(int):\n __eq__ = lambda s, o: True\n __hash__ = int.__hash__\ndef f(x): return Y(7)",
+    "int equal to everything": "class Y(int):\n __eq__ = lambda s, o: True\n __hash__ = int.__hash__\n"
+    "def f(x): return Y(7)",
     "str equal to everything": "class Y(str):\n __eq__ = lambda s, o: True\ndef f(x): return Y('7')",
     "list equal to everything": "class Y(list):\n __eq__ = lambda s, o: True\ndef f(x): return Y()",
     "dict equal to everything": "class Y(dict):\n __eq__ = lambda s, o: True\ndef f(x): return Y()",
     "mock.ANY": "from unittest.mock import ANY\ndef f(x): return ANY",
     "mock": "from unittest.mock import MagicMock\nf = MagicMock()\nf.return_value.__eq__ = lambda s, o: True",
     "a class as the function": "class f:\n def __init__(s, x): pass\n def __eq__(s, o): return True",
-    "class with a metaclass": "class M(type):\n __eq__ = lambda s, o: True\nclass Y(metaclass=M): pass\ndef f(x): return Y",
+    "class with a metaclass": "class M(type):\n __eq__ = lambda s, o: True\nclass Y(metaclass=M): pass\n"
+    "def f(x): return Y",
     "error equal to everything": "class Y(Exception):\n __eq__ = lambda s, o: True\ndef f(x): return Y()",
     "a module": "import sys, types\nclass M(types.ModuleType):\n __eq__ = lambda s, o: True\ndef f(x): return M('m')",
     "nan": "f = lambda x: float('nan')",
@@ -51,21 +53,26 @@ ANSWERS = {
     "raises SystemExit": "def f(x): raise SystemExit(0)",
     "raises BaseException": "class Y(BaseException): pass\ndef f(x): raise Y",
     "ends itself": "import os, signal\ndef f(x): os.kill(os.getpid(), signal.SIGKILL)",
-    "assertion error replaced": "import builtins\nclass Y(Exception): pass\nbuiltins.AssertionError = AssertionError = Y\ndef f(x): return 0",
-    "built-ins replaced": "import builtins\nfor n in ('abs', 'len', 'all', 'isinstance', 'sorted', 'str'):\n setattr(builtins, n, lambda *a: 2)\ndef f(x): return 0",
+    "assertion error replaced": "import builtins\nclass Y(Exception): pass\n"
+    "builtins.AssertionError = AssertionError = Y\ndef f(x): return 0",
+    "built-ins replaced": "import builtins\nfor n in ('abs', 'len', 'all', 'isinstance', 'sorted', 'str'):\n"
+    " setattr(builtins, n, lambda *a: 2)\ndef f(x): return 0",
     "operators replaced": "import operator\noperator.eq = lambda a, b: True\ndef f(x): return object()",
     "trace function": "import sys\nsys.settrace(lambda *a: None)\nsys.excepthook = lambda *a: None\ndef f(x): return 0",
     "exit handler": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 0",
-    "thread that leaves": "import threading, os, time\nthreading.Thread(target=lambda: (time.sleep(0.05), os._exit(0))).start()\n"
+    "thread that leaves": "import threading, os, time\n"
+    "threading.Thread(target=lambda: (time.sleep(0.05), os._exit(0))).start()\n"
     "def f(x): time.sleep(1)",
     "timer that leaves": "import signal, os, time\nsignal.signal(signal.SIGALRM, lambda *a: os._exit(0))\n"
     "signal.setitimer(signal.ITIMER_REAL, 0.05)\ndef f(x): time.sleep(1)",
-    "ignores signals": "import signal\nfor s in range(1, 32):\n try: signal.signal(s, signal.SIG_IGN)\n except (OSError, ValueError): pass\ndef f(x): return 0",
+    "ignores signals": "import signal\nfor s in range(1, 32):\n try: signal.signal(s, signal.SIG_IGN)\n"
+    " except (OSError, ValueError): pass\ndef f(x): return 0",
     "too deep": "def f(x):\n y = []\n for _ in range(10**5): y = [y]\n return y",
     "ring": "def f(x):\n y = []\n y.append(y)\n return y",
     "a check of its own": "def check(c): pass\ndef f(x): return 0",
     "nonce of a caller's frame": WRITE_EVERYWHERE + FRAMES + "spread(list(words(sys._getframe())))\n" + LEAVE,
-    "nonce of a traceback's frame": WRITE_EVERYWHERE + FRAMES + "try: 1 / 0\nexcept Exception as e:\n t = e.__traceback__\n"
+    "nonce of a traceback's frame": WRITE_EVERYWHERE + FRAMES + "try: 1 / 0\nexcept Exception as e:\n"
+    " t = e.__traceback__\n"
     " spread(list(words(t.tb_frame)))\n" + LEAVE,
     "nonce in a call": WRITE_EVERYWHERE + FRAMES + "def f(x):\n spread(list(words(sys._getframe())))\n os._exit(0)",
     "memory of the process": WRITE_EVERYWHERE + "for who in ('self', os.getppid(), 1):\n try:\n"
@@ -75,11 +82,14 @@ ANSWERS = {
     "what the socket says": "import os, json, struct\ndef f(x): return 0\n"
     "m = json.dumps({'value': True}).encode()\nfor fd in range(3, 64):\n"
     " try: os.write(fd, (struct.pack('!I', len(m)) + m) * 5)\n except OSError: pass\nos._exit(0)",
-    "the longest message": "import os\ndef f(x):\n for fd in range(3, 64):\n  try: os.write(fd, b'\\xff' * 4096)\n  except OSError: pass\n return 0",
+    "the longest message": "import os\ndef f(x):\n for fd in range(3, 64):\n"
+    "  try: os.write(fd, b'\\xff' * 4096)\n  except OSError: pass\n return 0",
     "state of the sandbox": "import sys\nfor m in list(sys.modules.values()):\n"
-    " for n in ('PASSED', 'FAILED', 'LEFT', 'DENIED', 'MOVES', 'BY_LIMIT'):\n  if hasattr(m, n): setattr(m, n, ())\ndef f(x): return 0",
+    " for n in ('PASSED', 'FAILED', 'LEFT', 'DENIED', 'MOVES', 'BY_LIMIT'):\n"
+    "  if hasattr(m, n): setattr(m, n, ())\ndef f(x): return 0",
     "answers of the sandbox": "import sys\nfor m in list(sys.modules.values()):\n"
-    " if hasattr(m, 'packed'): m.packed = lambda v, k, d=0: ['other', [0, 'AssertionError', 'object']]\ndef f(x): return 0",
+    " if hasattr(m, 'packed'): m.packed = lambda v, k, d=0: ['other', [0, 'AssertionError', 'object']]\n"
+    "def f(x): return 0",
 }  # fmt: skip
 
 
@@ -91,7 +101,8 @@ def test_a_wrong_answer_does_not_pass(source: str) -> None:
 
 @pytest.mark.parametrize("test", [
     "assert [f(1)] == [2]", "assert {'a': f(1)} == {'a': 2}", "assert (f(1), 3) == (2, 3)", "assert 2 == f(1)",
-    "assert not f(1) != 2", "assert 2 in [f(1)]", "assert f(1) in [2]", "assert not f(1) < 2 and not f(1) > 2 and f(1) == 2",
+    "assert not f(1) != 2", "assert 2 in [f(1)]", "assert f(1) in [2]",
+    "assert not f(1) < 2 and not f(1) > 2 and f(1) == 2",
 ])  # fmt: skip
 def test_an_answer_equal_to_everything_is_equal_to_nothing_wherever_it_stands(test: str) -> None:
     assert not run_program(ANSWERS["equal to everything"], QUICK, test).passed
@@ -106,7 +117,7 @@ found = []
 def search(x):
     for thing in gc.get_objects():
         for value in (list(thing.values()) if type(thing) is dict else [thing]):
-            if type(value) is str and len(value) < 10**6 and needle in value and value is not needle and "def search" not in value:
+            if type(value) is str and needle in value and value is not needle and "def search" not in value:
                 found.append(value)
     for fd in range(3, 64):
         try: found.extend([1] if needle.encode() in os.pread(fd, 10**6, 0) else [])

@@ -70,15 +70,15 @@ OUTSIDE = {
     "tracing the parent": "c = ctypes.CDLL(None); assert c.ptrace(16, os.getppid() or P, None, None) == 0",
     "memory of the asking process": "b = ctypes.create_string_buffer(32)\n"
     "class V(ctypes.Structure): _fields_ = [('p', ctypes.c_void_p), ('n', ctypes.c_size_t)]\n"
-    "l, r = V(ctypes.addressof(b), 8), V(A, 8)\nc = ctypes.CDLL(None, use_errno=True)\n"
-    "assert c.process_vm_readv(P, ctypes.byref(l), 1, ctypes.byref(r), 1, 0) == 8",
+    "l, r = V(ctypes.addressof(b), 8), V(4096, 8)\nc = ctypes.CDLL(None, use_errno=True)\n"
+    "c.process_vm_readv(P, ctypes.byref(l), 1, ctypes.byref(r), 1, 0)\nassert ctypes.get_errno() == 14",
     "memory by /proc": "open(f'/proc/{P}/mem', 'rb').read(0)",
     "environment by /proc": "assert open(f'/proc/{P}/environ').read()",
     "environment of the parent": "assert open(f'/proc/{os.getppid()}/environ').read()",
     "environment of process 1": "assert os.getpid() != 1; assert open('/proc/1/environ').read()",
     "a repository": "assert open(R).read()",
     "users": "assert open('/etc/passwd').read()",
-    "home": "assert os.listdir(H)",
+    "home": "assert len(os.listdir(H)) > 1",
     "socket": "import socket; socket.socket()",
     "local server": "import socket; socket.create_connection(('127.0.0.1', N), 1)",
     "local server by a pair": "import socket; a, b = socket.socketpair(); a.connect(U)",
@@ -91,13 +91,15 @@ OUTSIDE = {
     "a shell": "assert os.system('true') == 0",
     "fork": "os.fork()",
     "spawn": "import multiprocessing\np = multiprocessing.get_context('fork').Process(target=int)\np.start()",
-    "exec": "os.execv('/bin/true', ['true'])",
-    "exec of memory": "d = os.memfd_create('x'); os.write(d, open('/bin/true', 'rb').read()); os.execve(d, ['x'], {})",
+    "exec": "os.execv('/bin/echo', ['echo', 'DO' + 'NE'])",
+    "exec of memory": "d = os.memfd_create('x'); os.write(d, open('/bin/echo', 'rb').read())\n"
+    "os.execve(d, ['echo', 'DO' + 'NE'], {})",
     "another user": "os.setuid(0); assert os.getuid() == 0; open(R)",
     "a limit lifted": "resource.setrlimit(resource.RLIMIT_CPU, (-1, -1))",
     "a core dump allowed": "resource.setrlimit(resource.RLIMIT_CORE, (-1, -1))",
     "io_uring": "c = ctypes.CDLL(None); assert c.syscall(425, 8, ctypes.create_string_buffer(256)) >= 0",
-    "kernel keys": "c = ctypes.CDLL(None); assert c.syscall({'x86_64': 250}.get(os.uname().machine, 219), 0, -3, 1) >= 0",
+    "kernel keys": "n = 250 if os.uname().machine == 'x86_64' else 219\n"
+    "assert ctypes.CDLL(None).syscall(n, 0, -3, 1) >= 0",
     "32-bit calls": "assert ctypes.CDLL(None).syscall(0x40000000 + 39) > 0",
     "shared memory": "assert ctypes.CDLL(None).shmget(1234, 4096, 0o1777) >= 0",
     "host name": "import socket; socket.sethostname('x')",
@@ -149,16 +151,15 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 def _state(folder: Path) -> list[object]:
-    found = [os.lstat(folder / name) for name in sorted(os.listdir(folder))]
+    names = sorted(path.name for path in folder.iterdir())
+    found = [os.lstat(folder / name) for name in names]
     kept = folder / "kept"
     parts = [(one.st_mode, one.st_uid, one.st_size, one.st_mtime_ns, one.st_nlink, one.st_ino) for one in found]
-    return [sorted(os.listdir(folder)), parts, kept.read_text(), os.listxattr(kept)]
+    return [names, parts, kept.read_text(), os.listxattr(kept)]
 
 
 @pytest.mark.parametrize("attempt", ON_DISK.values(), ids=ON_DISK)
-def test_nothing_outside_the_scratch_folder_changes(
-    attempt: str, sandbox: Sandbox, tmp_path: Path
-) -> None:
+def test_nothing_outside_the_scratch_folder_changes(attempt: str, sandbox: Sandbox, tmp_path: Path) -> None:
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "kept").write_text("kept")
@@ -181,7 +182,7 @@ def test_nothing_outside_is_reached(attempt: str, sandbox: Sandbox, tmp_path: Pa
         local.listen()
         server.setblocking(False)
         local.setblocking(False)
-        known = {"P": other, "R": str(Path(__file__).resolve()), "H": str(Path.home()), "U": place, "A": id(known_text)}
+        known = {"P": other, "R": str(Path(__file__).resolve()), "H": str(Path.home()), "U": place}
         known["N"] = server.getsockname()[1]
         names = "".join(f"{name} = {value!r}\n" for name, value in known.items())
         found = sandbox(f"{HEAD}{names}{attempt}\nprint('DONE')\n")
@@ -189,9 +190,6 @@ def test_nothing_outside_is_reached(attempt: str, sandbox: Sandbox, tmp_path: Pa
         for asked in (server, local):
             with pytest.raises(BlockingIOError):
                 asked.accept()
-
-
-known_text = "text whose address is known"
 
 
 @contextlib.contextmanager
@@ -217,9 +215,7 @@ def test_the_program_sees_neither_the_environment_nor_the_checkout(
     assert found.passed and "secret" not in found.output and str(Path(__file__).parents[2]) not in found.output
 
 
-def test_the_program_holds_no_descriptor_of_a_folder_or_of_a_file_but_its_own_text(
-    sandbox: Sandbox
-) -> None:
+def test_the_program_holds_no_descriptor_of_a_folder_or_of_a_file_but_its_own_text(sandbox: Sandbox) -> None:
     source = """
     import os, stat
     for fd in range(64):

@@ -61,7 +61,7 @@ def enter(plan: frozenset[str], bounds: Bounds, folder: str) -> dict[str, str]:
     _limit(bounds, "user" in plan or bounds.outside >= FIRST_USER)
     if sys.platform == "linux":
         kernel.drop_capabilities()
-    found = {name: "" for name in plan}
+    found = dict.fromkeys(plan, "")
     for name, raise_wall in _filters(plan, bounds, folder).items():
         try:
             raise_wall()
@@ -73,11 +73,12 @@ def enter(plan: frozenset[str], bounds: Bounds, folder: str) -> dict[str, str]:
 
 def _filters(plan: frozenset[str], bounds: Bounds, folder: str) -> dict[str, Callable[[], Any]]:
     own = 0 if "pids" in plan else os.getpid()
+    read = ("/",) if "mounts" in plan else filesystem.READABLE
     return {
         "parent-death": lambda: kernel.control(kernel.DEATH_SIGNAL, signal.SIGKILL),
         "undumpable": lambda: kernel.control(kernel.DUMPABLE, 0),
         "no-new-privileges": lambda: kernel.control(kernel.NO_NEW_PRIVILEGES, 1),
-        "landlock": lambda: kernel.landlock(filesystem.READABLE, (folder, *filesystem.DEVICES)),
+        "landlock": lambda: kernel.landlock(read, (folder, *filesystem.DEVICES)),
         "seccomp": lambda: _refuse(own, bounds.processes > 0, "mounts" in plan),
     }
 

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from hildanext.measure.sandbox import kernel
 
-BASE = os.path.realpath(sys.base_prefix)
-READABLE = tuple(
-    dict.fromkeys(
-        [
-            *(os.path.join(BASE, name) for name in ("lib", "lib64", "bin")),
-            *("/usr/lib", "/usr/lib64", "/usr/bin", "/lib", "/lib64", "/bin", "/usr/share/zoneinfo"),
-            *("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types"),
-        ]
-    )
+BASE = Path(sys.base_prefix).resolve()
+READABLE = (
+    *(str(BASE / name) for name in ("lib", "lib64", "bin")),
+    *("/usr/lib", "/usr/lib64", "/usr/bin", "/lib", "/lib64", "/bin", "/usr/share/zoneinfo"),
+    *("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types"),
 )
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 SCRATCH = "/tmp"
@@ -31,31 +28,32 @@ def build() -> None:
     kernel.mount("tmpfs", ROOT, "tmpfs", kernel.NO_SETUID | kernel.NO_DEVICES, "size=1m,mode=755")
     for path in (*READABLE, *DEVICES):
         _show(path)
-    os.makedirs(ROOT + SCRATCH, 0o755, exist_ok=True)
-    os.makedirs(f"{ROOT}/.old")
-    kernel.pivot(ROOT, f"{ROOT}/.old")
+    old = Path(ROOT, ".old")
+    for folder in (Path(ROOT + SCRATCH), old):
+        folder.mkdir(parents=True, exist_ok=True)
+    kernel.pivot(ROOT, str(old))
     os.chdir("/")
     kernel.unmount("/.old")
-    os.rmdir("/.old")
+    Path("/.old").rmdir()
     kernel.read_only("/", recursive=False)
 
 
-def _show(path: str) -> None:
-    target = ROOT + path
-    if not os.path.exists(path) or os.path.lexists(target):
+def _show(name: str) -> None:
+    path, target = Path(name), Path(ROOT + name)
+    if not path.exists() or target.exists() or target.is_symlink():
         return
-    os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-    if os.path.islink(path):
-        real = os.path.realpath(path)
-        os.symlink(real, target)
-        _show(real)
+    target.parent.mkdir(0o755, parents=True, exist_ok=True)
+    if path.is_symlink():
+        real = path.resolve()
+        target.symlink_to(real)
+        _show(str(real))
         return
-    if os.path.isdir(path):
-        os.mkdir(target)
+    if path.is_dir():
+        target.mkdir()
     else:
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-    kernel.mount(path, target, "", kernel.RECURSIVE_BIND)
-    kernel.read_only(target, recursive=True, devices=path in DEVICES)
+        target.touch()
+    kernel.mount(name, str(target), "", kernel.RECURSIVE_BIND)
+    kernel.read_only(str(target), recursive=True, devices=name in DEVICES)
 
 
 def scratch(owner: int, size: int) -> None:

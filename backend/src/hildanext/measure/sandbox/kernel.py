@@ -13,6 +13,7 @@ import signal
 import struct
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 MACHINE = platform.machine()
 NEW_MOUNTS, NEW_NAMES, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
@@ -119,7 +120,9 @@ def landlock(read: Sequence[str], write: Sequence[str]) -> None:
     else, no TCP, and no signals or abstract sockets outside. Parts an older kernel lacks are left out. Linux 5.13."""
     abi = min(_call("ruleset", 0, 0, 1), LAST_ABI)
     files = FIRST_ABI | (1 << 13 if abi > 1 else 0) | (1 << 14 if abi > 2 else 0) | (1 << 15 if abi > 4 else 0)
-    rules = struct.pack("QQQ", files, 3 if abi > 3 else 0, 3 if abi > 5 else 0)[: 24 if abi > 5 else 16 if abi > 3 else 8]
+    rules = struct.pack("QQQ", files, 3 if abi > 3 else 0, 3 if abi > 5 else 0)[
+        : 24 if abi > 5 else 16 if abi > 3 else 8
+    ]
     wanted = ctypes.create_string_buffer(rules, len(rules))
     ruleset = _call("ruleset", ctypes.addressof(wanted), len(rules), 0)
     try:
@@ -138,7 +141,7 @@ def _allow(ruleset: int, path: str, allowed: int) -> None:
     except FileNotFoundError:
         return
     try:
-        if not os.path.isdir(path):
+        if not Path(path).is_dir():
             allowed &= 0b111 | 1 << 14 | 1 << 15
         rule = ctypes.create_string_buffer(struct.pack("=Qi", allowed, handle))
         _call("rule", ruleset, 1, ctypes.addressof(rule), 0)

@@ -74,7 +74,9 @@ class _Answers:
             if asked == "name":
                 return {"value": packed(self._name(sent[0]), self.keep)}
             args = [unpacked(item, self.kept.__getitem__) for item in sent]
-            value = ANSWERS[asked](*args, **{name: unpacked(item, self.kept.__getitem__) for name, item in named.items()})
+            value = ANSWERS[asked](
+                *args, **{name: unpacked(item, self.kept.__getitem__) for name, item in named.items()}
+            )
             now = {place: packed(arg, self.keep) for place, arg in enumerate(args) if type(arg) in CHANGING}
             changed = {str(place): new for place, new in now.items() if new != sent[place]}
             return {"value": packed(value, self.keep), "changed": changed}
@@ -99,7 +101,8 @@ class _Answers:
             text = str(error)
         except BaseException as second:
             text = type(second).__name__
-        told = "".join(traceback.format_exception(error))
+        inner = error.__traceback__ and error.__traceback__.tb_next
+        told = "".join(traceback.format_exception(type(error), error, inner))
         return {"raise": [self.keep(type(error)), text[-LONGEST:], told[-LONGEST:]]}
 
 

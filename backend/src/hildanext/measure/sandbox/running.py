@@ -54,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Wall:
-    """stands: whether this machine has it; guards: what it is for; why: what the kernel said where it does not stand."""
+    """stands: whether this machine has it; guards: what it is for; why: what the kernel said where not."""
 
     name: str
     stands: bool
@@ -65,7 +65,7 @@ class Wall:
 def run_program(source: str, limits: Limits | None = None, tests: str | None = None) -> Outcome:
     """Run a program and say whether it reached its end and its tests held. `tests`, or what follows the last line TESTS
     of the source, runs in another process than the program, to which only plain data comes; without either, the
-    asserts at the source's end are taken. RunError on Windows, which has none of the limits. Source: docs/sandbox.md."""
+    asserts at the source's end are taken. RunError on Windows, which has none of the limits. See docs/sandbox.md."""
     if os.name != "posix":
         raise RunError("sandbox: Windows has no resource limits; run this task under Linux, macOS or WSL")
     if tests is None:

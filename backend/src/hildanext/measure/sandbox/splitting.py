@@ -8,19 +8,22 @@ from __future__ import annotations
 import ast
 import builtins
 
-PURE = set(
-    "abs all any ascii bin bool bytes bytearray callable chr complex dict divmod enumerate filter float frozenset hash "
-    "hex int isinstance iter len list map max min next oct ord pow range repr reversed round set slice sorted str sum "
-    "tuple zip True False None Exception ValueError TypeError KeyError IndexError ZeroDivisionError AssertionError".split()
-)
-
-
-MODULES = set("bisect cmath collections copy datetime decimal fractions functools heapq itertools math re string".split())
+PURE = frozenset((
+    "abs", "all", "any", "ascii", "bin", "bool", "bytes", "bytearray", "callable", "chr", "complex", "dict", "divmod",
+    "enumerate", "filter", "float", "frozenset", "hash", "hex", "int", "isinstance", "iter", "len", "list", "map",
+    "max", "min", "next", "oct", "ord", "pow", "range", "repr", "reversed", "round", "set", "slice", "sorted", "str",
+    "sum", "tuple", "zip", "Exception", "ValueError", "TypeError", "KeyError", "IndexError", "ZeroDivisionError",
+    "AssertionError",
+))  # fmt: skip
+MODULES = frozenset((
+    "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools",
+    "math", "re", "string",
+))  # fmt: skip
 
 
 def parts(source: str) -> tuple[ast.Module, ast.Module]:
-    """The program and the tests of a text: the assert statements at its end, or a `check` function and its call, as long
-    as they name only pure built-ins and what the program defines. SyntaxError as compile's."""
+    """The program and the tests of a text: the asserts at its end, or a `check` function and its call, as long as
+    they name only pure built-ins and what the program defines. SyntaxError as compile's."""
     body = ast.parse(source, "<program>").body
     imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     imported = {name for node in imports for name in _defined(node)}

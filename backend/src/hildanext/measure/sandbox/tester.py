@@ -13,7 +13,6 @@ import linecache
 import os
 import sys
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 from hildanext.measure.sandbox.splitting import loaded_names, parts
@@ -33,16 +32,15 @@ def examine(source: str, whole: bool, line: Line) -> int:
         linecache.cache[name] = (len(source), None, source.splitlines(True), name)
         exec(compile(tree, name, "exec"), _Names(remote, loaded_names(tree)))
     except BaseException as error:
-        traceback.print_exception(error.with_traceback(_inner(error)))
+        sys.stderr.write(_told(error))
         return FAILED
     return PASSED
 
 
-def _inner(error: BaseException) -> Any:
-    frames = error.__traceback__
-    while frames is not None and frames.tb_next is not None and not frames.tb_frame.f_code.co_filename.startswith("<"):
-        frames = frames.tb_next
-    return frames
+def _told(error: BaseException) -> str:
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.from_list([frame for frame in told.stack if frame.filename.startswith("<")])
+    return "".join(told.format())
 
 
 class _Names(dict[str, Any]):
@@ -58,7 +56,7 @@ class _Names(dict[str, Any]):
             value = self.remote.named(name)
         except NameError:
             raise KeyError(name) from None
-        if isinstance(value, _Held) or isinstance(value, type):
+        if isinstance(value, _Held | type):
             self[name] = value
         return value
 
@@ -107,14 +105,15 @@ class _Remote:
         return _Held(self, int(content)) if isinstance(content, int) else self._error(content)
 
     def _error(self, content: Any) -> type[Exception]:
-        number, name, base = content if isinstance(content, list) else [0, "Exception", "Exception"]
+        _, name, base = map(str, content if isinstance(content, list) else (0, "Exception", "Exception"))
         own = getattr(builtins, name, None)
         if isinstance(own, type) and issubclass(own, Exception) and not issubclass(own, UnicodeError):
             return own
         if name not in self.errors:
             parent = getattr(builtins, base, None)
-            known = isinstance(parent, type) and issubclass(parent, Exception) and not issubclass(parent, UnicodeError)
-            self.errors[name] = type(str(name), (parent if known else RuntimeError,), {})
+            if not isinstance(parent, type) or not issubclass(parent, Exception) or issubclass(parent, UnicodeError):
+                parent = RuntimeError
+            self.errors[name] = type(name, (parent,), {})
         return self.errors[name]
 
 
@@ -149,25 +148,25 @@ class _Held:
     def __delitem__(self, key: Any) -> None:
         self._remote.ask("delete item", self, key)
 
-    def __len__(self) -> int:
+    def __len__(self) -> Any:
         return self._remote.ask("length", self)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         return self._remote.ask("iterate", self)
 
     def __next__(self) -> Any:
         return self._remote.ask("next", self)
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Any:
         return self._remote.ask("truth", self)
 
     def __contains__(self, wanted: Any) -> bool:
         return any(item is wanted or item == wanted for item in self)
 
-    def __str__(self) -> str:
+    def __str__(self) -> Any:
         return self._remote.ask("text", self)
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> Any:
         return self._remote.ask("spelling", self)
 
     def __hash__(self) -> int:
@@ -188,7 +187,7 @@ class _Held:
 
 def _number(value: Any) -> int:
     if isinstance(value, _Held):
-        return value._number
+        return int(value._number)
     raise TypeError(f"tests can give a program plain data, not {type(value).__name__}")
 
 

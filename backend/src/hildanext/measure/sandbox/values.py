@@ -31,7 +31,8 @@ SPELLED: dict[type, tuple[str, Callable[[Any], Any]]] = {
 }  # fmt: skip
 READ: dict[str, Callable[[Any], Any]] = {
     "int": lambda x: int(x, 16), "bytes": bytes.fromhex, "bytearray": bytearray.fromhex, "decimal": Decimal,
-    "fraction": lambda x: Fraction(int(x[0]), int(x[1])), "complex": lambda x: complex(*x), "range": lambda x: range(*x),
+    "fraction": lambda x: Fraction(int(x[0]), int(x[1])), "complex": lambda x: complex(*x),
+    "range": lambda x: range(*x),
     "datetime": datetime.datetime.fromisoformat, "date": datetime.date.fromisoformat,
     "time": datetime.time.fromisoformat, "timedelta": lambda x: datetime.timedelta(*x), "type": TYPES.__getitem__,
 }  # fmt: skip

@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hildanext.measure.sandbox import cell, filesystem, kernel, program, refusals, tester
@@ -27,8 +28,8 @@ from hildanext.measure.sandbox.values import Line
 
 PRELOADED = (
     "typing", "math", "re", "collections", "itertools", "functools", "string", "random", "heapq", "bisect", "copy",
-    "datetime", "json", "operator", "dataclasses", "enum", "statistics", "hashlib", "decimal", "fractions", "textwrap", "resource",
-    "ast", "tokenize", "contextlib", "abc", "warnings", "codecs",
+    "datetime", "json", "operator", "dataclasses", "enum", "statistics", "hashlib", "decimal", "fractions", "textwrap",
+    "resource", "ast", "tokenize", "contextlib", "abc", "warnings", "codecs",
 )  # fmt: skip
 BY_LIMIT = (-signal.SIGKILL, -signal.SIGXCPU)
 LOOK_EVERY, IDLE_LOOK, GRACE = 0.5, 2.0, 1.0
@@ -43,7 +44,7 @@ class Warden:
         self.is_root = os.getuid() == 0
         if "pids" in plan and refusals.supported():
             refusals.instructions(0, False, "mounts" in plan)
-        self.proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC) if os.path.isdir("/proc/self") else -1
+        self.proc = os.open("/proc", os.O_RDONLY | os.O_CLOEXEC) if Path("/proc/self").is_dir() else -1
 
     def move_in(self) -> dict[str, str]:
         """Raise the walls that all programs share and try the others on a process; for every wall "" where it stands,
@@ -86,7 +87,11 @@ class Warden:
         folders = [self._folder(role) for role in (RUNNER, EXAMINER)]
         ours, theirs = socket.socketpair()
         runner = self._fork(
-            job, RUNNER, folders[RUNNER], lambda _: _run(source, job["whole"], theirs, output), {source, theirs.fileno(), output}
+            job,
+            RUNNER,
+            folders[RUNNER],
+            lambda _: _run(source, job["whole"], theirs, output),
+            {source, theirs.fileno(), output},
         )
         theirs.close()
         report, told = os.pipe()
@@ -195,8 +200,7 @@ class Warden:
 
 def _tell(walls: dict[str, str], socket: socket.socket) -> int:
     importlib.import_module("colorsys")
-    with open("trial", "w") as file:
-        file.write("x")
+    Path("trial").write_text("x")
     Line(socket).send(walls)
     return 0
 
@@ -225,7 +229,7 @@ def _redirect(output: int) -> None:
 
 
 def _read(descriptor: int) -> str:
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         return file.read().decode("utf-8", "surrogatepass")
 
 
@@ -255,8 +259,8 @@ def _ended(pid: int, grace: float) -> int:
 
 
 def _end_orphans(proc: int) -> None:
-    for _ in range(100):
-        with open(os.open(f"self/task/{os.getpid()}/children", os.O_RDONLY, dir_fd=proc)) as file:
+    for _ in range(100 if Path(f"/proc/self/task/{os.getpid()}/children").exists() else 0):
+        with os.fdopen(os.open(f"self/task/{os.getpid()}/children", os.O_RDONLY, dir_fd=proc)) as file:
             found = [int(word) for word in file.read().split()]
         for pid in found:
             with contextlib.suppress(OSError):

@@ -50,10 +50,15 @@ class Job:
 class _Started:
     def __init__(self, plan: frozenset[str]) -> None:
         self.socket, theirs = socket.socketpair()
-        arguments = [str(theirs.fileno()), " ".join(plan), *(str(folder) for folder in (HERE.parents[1], HERE.parent, HERE))]
+        arguments = [
+            str(theirs.fileno()),
+            " ".join(plan),
+            *(str(folder) for folder in (HERE.parents[1], HERE.parent, HERE)),
+        ]
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-P", "-c", START, *arguments], env=ENVIRONMENT, cwd="/", start_new_session=True,
-            pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-s", "-S", "-P", "-c", START, *arguments], env=ENVIRONMENT, cwd="/",
+            start_new_session=True, pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         theirs.close()
         self.socket.settimeout(30)
@@ -116,17 +121,21 @@ class _Pool:
         self.idle: list[_Started] = []
         self.plans: list[frozenset[str]] = list(cell.PLANS if sys.platform == "linux" else cell.PLANS[-1:])
         self.refused: dict[str, str] = {}
+        self.is_settled = False
 
     def taken(self) -> _Started:
         with self.lock:
             if self.idle:
                 return self.idle.pop()
-            return self._started()
+            if not self.is_settled:
+                return self._first()
+        return _Started(self.plans[0])
 
-    def _started(self) -> _Started:
+    def _first(self) -> _Started:
         while self.plans:
             found = _Started(self.plans[0])
             if found.walls is not None:
+                self.is_settled = True
                 return found
             found.end()
             lost = self.plans[0] - (self.plans[1] if len(self.plans) > 1 else frozenset())
@@ -188,8 +197,8 @@ def _filed(text: str) -> int:
         descriptor = os.memfd_create("text", os.MFD_CLOEXEC)
     else:
         descriptor, name = tempfile.mkstemp(prefix="hildanext-sandbox-")
-        os.unlink(name)
-    with open(descriptor, "wb", closefd=False) as file:
+        Path(name).unlink()
+    with os.fdopen(descriptor, "wb", closefd=False) as file:
         file.write(text.encode("utf-8", "surrogatepass"))
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
