@@ -61,6 +61,10 @@ OUTSIDE = {
     "signal by a descriptor": "signal.pidfd_send_signal(os.pidfd_open(P), signal.SIGTERM)",
     "signal to everybody": "os.kill(-1, signal.SIGTERM); os.killpg(P, signal.SIGTERM)",
     "signal to a group": "os.killpg(os.getpgid(P), signal.SIGTERM)",
+    "signal by a file's owner": "import fcntl, socket; a, b = socket.socketpair(); fcntl.fcntl(a, fcntl.F_SETOWN, P)\n"
+    "fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC); b.send(b'x'); time.sleep(0.1)",
+    "signal by a file's owner, otherwise": "import fcntl, socket, struct; a, b = socket.socketpair()\n"
+    "fcntl.ioctl(a, 0x8901, struct.pack('i', P)); fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC); b.send(b'x')",
     "queued signal": "c = ctypes.CDLL(None); assert c.sigqueue(P, 15, None) == 0",
     "limit of the asking process": "resource.prlimit(P, resource.RLIMIT_NOFILE, (64, 64))",
     "limit of the parent": "resource.prlimit(os.getppid() or P, resource.RLIMIT_NOFILE, (64, 64))",
@@ -82,6 +86,7 @@ OUTSIDE = {
     "socket": "import socket; socket.socket()",
     "local server": "import socket; socket.create_connection(('127.0.0.1', N), 1)",
     "local server by a pair": "import socket; a, b = socket.socketpair(); a.connect(U)",
+    "datagram by a pair": "import socket; a, b = socket.socketpair(1, socket.SOCK_DGRAM); a.sendto(b'x', D)",
     "unix server": "import socket; socket.socket(socket.AF_UNIX).connect(U)",
     "raw packets": "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
     "kernel sockets": "import socket; socket.socket(16, socket.SOCK_RAW)",
@@ -176,13 +181,21 @@ def test_nothing_outside_is_reached(attempt: str, sandbox: Sandbox, tmp_path: Pa
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.socket(socket.AF_UNIX) as local,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as letters,
         _bystander() as other,
     ):
         local.bind(place)
         local.listen()
-        server.setblocking(False)
-        local.setblocking(False)
-        known = {"P": other, "R": str(Path(__file__).resolve()), "H": str(Path.home()), "U": place}
+        letters.bind(str(tmp_path / "letters"))
+        for one in (server, local, letters):
+            one.setblocking(False)
+        known = {
+            "P": other,
+            "R": str(Path(__file__).resolve()),
+            "H": str(Path.home()),
+            "U": place,
+            "D": str(tmp_path / "letters"),
+        }
         known["N"] = server.getsockname()[1]
         names = "".join(f"{name} = {value!r}\n" for name, value in known.items())
         found = sandbox(f"{HEAD}{names}{attempt}\nprint('DONE')\n")
@@ -190,6 +203,8 @@ def test_nothing_outside_is_reached(attempt: str, sandbox: Sandbox, tmp_path: Pa
         for asked in (server, local):
             with pytest.raises(BlockingIOError):
                 asked.accept()
+        with pytest.raises(BlockingIOError):
+            letters.recv(9)
 
 
 @contextlib.contextmanager
@@ -274,8 +289,8 @@ def test_threads_are_bounded(sandbox: Sandbox) -> None:
     except RuntimeError: pass
     print(count)
     """
-    if not {"user", "uid"} & sandbox.stands():
-        pytest.skip("without a user of their own threads are bounded by memory alone")
+    if not {"user", "uid"} <= sandbox.stands():
+        pytest.skip("without users of their own threads are bounded by memory alone")
     assert int(sandbox(source).output) <= 70
 
 

@@ -48,12 +48,13 @@ ARM = {
 REFUSED = {"x86_64": X86, "aarch64": ARM}
 STARTING = {"x86_64": (57, 58, 59, 322), "aarch64": (221, 281)}
 MARKING = {
-    "x86_64": (132, 235, 261, 280, 90, 91, 268, 92, 93, 94, 260, 188, 189, 190, 197, 198, 199, 452),
-    "aarch64": (88, 52, 53, 54, 55, 5, 6, 7, 14, 15, 16, 452),
+    "x86_64": (132, 235, 261, 280, 90, 91, 268, 92, 93, 94, 260, 188, 189, 190, 197, 198, 199, 452, 463, 466, 469),
+    "aarch64": (88, 52, 53, 54, 55, 5, 6, 7, 14, 15, 16, 452, 463, 466, 469),
 }
-NUMBERS = {"x86_64": (56, 62, 234, 302), "aarch64": (220, 129, 131, 261)}
+NUMBERS = {"x86_64": (56, 62, 234, 302, 53, 72, 16), "aarch64": (220, 129, 131, 261, 199, 25, 29)}
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN, AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
+FILE_COMMANDS, FILE_REQUESTS = (8, 10, 15, 1024), (0x8901, 0x8902, 0x40086602, 0x401C5820)
 ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 REFUSE, ABSENT, PRETEND = ERROR | errno.EPERM, ERROR | errno.ENOSYS, ERROR
 THREAD, NAMESPACES = 0x10000, 0x7E020000
@@ -69,7 +70,7 @@ def instructions(own: int, processes: bool, marking: bool) -> bytes:
     """The filter as packed BPF. own: the process id that may be signalled and limited, 0 for any (a process namespace
     of its own); processes: whether programs may be started; marking: whether times, modes, owners and attributes of
     files may be changed (otherwise the call is swallowed: it answers success and does nothing)."""
-    clone, kill, tgkill, prlimit = NUMBERS[MACHINE]
+    clone, kill, tgkill, prlimit, socketpair, fcntl, ioctl = NUMBERS[MACHINE]
     found = [_step(LOAD, 4), _step(EQUAL, ARCHITECTURE[MACHINE], 1, 0), _step(RETURN, KILL), _step(LOAD, 0)]
     found += [_step(AT_LEAST, 0x40000000, 0, 1), _step(RETURN, KILL)] if MACHINE == "x86_64" else []
     found += [_step(EQUAL, 435, 0, 1), _step(RETURN, ABSENT)]
@@ -81,6 +82,12 @@ def instructions(own: int, processes: bool, marking: bool) -> bytes:
     found += [_step(ANY_BIT, THREAD, 1, 0), _step(RETURN, ALLOW if processes else REFUSE), _step(LOAD, 0)]
     for number in (kill, tgkill) if own else ():
         found += [_step(EQUAL, number, 0, 4), _step(LOAD, 16), _step(EQUAL, own, 1, 0), _step(RETURN, REFUSE)]
+        found += [_step(LOAD, 0)]
+    found += [_step(EQUAL, socketpair, 0, 5), _step(LOAD, 24), _step(AND, 0xF), _step(EQUAL, 1, 1, 0)]
+    found += [_step(RETURN, REFUSE), _step(LOAD, 0)]
+    for number, values in ((fcntl, FILE_COMMANDS), (ioctl, FILE_REQUESTS)):
+        found += [_step(EQUAL, number, 0, 2 + 2 * len(values)), _step(LOAD, 24)]
+        found += [step for value in values for step in (_step(EQUAL, value, 0, 1), _step(RETURN, REFUSE))]
         found += [_step(LOAD, 0)]
     found += [_step(EQUAL, prlimit, 0, 4), _step(LOAD, 16), _step(EQUAL, 0, 2, 0), _step(EQUAL, own or 1, 1, 0)]
     found += [_step(RETURN, REFUSE), _step(RETURN, ALLOW)]

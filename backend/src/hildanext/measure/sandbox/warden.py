@@ -187,7 +187,7 @@ class Warden:
         ours, theirs = socket.socketpair()
         pid = self._fork(job, RUNNER, folder, lambda walls: _tell(walls, theirs), {theirs.fileno()})
         theirs.close()
-        ours.settimeout(5)
+        ours.settimeout(30)
         try:
             return dict(Line(ours).receive())
         except (EOFError, OSError):

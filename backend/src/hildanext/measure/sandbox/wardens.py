@@ -61,7 +61,7 @@ class _Started:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         theirs.close()
-        self.socket.settimeout(30)
+        self.socket.settimeout(90)
         try:
             told = json.loads(self.socket.recv(4096) or b'{"refused": "it ended at once"}')
         except (OSError, ValueError) as error:
