@@ -25,6 +25,7 @@ from hildanext.measure.tasks.mbpp import Mbpp
 from hildanext.progress import Console
 
 QUICK = Limits(cpu_seconds=2, wall_seconds=6.0, memory_bytes=256 << 20)
+CONTEXT: Any = SimpleNamespace(console=Console(True), config=SimpleNamespace(eval=SimpleNamespace(samples=0)))
 SKIPPED_MODULES = {"antigravity", "this", "idlelib"}
 IMPORTS = """
 import importlib, sys
@@ -185,6 +186,12 @@ def test_every_wall_is_reported_and_few_walls_give_a_loud_note() -> None:
     assert warning(tuple(Wall(wall.name, wall.name in ("landlock", "seccomp"), "", "") for wall in found)) == ""
 
 
+def test_judging_behind_few_walls_warns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(judging, "walls", lambda: (Wall("landlock", True, "", ""),))
+    judge(CONTEXT, "none", [Program("a", "", "x = 1")], [], QUICK)
+    assert "pids or seccomp" in capsys.readouterr().err
+
+
 def _references(assets: Path) -> list[tuple[str, str]]:
     text = gzip.decompress((assets / "humaneval" / "HumanEval.jsonl.gz").read_bytes()).decode()
     rows = [json.loads(line) for line in text.splitlines()]
@@ -196,8 +203,7 @@ def _references(assets: Path) -> list[tuple[str, str]]:
 
 def test_reference_solutions_of_humaneval_and_mbpp_pass_side_by_side(assets: Path) -> None:
     programs = [Program(name, "", source) for name, source in _references(assets)]
-    context: Any = SimpleNamespace(console=Console(True), config=SimpleNamespace(eval=SimpleNamespace(samples=0)))
-    found = judge(context, "references", programs, [], Limits(cpu_seconds=10, wall_seconds=30.0))
+    found = judge(CONTEXT, "references", programs, [], Limits(cpu_seconds=10, wall_seconds=30.0))
     assert found.counts["passed"] == len(programs) > 50 and judging.WORKERS >= 2
     assert found.counts["isolated"] in (0, len(programs))
 
