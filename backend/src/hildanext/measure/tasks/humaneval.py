@@ -13,7 +13,7 @@ from hildanext.decoding.request import Request
 from hildanext.measure.extraction import STOPS, completed_function
 from hildanext.measure.items import chosen, read_items
 from hildanext.measure.judging import Program, judge
-from hildanext.measure.sandbox import Limits
+from hildanext.measure.sandbox import TESTS, Limits
 from hildanext.measure.task import EvalContext, Outcome, Task
 
 FIELDS = ("task_id", "prompt", "entry_point", "test", "canonical_solution")
@@ -52,4 +52,4 @@ class Humaneval(Task):
     def program(self, item: dict[str, Any], reply: str) -> str:
         """The completed function, its tests, and the call that runs them."""
         whole = completed_function(item["prompt"], reply, item["entry_point"])
-        return f"{whole}\n\n{item['test']}\n\ncheck({item['entry_point']})\n"
+        return f"{whole}\n{TESTS}\n{item['test']}\n\ncheck({item['entry_point']})\n"

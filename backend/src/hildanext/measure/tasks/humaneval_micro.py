@@ -12,7 +12,7 @@ from pydantic import Field
 from hildanext.decoding.request import Request
 from hildanext.measure.extraction import completed_function
 from hildanext.measure.judging import Program, judge
-from hildanext.measure.sandbox import Limits
+from hildanext.measure.sandbox import TESTS, Limits
 from hildanext.measure.task import EvalContext, Outcome, Task
 
 
@@ -44,4 +44,4 @@ class HumanevalMicro(Task):
         """The prompt continued by the reply on one line, then the tests, called on the entry point."""
         body = reply if reply.startswith(("\n", " ")) or reply.lstrip().startswith(("def ", "#")) else f" {reply}"
         whole = completed_function(row["prompt"], body, row["entry_point"])
-        return f"{whole}\n\n{row['test']}\n\ncheck({row['entry_point']})\n"
+        return f"{whole}\n{TESTS}\n{row['test']}\n\ncheck({row['entry_point']})\n"

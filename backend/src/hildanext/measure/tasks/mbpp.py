@@ -14,7 +14,7 @@ from hildanext.errors import DataError
 from hildanext.measure.extraction import code_block
 from hildanext.measure.items import chosen, read_items
 from hildanext.measure.judging import Program, judge
-from hildanext.measure.sandbox import Limits
+from hildanext.measure.sandbox import TESTS, Limits
 from hildanext.measure.task import EvalContext, Outcome, Task
 
 ASK = (
@@ -58,9 +58,10 @@ class Mbpp(Task):
         return Request(prompt=ask, max_new_tokens=self.max_new_tokens, stop=("[DONE]",))
 
     def program(self, item: dict[str, Any], reply: str) -> str:
-        """Set-up lines, the reply's code, the tests."""
-        before = [*item.get("test_imports", ()), item.get("test_setup_code", "")]
-        return "\n".join([*before, code_block(reply), *_tests(item), ""])
+        """The tests' imports and the reply's code; then, apart, the imports, the set-up lines and the tests."""
+        imports = list(item.get("test_imports", ()))
+        setup = item.get("test_setup_code", "")
+        return "\n".join([*imports, code_block(reply), TESTS, *imports, setup, *_tests(item), ""])
 
 
 def _tests(item: dict[str, Any]) -> list[str]:
