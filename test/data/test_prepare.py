@@ -58,7 +58,7 @@ def test_the_manifest_describes_the_files_it_lies_beside(tmp_path: Path) -> None
     manifest = prepare(configuration(tmp_path, [world], eval_share=0.3), QUIET)
     folder = tmp_path / "processed" / "set"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*(f"{name}.jsonl" for name in FILES), "manifest.json"]
+        [*(f"{name}.jsonl" for name in FILES), "manifest.json", ".hildanext"]
     )
     for name in FILES:
         data, facts = (folder / f"{name}.jsonl").read_bytes(), manifest["files"][name]

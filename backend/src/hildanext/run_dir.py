@@ -1,14 +1,13 @@
 # One run on disk: config, environment, status with heartbeat, metrics, log, report, plots, checkpoints.
-# Entry points: RunDir.create / RunDir.open, write_atomic, replacing, swap_in, read_status, list_runs.
-# Files and folders are replaced by write-then-rename: whole or not at all. The names beside a folder are fixed, so what
-# a kill left is removed by the next write. `running` without a live process or a recent heartbeat reads `lost`.
+# Entry points: RunDir.create / RunDir.open, read_status, list_runs, StopRequest.
+# Files and folders are replaced as disk.py does, whose functions may be imported from here too. `running` without a
+# live process or a recent heartbeat reads `lost`.
 """Run directories."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -22,63 +21,15 @@ from typing import Any
 from uuid import uuid4
 
 from hildanext.config import Config, resolved_json
+from hildanext.disk import replacing as replacing
+from hildanext.disk import swap_in as swap_in
+from hildanext.disk import write_atomic as write_atomic
 from hildanext.environment import environment
 from hildanext.errors import HildaError, Interrupted
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_SECONDS = 5.0
 LOST_AFTER_SECONDS = 60.0
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file by write-then-rename: a reader sees the old file or the new one, never half of either."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A new empty folder that takes the target's place when the block ends well; otherwise the target stays as it was
-    and the new folder is removed."""
-    fresh = _beside(target, "new")
-    _recover(target)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    swap_in(fresh, target)
-
-
-def swap_in(fresh: Path, target: Path) -> None:
-    """Rename a finished folder to `target`; a folder of that name is renamed away first and then removed."""
-    old = _beside(target, "old")
-    _recover(target)
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(target: Path, kind: str) -> Path:
-    return target.with_name(f".{target.name}.{kind}")
-
-
-def _recover(target: Path) -> None:
-    old = _beside(target, "old")
-    if old.exists() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _now() -> str:

@@ -25,11 +25,11 @@ from hildanext.data.cleaning import Cleaner
 from hildanext.data.source import Source
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
 from hildanext.data.units import BAD_EXAMPLES, Report, UnitJob, run_unit
+from hildanext.disk import replacing, require_replaceable
 from hildanext.environment import usable_cores
 from hildanext.errors import DataError
 from hildanext.progress import Console
 from hildanext.registry import build
-from hildanext.run_dir import replacing
 
 FILES = ("train", "eval", "sft_train", "sft_eval")
 
@@ -40,9 +40,10 @@ def prepare(config: Config, console: Console) -> dict[str, Any]:
     Cleaner(config.data.cleaning)
     sources: list[Source] = [build("sources", section, "data.sources") for section in config.data.sources]
     output = Path(config.paths.data) / "processed" / config.data.name
+    require_replaceable(output, "data set")
     jobs = _jobs(config, sources, output)
     reports = _run_all(config, jobs, console)
-    with replacing(output) as folder:
+    with replacing(output, "data set") as folder:
         manifest = _merge(config, sources, jobs, reports, folder)
     for left in output.parent.glob(f".{output.name}.parts-*"):
         shutil.rmtree(left)

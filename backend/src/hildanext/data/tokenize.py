@@ -14,9 +14,9 @@ from hildanext.config.data import TokenizeConfig
 from hildanext.data.encode_split import SplitEncoder
 from hildanext.data.prepare import FILES
 from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer, tokenizer_hash
+from hildanext.disk import replacing, write_atomic
 from hildanext.errors import ConfigError, DataError
 from hildanext.progress import Console
-from hildanext.run_dir import replacing, write_atomic
 
 
 def tokenize(config: Config, console: Console) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
     _check_blocks(settings)
     prepared = _prepared(source)
     output = Path(config.paths.data) / "tokenized" / (settings.name or config.data.name)
-    with replacing(output) as folder:
+    with replacing(output, "shards") as folder:
         tokenizer = _tokenizer(config, output, folder, console)
         encoder = SplitEncoder(settings, tokenizer, tokenizer_hash(tokenizer), str(output / "tokenizer"))
         manifest: dict[str, Any] = {

@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hildanext.disk import swap_in, write_atomic
 from hildanext.errors import HildaError, RunError
 from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
 from hildanext.models.load import Loaded
 from hildanext.models.lora import adapter_state, merge_adapter
 from hildanext.models.meta import HildaMeta
-from hildanext.models.save import save_model
-from hildanext.run_dir import swap_in, write_atomic
+from hildanext.models.save import save_model, write_model
 from hildanext.train.distributed import Ranks
 
 STATE = Path("trainer") / "state.json"
@@ -123,7 +123,7 @@ class Checkpoints:
             if tensors:
                 torch.save(tensors, temporary / TENSORS)
             _flush(temporary)
-            swap_in(temporary, final)
+            swap_in(temporary, final, "checkpoint")
             self.prune()
         ranks.wait()
 
@@ -169,7 +169,7 @@ class ModelFiles:
             (folder / ADAPTER).parent.mkdir(parents=True)
             save_file({name: value.contiguous() for name, value in adapter_state(whole).items()}, folder / ADAPTER)
         elif self.ranks.first:
-            save_model(whole, self.loaded.tokenizer, folder, self.meta)
+            write_model(whole, self.loaded.tokenizer, folder, self.meta)
         self.ranks.wait()
         if sharded:
             _write_shards(self.loaded, self.optimizer, folder)
