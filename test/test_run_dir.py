@@ -79,6 +79,16 @@ def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path) -> None:
         read_status(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_run_is_not_written_into_a_model_or_a_data_set(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("theirs")
+    with pytest.raises(HildaError, match=f"holds {name} and is no run directory; name another with --run-dir"):
+        RunDir.create(load_config(), "x", tmp_path)
+    with pytest.raises(HildaError, match="a file, not a run directory"):
+        RunDir.create(load_config(), "x", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "theirs"
+
+
 def test_the_environment_record_is_enough_to_repeat_the_run(tmp_path: Path) -> None:
     run = RunDir.create(load_config(), "x", tmp_path / "run")
     run.environment(device="cpu", dtype="float32", dtype_reason="cpu", model_hash="a", data_hash="b")

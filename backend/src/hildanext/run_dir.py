@@ -76,6 +76,15 @@ def list_runs(root: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda status: str(status.get("started", "")), reverse=True)
 
 
+def _require_run(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise HildaError(f"{path}: a file, not a run directory; name another with --run-dir")
+    if path.is_dir() and not (path / "status.json").exists():
+        taken = [name for name in ("config.json", "hildanext.json", "manifest.json") if (path / name).exists()]
+        if taken:
+            raise HildaError(f"{path}: holds {taken[0]} and is no run directory; name another with --run-dir")
+
+
 @dataclass
 class RunDir:
     """One run on disk. Values given to status() are merged into status.json; log() appends one line to log.txt."""
@@ -86,12 +95,14 @@ class RunDir:
 
     @classmethod
     def create(cls, config: Config, command: str, path: Path | None = None) -> RunDir:
-        """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json."""
+        """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json.
+        HildaError where `path` holds something that is no run."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = cls(path or Path(config.paths.runs) / f"{command}-{stamp}-{uuid4().hex[:6]}")
+        _require_run(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.path / "config.json", resolved_json(config, command))
         run.status(state="queued", command=command, started=_now(), step=0)
+        write_atomic(run.path / "config.json", resolved_json(config, command))
         return run
 
     @classmethod

@@ -56,8 +56,8 @@ class TrainConfig(Section):
 
     data: str = Field("", description="folder of tokenised shards; empty: <paths.data>/tokenized/<data.name>")
     prepare: bool = Field(False, description="run prepare-data and tokenize first where the shards are missing")
-    split: str = Field("train", description="shards to train on: train | sft_train")
-    eval_split: str = Field("eval", description="shards to evaluate on: eval | sft_eval")
+    split: str = Field("train", pattern=r"^[\w][\w.-]*$", description="shards to train on: train | sft_train")
+    eval_split: str = Field("eval", pattern=r"^[\w][\w.-]*$", description="shards to evaluate on: eval | sft_eval")
     steps: int = Field(1000, ge=1, description="optimiser steps")
     tokens: int = Field(0, ge=0, description="tokens to train on, instead of steps; 0: steps decide")
     batch: int = Field(8, ge=1, description="sequences per micro-batch and rank")
