@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from hildanext import disk
 from hildanext.disk import RECORD, replacing, require_replaceable, write_atomic
 from hildanext.errors import HildaError, RunError
 
@@ -294,3 +295,21 @@ def test_many_writers_of_one_file_leave_one_whole_file(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(set(path.read_text())) == 1 and path.stat().st_size == 4000 and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_huge_file_is_read_anew_only_when_it_changed_after_its_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").write_text("abc")
+    known = disk.fingerprints(tmp_path)
+    (tmp_path / "kept").write_text("{}")
+    past = (tmp_path / "kept").stat().st_mtime_ns - 10**9
+    (tmp_path / "data").write_text("abd")
+    assert "data is not what was written" in disk.damage(tmp_path, known, "kept")
+    monkeypatch.setattr(disk, "READ_ANEW", 2)
+    os.utime(tmp_path / "data", ns=(past, past))
+    assert disk.damage(tmp_path, known, "kept") == ""
+    os.utime(tmp_path / "data", ns=(past, past + 2 * 10**9))
+    assert "data is not what was written" in disk.damage(tmp_path, known, "kept")
+    (tmp_path / "data").write_text("abcd")
+    assert disk.damage(tmp_path, known, "kept") == "data has 4 bytes, 3 were written"

@@ -1,5 +1,5 @@
 # Files and folders that appear whole: written beside their place, renamed into it, replaced only where they are ours.
-# Entry points: write_atomic, replacing, swap_in, require_replaceable.
+# Entry points: write_atomic, replacing, swap_in, require_replaceable, clear, fingerprints, damage.
 # What is being written lies under fixed names (.NAME.tmp, .hildanext-writing/NAME) behind a lock that dies with its
 # process; the next write there removes what a killed one left. A finished folder lists its files in .hildanext.
 """Writing to disk without losing anything."""
@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import partial
@@ -26,6 +27,7 @@ except ImportError:  # Windows: no lock, and a name of its own for every writer 
     fcntl = None  # type: ignore[assignment]
 
 RECORD = ".hildanext"
+READ_ANEW = 16 << 30
 WRITING, REPLACED = ".hildanext-writing", ".hildanext-replaced"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EBUSY)
 MODEL = (
@@ -118,7 +120,7 @@ def replacing(target: Path, holds: str = "model") -> Iterator[Path]:
 def _place(target: Path) -> Path:
     fresh = target.parent / WRITING / target.name
     try:
-        _clear(target.parent)
+        clear(target.parent)
         fresh.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise HildaError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
@@ -165,7 +167,9 @@ def _restore(old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _clear(parent: Path) -> None:
+def clear(parent: Path) -> None:
+    """Remove what killed writes left in a folder, and put back what was just being replaced. What another process is
+    writing there stays."""
     for place, undo in ((parent / WRITING, partial(shutil.rmtree, ignore_errors=True)), (parent / REPLACED, _restore)):
         for left in sorted(place.iterdir()) if place.is_dir() else ():
             with _held(left) as ours:
@@ -233,3 +237,31 @@ def _files(folder: Path) -> set[str]:
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         found |= {Path(place, name).relative_to(folder).as_posix() for name in (*files, *links)}
     return found
+
+
+def fingerprints(folder: Path, skip: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """{path from the folder: {"bytes", "sha256"}} of every file but the record and those to skip, by which damage()
+    knows them again."""
+    return {name: _fingerprint(folder / name) for name in sorted(_files(folder) - {RECORD, *skip})}
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def damage(folder: Path, known: Mapping[str, Mapping[str, Any]], kept_in: str) -> str:
+    """What is wrong with the first file that is not as its fingerprint, kept in the file `kept_in`, says; "" where all
+    are. Sizes are compared first, then contents; a file above 16 GiB older than `kept_in` is not read again."""
+    sizes = {name: path.stat().st_size if (path := folder / name).is_file() else -1 for name in known}
+    for name, size in sizes.items():
+        if size != known[name]["bytes"]:
+            return f"{name} has {size} bytes, {known[name]['bytes']} were written" if size >= 0 else f"{name} is missing"
+    written = (folder / kept_in).stat().st_mtime_ns
+    for name, size in sizes.items():
+        if size > READ_ANEW and (folder / name).stat().st_mtime_ns <= written:
+            continue
+        if _fingerprint(folder / name)["sha256"] != known[name]["sha256"]:
+            return f"{name} is not what was written (its SHA-256 differs)"
+    return ""

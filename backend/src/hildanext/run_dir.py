@@ -21,6 +21,7 @@ from typing import Any
 from uuid import uuid4
 
 from hildanext.config import Config, resolved_json
+from hildanext.disk import clear
 from hildanext.disk import replacing as replacing
 from hildanext.disk import swap_in as swap_in
 from hildanext.disk import write_atomic as write_atomic
@@ -101,6 +102,7 @@ class RunDir:
         run = cls(path or Path(config.paths.runs) / f"{command}-{stamp}-{uuid4().hex[:6]}")
         _require_run(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
+        clear(run.path)
         run.status(state="queued", command=command, started=_now(), step=0)
         write_atomic(run.path / "config.json", resolved_json(config, command))
         return run

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,13 @@ def _check_blocks(settings: TokenizeConfig) -> None:
 def _prepared(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        _ = [(manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]) for name in FILES]
     except FileNotFoundError:
         raise DataError(f"{folder}: not prepared (no manifest.json); run `hildanext prepare-data` first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder}/manifest.json: cannot be read ({error}); run `hildanext prepare-data` again"
+        ) from error
     for name in FILES:
         path, facts = folder / f"{name}.jsonl", manifest["files"][name]
         size = path.stat().st_size if path.exists() else -1
@@ -69,6 +75,9 @@ def _prepared(folder: Path) -> dict[str, Any]:
             raise DataError(
                 f"{path}: {size} bytes, its manifest says {facts['bytes']}; run `hildanext prepare-data` again"
             )
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                raise DataError(f"{path}: damaged, not what its manifest says; run `hildanext prepare-data` again")
     return manifest
 
 

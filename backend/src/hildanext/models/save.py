@@ -8,8 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from hildanext.core.types import Denoiser
 from hildanext.disk import replacing, write_atomic
+from hildanext.errors import RunError, first_line
 from hildanext.models.kind import kind_of
 from hildanext.models.meta import META_FILE, HildaMeta
 
@@ -27,6 +30,11 @@ def write_model(denoiser: Denoiser, tokenizer: Any, folder: Path, meta: HildaMet
     """The same into a folder that is still being made (see disk.replacing). RunError where the disk is full."""
     facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "block_grid": denoiser.block_grid}
     folder.mkdir(parents=True, exist_ok=True)
-    kind_of(meta).save(denoiser, folder)
-    tokenizer.save_pretrained(folder)
+    try:
+        kind_of(meta).save(denoiser, folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) not in (SafetensorError, Exception):  # the Rust writers of weights and of tokenizers
+            raise
+        raise RunError(f"{folder}: cannot be written ({first_line(error)}); free the disk") from error
     write_atomic(folder / META_FILE, meta.model_copy(update=facts).text())

@@ -21,7 +21,7 @@ from hildanext.errors import ModelError
 from hildanext.models.load import load_model
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.progress import Console
-from hildanext.train.checkpoint import Checkpoints
+from hildanext.train.checkpoint import STATE, Checkpoints, require_whole
 from hildanext.train.evaluation import Evaluator
 from hildanext.train.training import is_causal, make_ladder, open_shards
 
@@ -102,6 +102,9 @@ def merge_run(
     require_replaceable(output or run / "merged")
     checkpoints = Checkpoints(run / "checkpoints")
     folders = [_member(checkpoints.folder, name) for name in members] or checkpoints.best(best)
+    for folder in folders:
+        if (folder / STATE).is_file():
+            require_whole(folder)
     merged = merge_folders(folders, output or run / "merged")
     every = [*folders, merged]
     scores = {name: _score(config, path) for name, path in zip(_labels(every), every, strict=True)}
