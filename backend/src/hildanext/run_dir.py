@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,10 +153,12 @@ class RunDir:
         try:
             yield self
         except (KeyboardInterrupt, Interrupted) as error:
-            self._finish(stop, beat, "cancelled", str(error) or "interrupted")
+            with suppress(OSError):  # a full disk must not take the place of what happened
+                self._finish(stop, beat, "cancelled", str(error) or "interrupted")
             raise
         except BaseException as error:
-            self._finish(stop, beat, "failed", f"{type(error).__name__}: {error}")
+            with suppress(OSError):
+                self._finish(stop, beat, "failed", f"{type(error).__name__}: {error}")
             raise
         self._finish(stop, beat, "done", "")
 
@@ -167,7 +169,8 @@ class RunDir:
 
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            self.status()
+            with suppress(OSError):  # the next beat may find room
+                self.status()
 
 
 class StopRequest:

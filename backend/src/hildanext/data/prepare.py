@@ -1,6 +1,6 @@
 # prepare-data: sources -> cleaned, deduplicated, mixed, split JSON lines and a manifest that reconciles.
 # Entry points: prepare(config, console).
-# Units are done by processes into a part folder that a later run with the same settings takes up again; the output
+# Units are done by processes, which end with this one, into a part folder that a later run with the same settings takes up again; the output
 # folder is swapped in at the end, so an interrupted run leaves the previous output as it was.
 """Preparing a data set."""
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from hildanext.data.source import Source
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
 from hildanext.data.units import BAD_EXAMPLES, Report, UnitJob, run_unit
 from hildanext.disk import replacing, require_replaceable
-from hildanext.environment import usable_cores
+from hildanext.environment import die_with_parent, usable_cores
 from hildanext.errors import DataError
 from hildanext.progress import Console
 from hildanext.registry import build
@@ -78,8 +79,17 @@ def _run_all(config: Config, jobs: Sequence[tuple[int, UnitJob]], console: Conso
 def _results(jobs: Sequence[UnitJob], workers: int, stack: ExitStack) -> Iterator[Report]:
     if workers <= 1:
         return map(run_unit, jobs)
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+    others = set(multiprocessing.active_children())
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, initializer=die_with_parent, initargs=(os.getpid(),))
+
+    def end(kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+    stack.push(end)
     return pool.map(run_unit, jobs)
 
 
