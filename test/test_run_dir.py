@@ -97,6 +97,15 @@ def test_the_environment_record_is_enough_to_repeat_the_run(tmp_path: Path) -> N
     assert set(recorded) >= {"git", "python", "platform", "command", "threads", "cores", "model_hash", "data_hash"}
 
 
+def test_a_resumed_run_keeps_what_it_began_on(tmp_path: Path) -> None:
+    run = RunDir.create(load_config(), "x", tmp_path / "run")
+    for number in range(3):
+        run.environment(again=number > 0, device=f"machine {number}")
+    recorded = json.loads((run.path / "env.json").read_text())
+    assert recorded["device"] == "machine 0"
+    assert [later["device"] for later in recorded["resumed"]] == ["machine 1", "machine 2"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_first_signal_is_a_request_and_a_second_interrupts() -> None:
     with StopRequest() as stop:

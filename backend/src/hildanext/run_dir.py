@@ -86,6 +86,14 @@ def _require_run(path: Path) -> None:
             raise HildaError(f"{path}: holds {taken[0]} and is no run directory; name another with --run-dir")
 
 
+def _object(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        return {"unreadable": text}
+
+
 @dataclass
 class RunDir:
     """One run on disk. Values given to status() are merged into status.json; log() appends one line to log.txt."""
@@ -139,9 +147,14 @@ class RunDir:
         """Replace a JSON file of the run."""
         write_atomic(self.path / name, json.dumps(value, indent=2) + "\n")
 
-    def environment(self, **known: Any) -> None:
-        """env.json: versions, commit, threads, platform, and what the caller knows (device, dtype and why, hashes)."""
-        self.write_json("env.json", environment() | known)
+    def environment(self, again: bool = False, **known: Any) -> None:
+        """env.json: versions, commit, threads, platform, and what the caller knows (device, dtype and why, hashes).
+        again: the run goes on; what it began on stays, and this is added to its list `resumed`."""
+        now, path = environment() | known, self.path / "env.json"
+        if again and path.is_file():
+            first = _object(path)
+            now = first | {"resumed": [*first.get("resumed", []), now]}
+        self.write_json("env.json", now)
 
     @contextmanager
     def running(self) -> Iterator[RunDir]:
