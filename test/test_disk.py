@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -18,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from hildanext import disk
-from hildanext.disk import RECORD, replacing, require_replaceable, write_atomic
-from hildanext.errors import HildaError, RunError
+from hildanext.disk import RECORD, replacing, write_atomic
+from hildanext.errors import HildaError
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
@@ -289,7 +288,9 @@ def test_a_killed_writer_of_a_file_leaves_one_file_that_the_next_one_removes(tmp
 
 def test_many_writers_of_one_file_leave_one_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    threads = [threading.Thread(target=lambda n=n: [write_atomic(path, str(n) * 4000) for _ in range(20)]) for n in "1234"]
+    threads = [
+        threading.Thread(target=lambda n=n: [write_atomic(path, str(n) * 4000) for _ in range(20)]) for n in "1234"
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -42,7 +42,17 @@ def test_relative_folders_of_the_server_are_known_by_any_spelling(
     allowed = Confinement(load_config())
     for good in ("models/new", "./models/exports/x", "runs/../models/new", str(tmp_path / "models" / "n"), "data/x"):
         allowed.resolved(None, [f"export.output={good}"])
-    for bad in ("models", "./models/", "models/../data", "runs", ".", "models/out", "models/out/x", "runs/a", "notes/x"):
+    for bad in (
+        "models",
+        "./models/",
+        "models/../data",
+        "runs",
+        ".",
+        "models/out",
+        "models/out/x",
+        "runs/a",
+        "notes/x",
+    ):
         with pytest.raises(ApiError, match="export.output"):
             allowed.resolved(None, [f"export.output={bad}"])
     allowed.resolved(None, ["merge.run=runs/a", "merge.output=runs/a/merged"])

@@ -127,7 +127,9 @@ def half(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "trainer/optimizer.pt", "trainer/state.json", "config.json", "tokenizer.json"]
 )
-def test_one_flipped_bit_in_a_checkpoint_is_found_at_resume(name: str, half: Path, shards: Path, tmp_path: Path) -> None:
+def test_one_flipped_bit_in_a_checkpoint_is_found_at_resume(
+    name: str, half: Path, shards: Path, tmp_path: Path
+) -> None:
     shutil.copytree(half, tmp_path / "run")
     flip(tmp_path / "run" / "checkpoints" / "step-000002" / name)
     with pytest.raises(HildaError, match=f"{name.rsplit('/')[-1]}|no checkpoint") as refused:

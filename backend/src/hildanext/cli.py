@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        print(f"hildanext {args.command}: {error.filename or 'a file'}: {error.strerror}; free the disk", file=sys.stderr)
+        print(
+            f"hildanext {args.command}: {error.filename or 'a file'}: {error.strerror}; free the disk", file=sys.stderr
+        )
         return 1
 
 

@@ -234,7 +234,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def _files(folder: Path) -> set[str]:
     found = set()
     for place, folders, files in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        links = [name for name in folders if Path(place, name).is_symlink()]
         found |= {Path(place, name).relative_to(folder).as_posix() for name in (*files, *links)}
     return found
 
@@ -257,7 +257,9 @@ def damage(folder: Path, known: Mapping[str, Mapping[str, Any]], kept_in: str) -
     sizes = {name: path.stat().st_size if (path := folder / name).is_file() else -1 for name in known}
     for name, size in sizes.items():
         if size != known[name]["bytes"]:
-            return f"{name} has {size} bytes, {known[name]['bytes']} were written" if size >= 0 else f"{name} is missing"
+            return (
+                f"{name} has {size} bytes, {known[name]['bytes']} were written" if size >= 0 else f"{name} is missing"
+            )
     written = (folder / kept_in).stat().st_mtime_ns
     for name, size in sizes.items():
         if size > READ_ANEW and (folder / name).stat().st_mtime_ns <= written:

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, Field
 
 from hildanext.config.base import PluginSection, Section
 
-
 SMALLEST_CLIP = 1e-6
 Rate = Annotated[float, Field(ge=0, lt=1)]
 

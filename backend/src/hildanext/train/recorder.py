@@ -58,14 +58,17 @@ class RunRecorder(Recorder):
         loaded, ranks, shards = self.training.loaded, self.training.ranks, self.training.shards
         self.training.run.environment(
             device=str(loaded.device), dtype=str(loaded.dtype), dtype_reason=loaded.dtype_reason,
-            again=self.training.resumed is not None, optimizer=self.choice.name, optimizer_reason=self.choice.reason, world=ranks.size, parallel=ranks.kind,
+            again=self.training.resumed is not None, optimizer=self.choice.name,
+            optimizer_reason=self.choice.reason, world=ranks.size, parallel=ranks.kind,
             model=str(loaded.path), data_hash=shards.manifest.get("input_hash"),
             tokenizer_hash=shards.manifest["tokenizer_hash"],
         )  # fmt: skip
 
     def _compare_machine(self) -> None:
         was, now = self.training.state.get("machine", {}), self._machine()
-        changed = [f"{name} {was[name]} before, {now[name]} now" for name in now if was.get(name, now[name]) != now[name]]
+        changed = [
+            f"{name} {was[name]} before, {now[name]} now" for name in now if was.get(name, now[name]) != now[name]
+        ]
         if changed and self.training.ranks.first:
             text = f"train.resume: {'; '.join(changed)}: the run goes on, but not bit for bit as it would have"
             self.training.console.warn(text)
