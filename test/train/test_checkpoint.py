@@ -103,9 +103,14 @@ def test_too_little_room_is_noticed_before_writing(tmp_path: Path, monkeypatch: 
         save(checkpoints, 2)
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HildaError, match="no checkpoint"):
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"3", b"{}", b"\xff\xfe", b'{"step": "x"}'])
+def test_a_folder_that_is_no_checkpoint_is_refused_in_one_line(content: bytes | None, tmp_path: Path) -> None:
+    (tmp_path / "trainer").mkdir()
+    if content is not None:
+        (tmp_path / STATE).write_bytes(content)
+    with pytest.raises(HildaError, match="no checkpoint") as refused:
         read_state(tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def flip(path: Path) -> None:

@@ -1,7 +1,7 @@
 # prepare-data: sources -> cleaned, deduplicated, mixed, split JSON lines and a manifest that reconciles.
 # Entry points: prepare(config, console).
-# Units are done by processes, which end with this one, into a part folder that a later run with the same settings takes up again; the output
-# folder is swapped in at the end, so an interrupted run leaves the previous output as it was.
+# Units are done by processes, which end with this one, into a part folder that a later run with the same settings takes
+# up again; the output folder is swapped in at the end, so an interrupted run leaves the previous output as it was.
 """Preparing a data set."""
 
 from __future__ import annotations

@@ -48,10 +48,10 @@ def read_state(folder: Path) -> dict[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        own = state.pop("sha256", None)
-    except (OSError, ValueError, AttributeError) as error:
+        own, _ = state.pop("sha256", None), int(state["step"])
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise HildaError(
-            f"train.resume: {folder} is no checkpoint ({error}); give one of runs/<id>/checkpoints/step-*"
+            f"train.resume: {folder} is no checkpoint ({error!r:.200}); give one of runs/<id>/checkpoints/step-*"
         ) from error
     if own is not None and own != _digest(state):
         raise HildaError(f"{folder / STATE}: damaged, it is not what was written; {ADVICE}")
