@@ -129,3 +129,24 @@ def test_an_unknown_key_is_named_also_where_it_reads_like_a_type() -> None:
         load_config(None, ["decode.float=1"])
     with pytest.raises(ConfigError, match="int: unknown key"):
         registry.build("policies", {"type": "threshold_edit", "int": 1}, "policy")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "optimizer.betas=[1.0,0.9]", "optimizer.betas=[0.9,-0.1]", "optimizer.betas=[0.9,NaN]", "optimizer.clip=1e-300",
+        "optimizer.clip=-1", "optimizer.eps=1e300", "optimizer.eps=0", "optimizer.lr=1e-300", "optimizer.lr=Infinity",
+        "optimizer.weight_decay=1e300", "seed=9223372036854775808", "model.new.seed=99999999999999999999",
+    ],
+)  # fmt: skip
+def test_values_that_crash_or_train_nothing_are_refused_by_name(value: str) -> None:
+    with pytest.raises(ConfigError, match=value.partition("=")[0]) as refused:
+        load_config(None, [value])
+    assert len(str(refused.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "value", ["optimizer.betas=[0,0]", "optimizer.clip=0", "optimizer.clip=1e-6", "seed=9223372036854775807"]
+)
+def test_values_at_the_bounds_are_taken(value: str) -> None:
+    load_config(None, [value])

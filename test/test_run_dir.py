@@ -1,4 +1,4 @@
-# Run directories: atomic files, states, heartbeat, lost runs, the environment record, signals.
+# Run directories: states, heartbeat, lost runs, the environment record, signals.
 # Entry points: pytest.
 # A killed child process stands for kill -9.
 """Tests of hildanext.run_dir."""
@@ -10,15 +10,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from hildanext.config import load_config
+from hildanext.disk import write_atomic
 from hildanext.errors import HildaError, Interrupted
-from hildanext.run_dir import RunDir, StopRequest, list_runs, read_status, replacing, write_atomic
+from hildanext.run_dir import RunDir, StopRequest, list_runs, read_status
 
 CHILD = """
 import sys, time
@@ -29,84 +29,6 @@ with RunDir.create(load_config(), "sleep", Path(sys.argv[1])).running():
     print("up", flush=True)
     time.sleep(60)
 """
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
-    path, stop, seen = tmp_path / "file.json", threading.Event(), set()
-    write_atomic(path, json.dumps(["a"] * 5000))
-
-    def read() -> None:
-        while not stop.is_set():
-            seen.add(len(json.loads(path.read_text())))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for i in range(200):
-        write_atomic(path, json.dumps(["b"] * (5000 + i % 2)))
-    stop.set()
-    reader.join()
-    assert seen <= {5000, 5001} and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomic(path, "\ud800")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def _listing(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_folder_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
-    for content in ("first", "second"):
-        with replacing(tmp_path / "set") as fresh:
-            assert list(fresh.iterdir()) == []
-            (fresh / content).write_text(content)
-            assert _listing(tmp_path / "set") == ({} if content == "first" else {"first": "first"})
-    assert _listing(tmp_path) == {"set/second": "second"} and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_failed_block_leaves_the_old_folder_alone(tmp_path: Path) -> None:
-    with replacing(tmp_path / "set") as fresh:
-        (fresh / "old").write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "set") as fresh:
-        (fresh / "half").write_text("half")
-        raise KeyboardInterrupt
-    assert _listing(tmp_path) == {"set/old": "old"} and len(list(tmp_path.iterdir())) == 1
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from hildanext.run_dir import replacing
-target, moment = Path(sys.argv[1]), sys.argv[2]
-renames = []
-plain = Path.rename
-def rename(self, other):
-    renames.append(other)
-    if moment == "between" and len(renames) == 2:
-        os._exit(9)
-    return plain(self, other)
-Path.rename = rename
-with replacing(target) as fresh:
-    (fresh / "new").write_text("new")
-    if moment == "writing":
-        os._exit(9)
-"""
-
-
-@pytest.mark.parametrize("moment", ["writing", "between"])
-def test_what_killed_writes_left_is_gone_after_the_next_and_the_old_folder_lives(moment: str, tmp_path: Path) -> None:
-    with replacing(tmp_path / "set") as fresh:
-        (fresh / "old").write_text("old")
-    for _ in range(2):
-        assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "set"), moment]).returncode == 9
-    with pytest.raises(ValueError, match="stop"), replacing(tmp_path / "set"):
-        raise ValueError("stop")
-    assert _listing(tmp_path) == {"set/old": "old"} and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_run_goes_from_queued_to_done_and_keeps_its_values(tmp_path: Path) -> None:
@@ -157,12 +79,31 @@ def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path) -> None:
         read_status(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_run_is_not_written_into_a_model_or_a_data_set(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("theirs")
+    with pytest.raises(HildaError, match=f"holds {name} and is no run directory; name another with --run-dir"):
+        RunDir.create(load_config(), "x", tmp_path)
+    with pytest.raises(HildaError, match="a file, not a run directory"):
+        RunDir.create(load_config(), "x", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "theirs"
+
+
 def test_the_environment_record_is_enough_to_repeat_the_run(tmp_path: Path) -> None:
     run = RunDir.create(load_config(), "x", tmp_path / "run")
     run.environment(device="cpu", dtype="float32", dtype_reason="cpu", model_hash="a", data_hash="b")
     recorded = json.loads((run.path / "env.json").read_text())
     assert recorded["versions"]["torch"] and recorded["device"] == "cpu" and recorded["dtype_reason"] == "cpu"
     assert set(recorded) >= {"git", "python", "platform", "command", "threads", "cores", "model_hash", "data_hash"}
+
+
+def test_a_resumed_run_keeps_what_it_began_on(tmp_path: Path) -> None:
+    run = RunDir.create(load_config(), "x", tmp_path / "run")
+    for number in range(3):
+        run.environment(again=number > 0, device=f"machine {number}")
+    recorded = json.loads((run.path / "env.json").read_text())
+    assert recorded["device"] == "machine 0"
+    assert [later["device"] for later in recorded["resumed"]] == ["machine 1", "machine 2"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,23 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def _refuses(export: Any, loaded: Loaded, out: Path) -> bool:
+    try:
+        export.write(loaded, out)
+    except HildaError as error:
+        return "notes.txt" in str(error) and (out / "notes.txt").read_text() == "mine"
+    return False
+
+
 def broken_promises(export: Any, loaded: Loaded, place: Path) -> list[str]:
     """What is wrong with an export written twice into place/out, beside a file of somebody else's."""
     (place / "beside.txt").write_text("mine")
     listed = export.write(loaded, place / "out")
     found = [] if sorted(listed) == files_below(place / "out") else ["the files listed are not those written"]
-    (place / "out" / "stale.safetensors").write_text("old")
     again = export.write(loaded, place / "out")
-    found += [] if again == listed and "stale.safetensors" not in files_below(place / "out") else ["an old file stays"]
+    found += [] if again == listed == files_below(place / "out") else ["a second time gives other files"]
+    (place / "out" / "notes.txt").write_text("mine")
+    found += [] if _refuses(export, loaded, place / "out") else ["a file of somebody else's is removed"]
     beside = sorted(path.name for path in place.iterdir())
     return found + ([] if beside == ["beside.txt", "out"] else [f"left beside the folder: {beside}"])
 
@@ -73,18 +83,20 @@ def test_a_model_a_format_cannot_hold_is_refused_before_anything_is_written(
         assert files_below(tmp_path / "out")
 
 
-def test_a_planted_export_that_lists_too_little_and_forgets_to_replace_is_seen(
+def test_a_planted_export_that_lists_too_little_and_removes_what_is_there_is_seen(
     exported: Loaded, tmp_path: Path
 ) -> None:
     class Careless(Plugin):
         """Writes two files and names one."""
 
         def write(self, loaded: Any, folder: Path) -> list[str]:
-            folder.mkdir(exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
             (folder / "a").write_text("a")
             (folder / "b").write_text("b")
             return ["a"]
 
     assert broken_promises(Careless(), exported, tmp_path) == [
-        "the files listed are not those written", "an old file stays"
+        "the files listed are not those written", "a second time gives other files",
+        "a file of somebody else's is removed",
     ]  # fmt: skip

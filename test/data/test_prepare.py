@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +63,7 @@ def test_the_manifest_describes_the_files_it_lies_beside(tmp_path: Path) -> None
     manifest = prepare(configuration(tmp_path, [world], eval_share=0.3), QUIET)
     folder = tmp_path / "processed" / "set"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*(f"{name}.jsonl" for name in FILES), "manifest.json"]
+        [*(f"{name}.jsonl" for name in FILES), "manifest.json", ".hildanext"]
     )
     for name in FILES:
         data, facts = (folder / f"{name}.jsonl").read_bytes(), manifest["files"][name]
@@ -180,3 +185,44 @@ def test_many_buckets_find_the_same_duplicates(tmp_path: Path, monkeypatch: pyte
     assert prepare(configuration(tmp_path / "2", [source(path)]), QUIET)["files"] == whole["files"]
     assert whole["documents"]["kept"] == len({i * i % 101 for i in range(500)})
     assert units.TABLE.itemsize == 37
+
+
+def members(session: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def busy_command(place: Path) -> subprocess.Popen[bytes]:
+    """prepare-data whose workers match a pattern that takes for ever."""
+    place.mkdir()
+    sources = [source(write_rows(place / f"{name}.jsonl", [{"text": "a" * 60 + "b"}])) for name in "xyz"]
+    config = configuration(place, sources, workers=2, cleaning={"forbid": ["^(a+)+$"]})
+    (place / "config.json").write_text(config.model_dump_json())
+    words = [sys.executable, "-m", "hildanext", "prepare-data", "--quiet", "--config", str(place / "config.json")]
+    return subprocess.Popen(words, start_new_session=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
+def test_an_ended_command_leaves_no_worker_even_in_an_endless_computation(tmp_path: Path) -> None:
+    codes = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 130}
+    children = {number: busy_command(tmp_path / number.name) for number in codes}
+    until = time.monotonic() + 90
+    for number, child in children.items():
+        parts = tmp_path / number.name / "processed"
+        while len(list(parts.glob(".set.parts-*/*.table"))) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        child.send_signal(number)
+    assert {number: child.wait(30) for number, child in children.items()} == codes
+    while any(members(child.pid) for child in children.values()) and time.monotonic() < until:
+        time.sleep(0.05)
+    left = [pid for child in children.values() for pid in members(child.pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == [] and time.monotonic() < until

@@ -169,6 +169,20 @@ def test_an_unprepared_or_changed_set_is_an_error(tmp_path: Path) -> None:
         tokenize(config, QUIET)
 
 
+def test_one_flipped_bit_of_a_prepared_set_and_a_broken_manifest_are_one_line(tmp_path: Path) -> None:
+    config, folder = configuration(tmp_path, [WORLD], {"tokenizer": "storyworld"}), tmp_path / "processed" / "set"
+    prepare(config, QUIET)
+    whole = bytearray((folder / "train.jsonl").read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (folder / "train.jsonl").write_bytes(whole)
+    with pytest.raises(DataError, match=r"train.jsonl: damaged, .* run `hildanext prepare-data` again"):
+        tokenize(config, QUIET)
+    for text in ("{", "[]", '{"files": {}}'):
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(DataError, match=r"manifest.json: cannot be read \(.*prepare-data"):
+            tokenize(config, QUIET)
+
+
 def test_the_tokenizer_of_the_models_folder_is_taken(tmp_path: Path) -> None:
     storyworld_tokenizer(tmp_path / "model")
     config = configuration(tmp_path, [WORLD], {"window": 64})

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from hildanext.cli import main
 from hildanext.config.decode import DecodeConfig
 from hildanext.data.tokenizers import storyworld_tokenizer
 from hildanext.decoding.modes import resolve_mode
@@ -117,3 +118,20 @@ def test_an_export_that_fails_leaves_the_folder_that_was_there(
         build("exports", {"type": "sglang"}).write(loaded, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_the_command_deletes_no_models_and_not_the_model_itself(
+    loaded: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models"
+    for name in ("a", "b"):
+        build("exports", {"type": "huggingface"}).write(loaded, models / name)
+    before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    for output in (models, models / "a", models / "a" / "config.json", models / ".."):
+        assert main(["export", "--quiet", "--model", str(models / "a"), "--output", str(output)]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    members = ["--members", str(models / "a"), str(models / "b"), "--output", str(models)]
+    assert main(["merge-checkpoints", str(tmp_path), "--quiet", *members]) == 2
+    assert "holds a and 1 more, which hildanext did not write there" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in models.rglob("*") if path.is_file()} == before

@@ -12,12 +12,14 @@ from functools import cache
 from pathlib import Path
 
 LAYERS = (
-    "errors", "progress", "environment", "command_files", "config", "registry", "run_dir", "core", "world", "data",
-    "models", "decoding", "engines", "report", "train", "measure", "bench", "selftest", "export", "model", "api",
-    "commands", "cli",
+    "errors", "progress", "environment", "disk", "command_files", "config", "registry", "run_dir", "core", "world",
+    "data", "models", "decoding", "engines", "report", "train", "measure", "bench", "selftest", "export", "model",
+    "api", "commands", "cli",
 )  # fmt: skip
 FORBIDDEN = {("train", "engines"): "rollouts decode with the model in training"}
-LIGHT = ("errors", "progress", "environment", "command_files", "config", "registry", "run_dir", "commands", "cli")
+LIGHT = (
+    "errors", "progress", "environment", "disk", "command_files", "config", "registry", "run_dir", "commands", "cli",
+)  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "fastapi", "tokenizers", "safetensors", "matplotlib", "peft")
 FILE_LINES, FUNCTION_LINES, PARAMETERS, DOCSTRING_LINES = 300, 50, 6, 6
 UNDIVIDED_LINES, CLOSURE_LINES = 15, 10

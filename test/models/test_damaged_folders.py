@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from hildanext.config import load_config
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
 from hildanext.models.inspection import inspect
 from hildanext.models.load import load_model
+from hildanext.models.preflight import estimate
 
 
 @pytest.fixture
@@ -51,6 +53,37 @@ def tokenizer(folder: Path) -> None:
 
 def negative_mask(folder: Path) -> None:
     (folder / "hildanext.json").write_text('{"mask_id": -3}')
+
+
+def content(data: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / "config.json").write_bytes(data) and None
+
+
+CONFIGS = {
+    "no JSON": content(b"{"), "empty": content(b""), "a number": content(b"3"), "null": content(b"null"),
+    "a list": content(b"[]"), "binary": content(b"\xff\xfe\0"), "a type that is no word": setting("model_type", 5),
+    "width as text": setting("hidden_size", "x"), "negative width": setting("hidden_size", -1),
+    "no heads": setting("num_attention_heads", 0), "no key heads": setting("num_key_value_heads", 0),
+    "layers as text": setting("num_hidden_layers", "a"), "negative vocabulary": setting("vocab_size", -5),
+    "unknown activation": setting("hidden_act", "zzz"), "layers of no kind": setting("layer_types", ["x"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_broken_configuration_is_one_line_before_memory_is_counted_and_at_load(case: str, folder: Path) -> None:
+    CONFIGS[case](folder)
+    config = load_config(None, [f"model.path={folder}", "model.device=cpu"])
+    for read in (lambda: estimate(config, 64), lambda: load_model(config.model)):
+        with pytest.raises(ModelError, match=str(folder)) as caught:
+            read()
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("device", ["meta", "nonesuch", "cuda:99", "cpu:x"])
+def test_a_device_that_does_not_compute_is_one_line(device: str) -> None:
+    with pytest.raises(ModelError, match=f"model.device '{device}'") as caught:
+        load_model(ModelConfig(path="tiny", device=device))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 CASES = {

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +21,10 @@ import pytest
 import torch
 from train.material import losses, overrides, run, stop_after
 
+from hildanext.disk import fingerprints
 from hildanext.errors import HildaError, Interrupted, RunError
 from hildanext.train import checkpoint
-from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
+from hildanext.train.checkpoint import STATE, Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks
 
 
@@ -99,9 +103,95 @@ def test_too_little_room_is_noticed_before_writing(tmp_path: Path, monkeypatch: 
         save(checkpoints, 2)
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HildaError, match="no checkpoint"):
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"3", b"{}", b"\xff\xfe", b'{"step": "x"}'])
+def test_a_folder_that_is_no_checkpoint_is_refused_in_one_line(content: bytes | None, tmp_path: Path) -> None:
+    (tmp_path / "trainer").mkdir()
+    if content is not None:
+        (tmp_path / STATE).write_bytes(content)
+    with pytest.raises(HildaError, match="no checkpoint") as refused:
         read_state(tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def flip(path: Path) -> None:
+    """One bit, in the middle; size and time of change stay."""
+    times, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.fixture(scope="module")
+def half(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("half")
+    run(path, shards, objective__type="autoregressive", train__steps=4, train__checkpoint_every=2, train__keep_last=4)
+    shutil.rmtree(path / "checkpoints" / "step-000004")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "trainer/optimizer.pt", "trainer/state.json", "config.json", "tokenizer.json"]
+)
+def test_one_flipped_bit_in_a_checkpoint_is_found_at_resume(
+    name: str, half: Path, shards: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(half, tmp_path / "run")
+    flip(tmp_path / "run" / "checkpoints" / "step-000002" / name)
+    with pytest.raises(HildaError, match=f"{name.rsplit('/')[-1]}|no checkpoint") as refused:
+        run(tmp_path / "run", shards, objective__type="autoregressive", train__steps=4, train__resume="latest")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_checkpoint_that_lost_a_file_is_refused_and_one_without_fingerprints_resumes(
+    half: Path, shards: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 4, "train__resume": "latest"}
+    shutil.copytree(half, tmp_path / "run")
+    state = tmp_path / "run" / "checkpoints" / "step-000002" / STATE
+    (state.parent / "optimizer.pt").rename(tmp_path / "optimizer.pt")
+    with pytest.raises(HildaError, match="damaged: trainer/optimizer.pt is missing"):
+        run(tmp_path / "run", shards, **changes)
+    (tmp_path / "optimizer.pt").rename(state.parent / "optimizer.pt")
+    old = {name: value for name, value in json.loads(state.read_text()).items() if name not in ("files", "sha256")}
+    del old["loader"]["rows_hash"]
+    state.write_text(json.dumps(old))
+    assert run(tmp_path / "run", shards, **changes)["steps"] == 4
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_overwritten_tokens_are_found_before_a_step(split: str, half: Path, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(half, tmp_path / "run")
+    shutil.copytree(shards, tmp_path / "shards")
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 4}
+    flip(tmp_path / "shards" / split / "tokens.bin")
+    for resume in ("latest", ""):
+        with pytest.raises(HildaError, match=f"{split}: damaged: tokens.bin is not what was written"):
+            run(tmp_path / "run", tmp_path / "shards", **changes, train__resume=resume)
+
+
+def test_shards_made_anew_with_other_rows_are_not_gone_on_with(half: Path, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(half, tmp_path / "run")
+    shutil.copytree(shards, tmp_path / "shards")
+    folder = tmp_path / "shards" / "train"
+    flip(folder / "tokens.bin")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": fingerprints(folder, ("manifest.json",))}))
+    with pytest.raises(HildaError, match="of other data"):
+        run(
+            tmp_path / "run", tmp_path / "shards", objective__type="autoregressive", train__steps=4,
+            train__resume="latest",
+        )  # fmt: skip
+
+
+def test_what_killed_saves_left_is_gone_at_the_next_start(half: Path, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(half, tmp_path / "run")
+    for left in ("checkpoints/.step-000003.tmp", "checkpoints/.step-000001.old", ".hildanext-writing/model"):
+        (tmp_path / "run" / left).mkdir(parents=True)
+        (tmp_path / "run" / left / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(HildaError, match="ladder differs"):
+        run(tmp_path / "run", shards, objective__type="autoregressive", train__steps=5, train__resume="latest")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+    assert not (tmp_path / "run" / ".hildanext-writing").exists()
 
 
 def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(

@@ -152,6 +152,33 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
+def test_resuming_with_another_thread_count_says_that_it_is_not_exact_and_keeps_the_record(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 4, "train__resume": "latest"}
+    run(tmp_path, shards, objective__type="autoregressive", train__steps=4, train__checkpoint_every=4)
+    before, threads = json.loads((tmp_path / "env.json").read_text()), torch.get_num_threads()
+    run(tmp_path, shards, **changes)
+    assert "bit for bit" not in capsys.readouterr().err
+    try:
+        torch.set_num_threads(threads + 1)
+        run(tmp_path, shards, **changes)
+    finally:
+        torch.set_num_threads(threads)
+    said = f"threads {threads} before, {threads + 1} now: the run goes on, but not bit for bit as it would have"
+    assert said in capsys.readouterr().err and said in (tmp_path / "log.txt").read_text()
+    after = json.loads((tmp_path / "env.json").read_text())
+    assert len(after.pop("resumed")) == 2 and after == before
+
+
+def test_metrics_that_are_no_text_stop_a_resume_in_one_line_and_stay(shards: Path, tmp_path: Path) -> None:
+    run(tmp_path, shards, objective__type="autoregressive", train__steps=4, train__checkpoint_every=4)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n')
+    with pytest.raises(RunError, match=r"metrics.jsonl: not text \(.* at byte 12\)"):
+        run(tmp_path, shards, objective__type="autoregressive", train__steps=4, train__resume="latest")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n\xff\xfe\n'
+
+
 def test_resuming_without_a_checkpoint_says_so(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(HildaError, match="holds no checkpoint"):
         run(tmp_path, shards, train__resume="latest")

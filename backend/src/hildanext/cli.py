@@ -8,13 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hildanext import __version__, commands
 from hildanext.command_files import command_files
+from hildanext.disk import FULL
 from hildanext.environment import usable_cores
 from hildanext.errors import HildaError
 from hildanext.progress import Console
@@ -63,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(
+            f"hildanext {args.command}: {error.filename or 'a file'}: {error.strerror}; free the disk", file=sys.stderr
+        )
+        return 1
 
 
 def _dispatch(args: argparse.Namespace, console: Console) -> int:
@@ -77,10 +88,24 @@ def _dispatch(args: argparse.Namespace, console: Console) -> int:
         print(resolved_json(config, args.command), end="")
         return 0
     set_threads(config.runtime.threads)
-    result = module.run(commands.Context(args, config, console))
+    with _terminable(hasattr(module, "JOB")):
+        result = module.run(commands.Context(args, config, console))
     if args.json or getattr(module, "PRINTS", False):
         print(json.dumps(result if result is not None else {}, indent=None if args.json else 2, default=str))
     return _code(result)
+
+
+@contextmanager
+def _terminable(wanted: bool) -> Iterator[None]:
+    here = threading.current_thread() is threading.main_thread()
+    if not wanted or not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half written and what was started goes too
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def values_of(args: argparse.Namespace) -> list[str]:

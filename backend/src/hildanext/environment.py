@@ -1,20 +1,25 @@
 # What this process runs on: versions, commit, platform, threads. Enough, with config.json, to repeat a run.
-# Entry points: environment, git_state, versions, file_hash, usable_cores, extras.
+# Entry points: environment, git_state, versions, file_hash, usable_cores, die_with_parent, extras.
 # Reads package metadata only; imports none of the packages.
 """Environment record of a run."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import multiprocessing
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
+import threading
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+PR_SET_PDEATHSIG = 1
 PACKAGES = (
     "hildanext", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pydantic", "fastapi",
     "uvicorn", "rich", "bitsandbytes", "peft", "matplotlib", "lm-eval",
@@ -55,6 +60,24 @@ def file_hash(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def die_with_parent(parent: int) -> None:
+    """In a worker process: end it when the process `parent` that started it ends, however that ends. On Linux the
+    kernel kills it, also in the middle of a computation; elsewhere a thread sees to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    else:
+        threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    above = multiprocessing.parent_process()
+    if above is not None:
+        above.join()
+        os._exit(1)
 
 
 def usable_cores() -> int:

@@ -1,19 +1,18 @@
 # One run on disk: config, environment, status with heartbeat, metrics, log, report, plots, checkpoints.
-# Entry points: RunDir.create / RunDir.open, write_atomic, replacing, swap_in, read_status, list_runs.
-# Files and folders are replaced by write-then-rename: whole or not at all. The names beside a folder are fixed, so what
-# a kill left is removed by the next write. `running` without a live process or a recent heartbeat reads `lost`.
+# Entry points: RunDir.create / RunDir.open, read_status, list_runs, StopRequest.
+# Files and folders are replaced as disk.py does, whose functions may be imported from here too. `running` without a
+# live process or a recent heartbeat reads `lost`.
 """Run directories."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,63 +21,16 @@ from typing import Any
 from uuid import uuid4
 
 from hildanext.config import Config, resolved_json
+from hildanext.disk import clear
+from hildanext.disk import replacing as replacing
+from hildanext.disk import swap_in as swap_in
+from hildanext.disk import write_atomic as write_atomic
 from hildanext.environment import environment
 from hildanext.errors import HildaError, Interrupted
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_SECONDS = 5.0
 LOST_AFTER_SECONDS = 60.0
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file by write-then-rename: a reader sees the old file or the new one, never half of either."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A new empty folder that takes the target's place when the block ends well; otherwise the target stays as it was
-    and the new folder is removed."""
-    fresh = _beside(target, "new")
-    _recover(target)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    swap_in(fresh, target)
-
-
-def swap_in(fresh: Path, target: Path) -> None:
-    """Rename a finished folder to `target`; a folder of that name is renamed away first and then removed."""
-    old = _beside(target, "old")
-    _recover(target)
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(target: Path, kind: str) -> Path:
-    return target.with_name(f".{target.name}.{kind}")
-
-
-def _recover(target: Path) -> None:
-    old = _beside(target, "old")
-    if old.exists() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _now() -> str:
@@ -125,6 +77,23 @@ def list_runs(root: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda status: str(status.get("started", "")), reverse=True)
 
 
+def _require_run(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise HildaError(f"{path}: a file, not a run directory; name another with --run-dir")
+    if path.is_dir() and not (path / "status.json").exists():
+        taken = [name for name in ("config.json", "hildanext.json", "manifest.json") if (path / name).exists()]
+        if taken:
+            raise HildaError(f"{path}: holds {taken[0]} and is no run directory; name another with --run-dir")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        return {"unreadable": text}
+
+
 @dataclass
 class RunDir:
     """One run on disk. Values given to status() are merged into status.json; log() appends one line to log.txt."""
@@ -135,12 +104,15 @@ class RunDir:
 
     @classmethod
     def create(cls, config: Config, command: str, path: Path | None = None) -> RunDir:
-        """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json."""
+        """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json.
+        HildaError where `path` holds something that is no run."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = cls(path or Path(config.paths.runs) / f"{command}-{stamp}-{uuid4().hex[:6]}")
+        _require_run(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(run.path / "config.json", resolved_json(config, command))
+        clear(run.path)
         run.status(state="queued", command=command, started=_now(), step=0)
+        write_atomic(run.path / "config.json", resolved_json(config, command))
         return run
 
     @classmethod
@@ -175,9 +147,14 @@ class RunDir:
         """Replace a JSON file of the run."""
         write_atomic(self.path / name, json.dumps(value, indent=2) + "\n")
 
-    def environment(self, **known: Any) -> None:
-        """env.json: versions, commit, threads, platform, and what the caller knows (device, dtype and why, hashes)."""
-        self.write_json("env.json", environment() | known)
+    def environment(self, again: bool = False, **known: Any) -> None:
+        """env.json: versions, commit, threads, platform, and what the caller knows (device, dtype and why, hashes).
+        again: the run goes on; what it began on stays, and this is added to its list `resumed`."""
+        now, path = environment() | known, self.path / "env.json"
+        if again and path.is_file():
+            first = _object(path)
+            now = first | {"resumed": [*first.get("resumed", []), now]}
+        self.write_json("env.json", now)
 
     @contextmanager
     def running(self) -> Iterator[RunDir]:
@@ -189,10 +166,12 @@ class RunDir:
         try:
             yield self
         except (KeyboardInterrupt, Interrupted) as error:
-            self._finish(stop, beat, "cancelled", str(error) or "interrupted")
+            with suppress(OSError):  # a full disk must not take the place of what happened
+                self._finish(stop, beat, "cancelled", str(error) or "interrupted")
             raise
         except BaseException as error:
-            self._finish(stop, beat, "failed", f"{type(error).__name__}: {error}")
+            with suppress(OSError):
+                self._finish(stop, beat, "failed", f"{type(error).__name__}: {error}")
             raise
         self._finish(stop, beat, "done", "")
 
@@ -203,7 +182,8 @@ class RunDir:
 
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            self.status()
+            with suppress(OSError):  # the next beat may find room
+                self.status()
 
 
 class StopRequest:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 
 from hildanext import __version__
 from hildanext.api import job_routes, openai, routes
+from hildanext.api.connections import Room, quiet_accept
 from hildanext.api.gate import LOOPBACK, Gate, GateRules
 from hildanext.api.jobs import Jobs
 from hildanext.api.metrics import ServerMetrics
@@ -31,9 +34,11 @@ SHORTEST_KEY = 16
 
 
 def api_key(config: Config) -> str | None:
-    """The key that clients must send, taken out of the environment so that no child or config sees it; None for none.
+    """The key that clients must send, taken out of the environment so that no child or config sees it, and blotted
+    out where /proc shows what the process was started with; None for none.
     ConfigError for a short key, an unreadable file, or an address beyond loopback without any key."""
     serve = config.serve
+    _blot(KEY_VARIABLE)
     key = os.environ.pop(KEY_VARIABLE, "").strip()
     if not key and serve.api_key_file:
         try:
@@ -52,6 +57,16 @@ def api_key(config: Config) -> str | None:
     return key or None
 
 
+def _blot(name: str) -> None:
+    if sys.platform != "linux" or name not in os.environ:
+        return
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype, getenv.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
+    place = getenv(name.encode())
+    if place:
+        ctypes.memset(place, 0, len(ctypes.string_at(place)))
+
+
 def rules(config: Config, key: str | None) -> GateRules:
     """Limits of the gate. On loopback only loopback names are answered to, so that no web page can reach the server by
     a name of its own."""
@@ -62,15 +77,17 @@ def rules(config: Config, key: str | None) -> GateRules:
 
 
 def create_app(
-    config: Config, console: Console, key: str | None = None, opened: Callable[[], Opened] | None = None
-) -> FastAPI:
-    """The application over the engine the configuration chooses, or over `opened`'s session."""
+    config: Config, console: Console, key: str | None = None, opened: Callable[[], Opened] | None = None,
+    room: Room | None = None,
+) -> FastAPI:  # fmt: skip
+    """The application over the engine the configuration chooses, or over `opened`'s session; room: of connections."""
     metrics = ServerMetrics()
     worker = Worker(opened or _Choice(config, console), config.serve.queue, metrics)
     app = FastAPI(
         title="hildanext", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None,
         description="A block-diffusion language model. Drafts may still change, commits are final.",
     )  # fmt: skip
+    app.state.room = room
     app.state.server = Server(config, worker, metrics, Jobs(config))
     for router in (routes.router, openai.router, job_routes.router):
         app.include_router(router)
@@ -91,6 +108,8 @@ class _Choice:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     server: Server = app.state.server
+    if app.state.room is not None:
+        quiet_accept(app.state.room)
     server.worker.start()
     server.jobs.start()
     yield

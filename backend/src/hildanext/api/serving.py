@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from hildanext.api.app import api_key, create_app
+from hildanext.api.connections import Room, patient_protocol
 from hildanext.api.worker import Opened
 from hildanext.config import Config
 from hildanext.engines.choose import choose
@@ -24,18 +25,20 @@ from hildanext.errors import ConfigError
 from hildanext.progress import Console
 
 SWITCH_SECONDS = 0.0005
+IDLE_SECONDS = 30
 
 
 def serve(config: Config, console: Console) -> dict[str, Any]:
     """Serve until a signal; returns the address served. ConfigError for an address that cannot be had, EngineError
     when no engine opens."""
     sys.setswitchinterval(SWITCH_SECONDS)  # the engine thread must hand the interpreter over before /health is late
-    key = api_key(config)
-    app = create_app(config, console, key, partial(settled, config, console))
+    key, room = api_key(config), Room.of_this_process(console.warn)
+    app = create_app(config, console, key, partial(settled, config, console), room)
     bound = _bind(config)
     address = _address(config.serve.host, bound.getsockname()[1])
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
+        app, http=patient_protocol(room, IDLE_SECONDS), backlog=room.backlog, log_level="warning", access_log=False,
+        server_header=False, timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=config.serve.shutdown_seconds, ws="none", lifespan="on",
     )  # fmt: skip
     server = uvicorn.Server(settings)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.commands import Context, add_model, plugin
+from hildanext.disk import require_replaceable
+from hildanext.errors import ConfigError
 from hildanext.registry import build
 
 HELP = "write a model folder for transformers or SGLang"
@@ -36,15 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The folder and its files."""
-    from hildanext.models.load import load_model
+    from hildanext.models.load import load_model, place
 
     config, section = context.config, context.config.export.format
     export = build("exports", section, "export.format")
+    name = f"{Path(config.model.path).resolve().name}-{section.type}"
+    folder = Path(config.export.output or Path(config.paths.models) / "exports" / name)
+    require_replaceable(folder)
+    if folder.resolve() == place(config.model.path).resolve():
+        raise ConfigError(f"export.output: {folder} is the model itself and would be replaced; name another folder")
     loaded = load_model(config.model, context.console)
     loaded.require("export")
-    name = f"{Path(config.model.path).name}-{section.type}"
-    folder = Path(config.export.output or Path(config.paths.models) / "exports" / name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     files = export.write(loaded, folder)
     context.console.say(f"{folder}: {', '.join(files)}")
     return {"folder": str(folder), "format": section.type, "files": files}

@@ -1,11 +1,14 @@
 # The two base classes of every configuration section.
-# Entry points: Section (fixed fields), PluginSection ({"type": name, ...fields of that plugin}).
+# Entry points: Section (fixed fields), PluginSection ({"type": name, ...fields of that plugin}), SEEDS.
 # Frozen, unknown keys forbidden: a typo is an error, and a config can be shared between threads.
 """Base classes of configuration sections."""
 
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
+
+SEEDS = 1 << 63
+"""Seeds are below this: what the generators of torch and numpy take."""
 
 
 class Section(BaseModel):

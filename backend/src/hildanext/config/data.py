@@ -53,7 +53,10 @@ class DataConfig(Section):
 class TokenizeConfig(Section):
     """tokenize: the tokenizer, the window and how documents are packed into it."""
 
-    name: str = Field("", description="name of the shards: <paths.data>/tokenized/<name>; empty: the data set's name")
+    name: str = Field(
+        "", pattern=r"^([\w][\w.-]*)?$",
+        description="name of the shards: <paths.data>/tokenized/<name>; empty: the data set's name",
+    )  # fmt: skip
     tokenizer: str = Field(
         "auto",
         description="folder of a Hugging Face tokenizer, 'storyworld' (built from its vocabulary), or 'auto': the "

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hildanext.config.base import Section
+from hildanext.config.base import SEEDS, Section
 
 
 class NewModelConfig(Section):
@@ -23,7 +23,7 @@ class NewModelConfig(Section):
     init_std: float = Field(0.0, ge=0, description="standard deviation of fresh weights; 0: 0.7 / sqrt(hidden)")
     rope_theta: float = Field(10000.0, gt=0, description="base of the rotary positions")
     window: int = Field(512, ge=8, description="longest sequence, tokens")
-    seed: int = Field(0, ge=0, description="seed of the initial weights")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of the initial weights")
     tied: bool = Field(True, description="share the output matrix with the embedding")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from hildanext.config.base import Section
+from hildanext.config.base import SEEDS, Section
 from hildanext.config.bench import BenchConfig
 from hildanext.config.data import DataConfig, TokenizeConfig
 from hildanext.config.decode import DecodeConfig
@@ -39,7 +39,7 @@ class Config(Section):
     """Everything a command reads."""
 
     description: str = Field("", description="what this configuration is for, one line")
-    seed: int = Field(0, ge=0, description="seed of every random stream")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of every random stream")
     paths: PathsConfig = PathsConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     data: DataConfig = DataConfig()

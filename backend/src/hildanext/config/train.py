@@ -3,11 +3,20 @@
 # Counts are optimiser steps unless a description says otherwise.
 """Training sections of the configuration."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hildanext.config.base import PluginSection, Section
+
+SMALLEST_CLIP = 1e-6
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _clip(value: float) -> float:
+    if 0 < value < SMALLEST_CLIP:
+        raise ValueError(f"should be 0, no clipping, or at least {SMALLEST_CLIP:g}: smaller gradients train nothing")
+    return value
 
 
 class ObjectiveSection(PluginSection):
@@ -36,11 +45,13 @@ class OptimizerConfig(Section):
         "adamw", description="muon: hidden matrices by Muon, the rest by AdamW; the 8-bit ones need bitsandbytes"
     )
     muon: float = Field(6.5, gt=0, description="muon: factor on the learning rate of the hidden matrices")
-    lr: float = Field(3e-4, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="decay rates of the moment estimates, in [0, 1)")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
-    weight_decay: float = Field(0.1, ge=0, description="decoupled decay of matrices; vectors have none")
-    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+    lr: float = Field(3e-4, ge=1e-12, le=1e3, description="peak learning rate")
+    betas: tuple[Rate, Rate] = Field((0.9, 0.95), description="decay rates of the moment estimates, in [0, 1)")
+    eps: float = Field(1e-8, gt=0, le=1, description="added to the root of the second moment")
+    weight_decay: float = Field(0.1, ge=0, le=1e3, description="decoupled decay of matrices; vectors have none")
+    clip: Annotated[float, AfterValidator(_clip)] = Field(
+        1.0, ge=0, description="largest norm of the gradient, at least 1e-6; 0: no clipping"
+    )
     schedule: Literal["linear", "cosine", "constant", "wsd"] = Field("cosine", description="after the warm-up")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises linearly from 0")
     decay: float = Field(0.2, gt=0, le=1, description="share of the steps in which wsd falls at the end")
@@ -56,8 +67,8 @@ class TrainConfig(Section):
 
     data: str = Field("", description="folder of tokenised shards; empty: <paths.data>/tokenized/<data.name>")
     prepare: bool = Field(False, description="run prepare-data and tokenize first where the shards are missing")
-    split: str = Field("train", description="shards to train on: train | sft_train")
-    eval_split: str = Field("eval", description="shards to evaluate on: eval | sft_eval")
+    split: str = Field("train", pattern=r"^[\w][\w.-]*$", description="shards to train on: train | sft_train")
+    eval_split: str = Field("eval", pattern=r"^[\w][\w.-]*$", description="shards to evaluate on: eval | sft_eval")
     steps: int = Field(1000, ge=1, description="optimiser steps")
     tokens: int = Field(0, ge=0, description="tokens to train on, instead of steps; 0: steps decide")
     batch: int = Field(8, ge=1, description="sequences per micro-batch and rank")

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
@@ -65,6 +66,11 @@ class _Steps(Dataset[Batch]):
         return {**self.__dict__, "shards": None}
 
 
+def _rows_hash(manifest: Mapping[str, Any]) -> str | None:
+    known = manifest.get("files")
+    return hashlib.sha256("".join(file["sha256"] for file in known.values()).encode()).hexdigest() if known else None
+
+
 @lru_cache(maxsize=4)
 def _reopened(folder: Path) -> ShardSet:
     return ShardSet.open(folder)
@@ -115,13 +121,15 @@ class Loader:
             "rows": len(self.shards),
             "tokenizer_hash": self.shards.manifest.get("tokenizer_hash"),
             "input_hash": self.shards.manifest.get("input_hash"),
+            "rows_hash": _rows_hash(self.shards.manifest),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at the very next example, also with another batch or ranks where the place is a whole step of it.
         DataError where the shards or the seed are others."""
         own = self.state_dict()
-        changed = [name for name in own if name != "position" and state.get(name) != own[name]]
+        unknown = {name for name in ("rows_hash",) if None in (state.get(name), own[name])}
+        changed = [name for name in own if name not in {"position", *unknown} and state.get(name) != own[name]]
         if changed:
             was, now = {name: state.get(name) for name in changed}, {name: own[name] for name in changed}
             raise DataError(f"{self.shards.folder}: the saved place is of other data: it had {was}, here {now}")

@@ -1,7 +1,7 @@
 # prepare-data: sources -> cleaned, deduplicated, mixed, split JSON lines and a manifest that reconciles.
 # Entry points: prepare(config, console).
-# Units are done by processes into a part folder that a later run with the same settings takes up again; the output
-# folder is swapped in at the end, so an interrupted run leaves the previous output as it was.
+# Units are done by processes, which end with this one, into a part folder that a later run with the same settings takes
+# up again; the output folder is swapped in at the end, so an interrupted run leaves the previous output as it was.
 """Preparing a data set."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,11 +26,11 @@ from hildanext.data.cleaning import Cleaner
 from hildanext.data.source import Source
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
 from hildanext.data.units import BAD_EXAMPLES, Report, UnitJob, run_unit
-from hildanext.environment import usable_cores
+from hildanext.disk import replacing, require_replaceable
+from hildanext.environment import die_with_parent, usable_cores
 from hildanext.errors import DataError
 from hildanext.progress import Console
 from hildanext.registry import build
-from hildanext.run_dir import replacing
 
 FILES = ("train", "eval", "sft_train", "sft_eval")
 
@@ -40,9 +41,10 @@ def prepare(config: Config, console: Console) -> dict[str, Any]:
     Cleaner(config.data.cleaning)
     sources: list[Source] = [build("sources", section, "data.sources") for section in config.data.sources]
     output = Path(config.paths.data) / "processed" / config.data.name
+    require_replaceable(output, "data set")
     jobs = _jobs(config, sources, output)
     reports = _run_all(config, jobs, console)
-    with replacing(output) as folder:
+    with replacing(output, "data set") as folder:
         manifest = _merge(config, sources, jobs, reports, folder)
     for left in output.parent.glob(f".{output.name}.parts-*"):
         shutil.rmtree(left)
@@ -77,8 +79,17 @@ def _run_all(config: Config, jobs: Sequence[tuple[int, UnitJob]], console: Conso
 def _results(jobs: Sequence[UnitJob], workers: int, stack: ExitStack) -> Iterator[Report]:
     if workers <= 1:
         return map(run_unit, jobs)
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+    others = set(multiprocessing.active_children())
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, spawn, initializer=die_with_parent, initargs=(os.getpid(),))
+
+    def end(kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+    stack.push(end)
     return pool.map(run_unit, jobs)
 
 

@@ -1,5 +1,5 @@
 # Packed rows on disk: flat memory-mapped token files with document offsets.
-# Entry points: ShardWriter (write(row), close), ShardSet.open(folder) -> rows, check_tokenizer.
+# Entry points: ShardWriter (write(row), close), ShardSet.open(folder) -> rows, require_whole, check_tokenizer.
 # Files: tokens.bin (uint16 where the vocabulary fits, else uint32), learn.bin (uint8, absent where all is learned),
 # pieces.bin (int64 pairs: document, end offset), rows.bin (int64: end piece), manifest.json. Padding is not stored.
 # Flat files and not Arrow: 2-4 bytes a token, opened by mmap at once, resumed by one integer, no dependency.
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from hildanext.data.packing import Piece
 from hildanext.data.tokenizers import tokenizer_hash
+from hildanext.disk import damage, fingerprints, write_atomic
 from hildanext.errors import DataError
-from hildanext.run_dir import write_atomic
 
 
 class PackedRow(NamedTuple):
@@ -86,6 +86,7 @@ class ShardWriter:
             "tokens": self.tokens,
             "learned": self.learned,
             "fill_rate": self.tokens / (self.rows * self.window) if self.rows else 0.0,
+            "files": fingerprints(self.folder, ("manifest.json",)),
             **known,
         }
         write_atomic(self.folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
@@ -128,6 +129,13 @@ class ShardSet:
         if found != wanted:
             raise DataError(f"{path}: files hold {found} tokens, pieces, rows, marks; the manifest says {wanted}")
         return cls(path, manifest, tokens, learn, pieces, rows)
+
+    def require_whole(self) -> None:
+        """DataError where a file is not as the manifest says it was written. Shards from before manifests knew their
+        files pass."""
+        found = damage(self.folder, self.manifest.get("files", {}), "manifest.json")
+        if found:
+            raise DataError(f"{self.folder}: damaged: {found}; restore the file or run `hildanext tokenize` again")
 
     @property
     def window(self) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from hildanext.config.data import TokenizeConfig
 from hildanext.data.encode_split import SplitEncoder
 from hildanext.data.prepare import FILES
 from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer, tokenizer_hash
+from hildanext.disk import replacing, write_atomic
 from hildanext.errors import ConfigError, DataError
 from hildanext.progress import Console
-from hildanext.run_dir import replacing, write_atomic
 
 
 def tokenize(config: Config, console: Console) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
     _check_blocks(settings)
     prepared = _prepared(source)
     output = Path(config.paths.data) / "tokenized" / (settings.name or config.data.name)
-    with replacing(output) as folder:
+    with replacing(output, "shards") as folder:
         tokenizer = _tokenizer(config, output, folder, console)
         encoder = SplitEncoder(settings, tokenizer, tokenizer_hash(tokenizer), str(output / "tokenizer"))
         manifest: dict[str, Any] = {
@@ -60,8 +61,13 @@ def _check_blocks(settings: TokenizeConfig) -> None:
 def _prepared(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        _ = [(manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]) for name in FILES]
     except FileNotFoundError:
         raise DataError(f"{folder}: not prepared (no manifest.json); run `hildanext prepare-data` first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder}/manifest.json: cannot be read ({error}); run `hildanext prepare-data` again"
+        ) from error
     for name in FILES:
         path, facts = folder / f"{name}.jsonl", manifest["files"][name]
         size = path.stat().st_size if path.exists() else -1
@@ -69,6 +75,9 @@ def _prepared(folder: Path) -> dict[str, Any]:
             raise DataError(
                 f"{path}: {size} bytes, its manifest says {facts['bytes']}; run `hildanext prepare-data` again"
             )
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                raise DataError(f"{path}: damaged, not what its manifest says; run `hildanext prepare-data` again")
     return manifest
 
 

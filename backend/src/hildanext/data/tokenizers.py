@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hildanext.errors import DataError, ModelError, first_line
+from hildanext.errors import DataError, ModelError
 
 END_OF_TEXT, TURN_START, TURN_END, MASK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, MASK)
@@ -38,8 +38,9 @@ def load_tokenizer(folder: Path | str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: the tokenizer cannot be read ({first_line(error)}); restore its files") from error
+    except Exception as error:  # transformers and tokenizers raise whatever a damaged file leads them to
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path}: the tokenizer cannot be read ({said}); restore its files") from error
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

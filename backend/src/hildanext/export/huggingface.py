@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from hildanext.disk import replacing, write_atomic
 from hildanext.registry import Plugin
-from hildanext.run_dir import replacing, write_atomic
 
 CARD = """---
 library_name: transformers
@@ -50,14 +50,14 @@ class Huggingface(Plugin):
         import torch
 
         from hildanext.decoding.modes import checked
-        from hildanext.models.save import save_model
+        from hildanext.models.save import write_model
 
         denoiser, meta = loaded.denoiser, loaded.meta
         meta = meta.model_copy(update={"decode": meta.decode | checked(_over(meta.decode, self.decode))})
         if self.dtype != "as_is":
             denoiser = denoiser.to(getattr(torch, self.dtype))
         with replacing(folder) as fresh:
-            save_model(denoiser, loaded.tokenizer, fresh, meta)
+            write_model(denoiser, loaded.tokenizer, fresh, meta)
             if self.card:
                 write_atomic(fresh / "README.md", self._card(loaded, folder.name))
         return sorted(path.name for path in folder.iterdir())

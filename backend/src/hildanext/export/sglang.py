@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import Field
 
+from hildanext.disk import replacing, write_atomic
 from hildanext.errors import ModelError
 from hildanext.registry import Plugin
-from hildanext.run_dir import replacing, write_atomic
 
 MASK_ID = 151669
 ARCHITECTURE, MODEL_TYPE = "SDARForCausalLM", "sdar"
@@ -31,11 +31,11 @@ class Sglang(Plugin):
 
     def write(self, loaded: Any, folder: Path) -> list[str]:
         """Write the folder, replacing it; returns the names of its files. ModelError for a model SDAR cannot be."""
-        from hildanext.models.save import save_model
+        from hildanext.models.save import write_model
 
         self._check(loaded)
         with replacing(folder) as fresh:
-            save_model(loaded.denoiser, loaded.tokenizer, fresh, loaded.meta)
+            write_model(loaded.denoiser, loaded.tokenizer, fresh, loaded.meta)
             self._weights(loaded, fresh)
             self._config(loaded, fresh)
             write_atomic(fresh / "dllm.yaml", self._yaml(loaded))

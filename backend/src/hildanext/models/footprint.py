@@ -17,7 +17,7 @@ from hildanext.config.model import ModelConfig
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.models.backend import capability, choose_backend
 from hildanext.models.denoiser import position_bytes
-from hildanext.models.load import NEW, choose_device, choose_dtype, model_folder, new_tokenizer
+from hildanext.models.load import NEW, choose_device, choose_dtype, model_folder, new_tokenizer, read_config, readable
 from hildanext.models.new import new_model
 
 OPTIMIZER_BYTES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "lion8bit": 1}
@@ -128,12 +128,13 @@ class NetworkFootprint:
 
 
 def _skeleton(model: ModelConfig) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if model.path == NEW:
         rows = max(load_tokenizer(new_tokenizer(model)).get_vocab().values()) + 1
         with torch.device("meta"):
             return new_model(model.new, rows)
-    settings = AutoConfig.from_pretrained(model_folder(model.path), local_files_only=True)
-    with torch.device("meta"):
+    folder = model_folder(model.path)
+    settings = read_config(folder, model.trust_remote_code)
+    with readable(folder), torch.device("meta"):
         return AutoModelForCausalLM.from_config(settings)

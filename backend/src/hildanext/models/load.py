@@ -1,10 +1,12 @@
 # A local model folder, or the bundled pair, as a denoiser with its tokenizer.
-# Entry points: load_model, Loaded, kind_at, model_folder, place, choose_dtype, choose_device.
+# Entry points: load_model, Loaded, kind_at, model_folder, place, read_config, choose_dtype, choose_device.
 # Which plugin of models/kinds reads the folder stands in its hildanext.json. dtype and device come with their reason.
 """Loading models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from hildanext.config.model import ModelConfig
 from hildanext.core.types import Denoiser
 from hildanext.data.tokenizers import load_tokenizer
-from hildanext.errors import ModelError
+from hildanext.errors import ModelError, first_line
 from hildanext.models.backend import capability
 from hildanext.models.kind import ModelKind, Use, kind_of
 from hildanext.models.meta import HildaMeta
@@ -71,6 +73,28 @@ def model_folder(path: str) -> Path:
     )
 
 
+def read_config(folder: Path, trust: bool = False) -> Any:
+    """The Hugging Face configuration of a folder. ModelError where this transformers cannot read it."""
+    from transformers import AutoConfig
+
+    with readable(folder):
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Whatever transformers raises inside over a folder's config.json is a ModelError: it has no errors of its own."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(
+            f"{folder}/config.json: {said}; expected a supported causal LM, correct or restore the file"
+        ) from error
+
+
 def kind_at(path: str) -> ModelKind:
     """The kind of a `model.path`."""
     return kind_of(HildaMeta() if path == NEW else HildaMeta.read(model_folder(path)))
@@ -82,8 +106,13 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"model.device {name!r}: not a device, expected auto, cpu or cuda[:n]") from error
+        usable = device.type == "cuda" or float(torch.ones(1, device=device)) == 1.0
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise ModelError(
+            f"model.device {name!r}: not a device of this machine ({first_line(error)}), expected auto, cpu or cuda[:n]"
+        ) from error
+    if not usable:
+        raise ModelError(f"model.device {name!r}: does not compute, expected auto, cpu or cuda[:n]")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
             f"model.device {name!r}: {torch.cuda.device_count()} CUDA devices are visible; use auto or cpu"

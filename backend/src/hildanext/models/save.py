@@ -1,6 +1,6 @@
 # A model folder: the kind's files (plain Hugging Face ones for `hf`), the tokenizer, and hildanext.json.
-# Entry points: save_model.
-# The folder appears whole or not at all.
+# Entry points: save_model, write_model.
+# The folder appears whole or not at all, and replaces only a model folder in which nothing else lies.
 """Saving models."""
 
 from __future__ import annotations
@@ -8,19 +8,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from hildanext.core.types import Denoiser
+from hildanext.disk import replacing, write_atomic
+from hildanext.errors import RunError, first_line
 from hildanext.models.kind import kind_of
 from hildanext.models.meta import META_FILE, HildaMeta
-from hildanext.run_dir import replacing, write_atomic
 
 
 def save_model(denoiser: Denoiser, tokenizer: Any, folder: Path | str, meta: HildaMeta | None = None) -> Path:
     """Write model, tokenizer and metadata to `folder`, replacing it by rename; returns it. meta names the kind;
-    mask_id, shift and block grid are the denoiser's."""
-    folder, meta = Path(folder), meta or HildaMeta()
-    facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "block_grid": denoiser.block_grid}
+    mask_id, shift and block grid are the denoiser's. HildaError where something else lies there."""
+    folder = Path(folder)
     with replacing(folder) as fresh:
-        kind_of(meta).save(denoiser, fresh)
-        tokenizer.save_pretrained(fresh)
-        write_atomic(fresh / META_FILE, meta.model_copy(update=facts).text())
+        write_model(denoiser, tokenizer, fresh, meta or HildaMeta())
     return folder
+
+
+def write_model(denoiser: Denoiser, tokenizer: Any, folder: Path, meta: HildaMeta) -> None:
+    """The same into a folder that is still being made (see disk.replacing). RunError where the disk is full."""
+    facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "block_grid": denoiser.block_grid}
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        kind_of(meta).save(denoiser, folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) not in (SafetensorError, Exception):  # the Rust writers of weights and of tokenizers
+            raise
+        raise RunError(f"{folder}: cannot be written ({first_line(error)}); free the disk") from error
+    write_atomic(folder / META_FILE, meta.model_copy(update=facts).text())

@@ -1,5 +1,5 @@
 # Checkpoints: a model's files plus trainer/ (optimiser, step, the state of the work), whole or absent.
-# Entry points: Checkpoints (save, newest, best), read_state, read_tensors, ModelFiles (weights and optimiser on disk).
+# Entry points: Checkpoints (save, newest, best), read_state, read_tensors, require_whole, ModelFiles (what is on disk).
 # A folder named step-NNNNNN is finished: it is written under a dotted name and renamed last. A checkpoint of a whole
 # model is a Hugging Face folder; of an adapter run, the adapter beside the base's name. Under FSDP2 every rank writes
 # its part of the optimiser and the first rank the gathered model.
@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,13 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hildanext.disk import REPLACED, damage, fingerprints, swap_in, write_atomic
 from hildanext.errors import HildaError, RunError
 from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
 from hildanext.models.load import Loaded
 from hildanext.models.lora import adapter_state, merge_adapter
 from hildanext.models.meta import HildaMeta
-from hildanext.models.save import save_model
-from hildanext.run_dir import swap_in, write_atomic
+from hildanext.models.save import save_model, write_model
 from hildanext.train.distributed import Ranks
 
 STATE = Path("trainer") / "state.json"
@@ -34,17 +35,39 @@ TENSORS = Path("trainer") / "work.pt"
 ADAPTER = Path("trainer") / "adapter.safetensors"
 OPTIMIZER = Path("trainer") / "optimizer.pt"
 SHARDS = Path("trainer") / "shards"
+ADVICE = "resume from another checkpoint, or restore the file"
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The trainer state of a checkpoint. HildaError where the folder is none."""
+    """The trainer state of a checkpoint. HildaError where the folder is none, or the file is not what was written."""
+    state = _read(folder)
+    state.pop("files", None)
+    return state
+
+
+def _read(folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        own, _ = state.pop("sha256", None), int(state["step"])
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise HildaError(
-            f"train.resume: {folder} is no checkpoint ({error}); give one of runs/<id>/checkpoints/step-*"
+            f"train.resume: {folder} is no checkpoint ({error!r:.200}); give one of runs/<id>/checkpoints/step-*"
         ) from error
+    if own is not None and own != _digest(state):
+        raise HildaError(f"{folder / STATE}: damaged, it is not what was written; {ADVICE}")
     return state
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def require_whole(folder: Path) -> None:
+    """HildaError where a file of a checkpoint is not as its state says it was written. One from before states knew
+    their files passes."""
+    found = damage(folder, _read(folder).get("files", {}), str(STATE))
+    if found:
+        raise HildaError(f"{folder}: damaged: {found}; {ADVICE}")
 
 
 def read_tensors(folder: Path) -> dict[str, Any]:
@@ -101,8 +124,10 @@ class Checkpoints:
             write(temporary)
             ranks.wait()
             self._complete(temporary, final, state, ranks)
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            if not isinstance(error, OSError | SafetensorError | RuntimeError | RunError):
+                raise
             raise RunError(
                 f"{final}: the checkpoint cannot be written ({error}); {self.newest() or 'no older one'} is whole; free"
                 " the disk and resume from it"
@@ -111,7 +136,7 @@ class Checkpoints:
 
     def _prepare(self, temporary: Path, ranks: Ranks) -> None:
         if ranks.first:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self.clear()
             self._room()
         ranks.wait()
 
@@ -119,11 +144,13 @@ class Checkpoints:
         if ranks.first:
             tensors = {name: value for name, value in state.items() if _holds_tensors(value)}
             plain = {name: value for name, value in state.items() if name not in tensors}
-            write_atomic(temporary / STATE, json.dumps(plain, indent=2) + "\n")
             if tensors:
+                (temporary / TENSORS).parent.mkdir(parents=True, exist_ok=True)
                 torch.save(tensors, temporary / TENSORS)
+            plain = json.loads(json.dumps(plain | {"files": fingerprints(temporary)}))
+            write_atomic(temporary / STATE, json.dumps(plain | {"sha256": _digest(plain)}, indent=2) + "\n")
             _flush(temporary)
-            swap_in(temporary, final)
+            swap_in(temporary, final, "checkpoint")
             self.prune()
         ranks.wait()
 
@@ -135,12 +162,18 @@ class Checkpoints:
             raise OSError(f"disk full: {free} bytes free, the last checkpoint had {need}")
 
     def prune(self) -> None:
-        """Remove every checkpoint that is neither among the newest nor among the best, and unfinished ones."""
+        """Remove every checkpoint that is neither among the newest nor among the best."""
         keep = {*self.all()[-self.last :], *self.best(self.best_count)}
         for path in self.all():
             if path not in keep:
                 self._remove(path)
-        for path in self.folder.glob(".step-*"):
+
+    def clear(self) -> None:
+        """Remove what killed or failed writes left; a checkpoint that was being replaced comes back."""
+        for path in self.folder.glob(f"{REPLACED}/*"):
+            if not (self.folder / path.name).exists():
+                path.rename(self.folder / path.name)
+        for path in (*self.folder.glob(".step-*"), *self.folder.glob(REPLACED)):
             shutil.rmtree(path, ignore_errors=True)
 
     def _remove(self, path: Path) -> None:
@@ -169,7 +202,7 @@ class ModelFiles:
             (folder / ADAPTER).parent.mkdir(parents=True)
             save_file({name: value.contiguous() for name, value in adapter_state(whole).items()}, folder / ADAPTER)
         elif self.ranks.first:
-            save_model(whole, self.loaded.tokenizer, folder, self.meta)
+            write_model(whole, self.loaded.tokenizer, folder, self.meta)
         self.ranks.wait()
         if sharded:
             _write_shards(self.loaded, self.optimizer, folder)

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hildanext.config import Config
+from hildanext.disk import RECORD, replacing, require_replaceable, write_atomic
 from hildanext.errors import ModelError
 from hildanext.models.load import load_model
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.progress import Console
-from hildanext.run_dir import replacing, write_atomic
-from hildanext.train.checkpoint import Checkpoints
+from hildanext.train.checkpoint import STATE, Checkpoints, require_whole
 from hildanext.train.evaluation import Evaluator
 from hildanext.train.training import is_causal, make_ladder, open_shards
 
@@ -79,7 +79,7 @@ def merge_folders(folders: Sequence[Path], output: Path) -> Path:
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise ModelError(f"merge: {output} is a member and would be replaced; name another folder with --output")
     parts = _same(folders)
-    kept = shutil.ignore_patterns("trainer", "*.safetensors")
+    kept = shutil.ignore_patterns("trainer", "*.safetensors", RECORD)
     with replacing(output) as fresh:
         shutil.copytree(folders[0], fresh, ignore=kept, dirs_exist_ok=True)
         for file, shapes in parts.items():
@@ -99,8 +99,12 @@ def merge_run(
 ) -> dict[str, Any]:
     """Average the named members, or a run's `best` checkpoints, and evaluate every member and the mean. A member is a
     checkpoint's name or a model folder; the first one's tokenizer and metadata are kept."""
+    require_replaceable(output or run / "merged")
     checkpoints = Checkpoints(run / "checkpoints")
     folders = [_member(checkpoints.folder, name) for name in members] or checkpoints.best(best)
+    for folder in folders:
+        if (folder / STATE).is_file():
+            require_whole(folder)
     merged = merge_folders(folders, output or run / "merged")
     every = [*folders, merged]
     scores = {name: _score(config, path) for name, path in zip(_labels(every), every, strict=True)}

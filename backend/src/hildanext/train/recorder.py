@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from hildanext.report.losses import plot_losses
 from hildanext.train.checkpoint import Checkpoints, ModelFiles
 from hildanext.train.evaluation import Evaluator
@@ -43,6 +45,7 @@ class RunRecorder(Recorder):
         if training.ranks.first:
             self._environment()
         if resumed is not None:
+            self._compare_machine()
             self.files.restore(resumed)
             trainer.resume(training.state, str(resumed))
             training.console.say(f"resumed from {resumed} at step {trainer.step}")
@@ -55,10 +58,29 @@ class RunRecorder(Recorder):
         loaded, ranks, shards = self.training.loaded, self.training.ranks, self.training.shards
         self.training.run.environment(
             device=str(loaded.device), dtype=str(loaded.dtype), dtype_reason=loaded.dtype_reason,
-            optimizer=self.choice.name, optimizer_reason=self.choice.reason, world=ranks.size, parallel=ranks.kind,
+            again=self.training.resumed is not None, optimizer=self.choice.name,
+            optimizer_reason=self.choice.reason, world=ranks.size, parallel=ranks.kind,
             model=str(loaded.path), data_hash=shards.manifest.get("input_hash"),
             tokenizer_hash=shards.manifest["tokenizer_hash"],
         )  # fmt: skip
+
+    def _compare_machine(self) -> None:
+        was, now = self.training.state.get("machine", {}), self._machine()
+        changed = [
+            f"{name} {was[name]} before, {now[name]} now" for name in now if was.get(name, now[name]) != now[name]
+        ]
+        if changed and self.training.ranks.first:
+            text = f"train.resume: {'; '.join(changed)}: the run goes on, but not bit for bit as it would have"
+            self.training.console.warn(text)
+            self.training.run.log(text)
+
+    def _machine(self) -> dict[str, Any]:
+        loaded, config, ranks = self.training.loaded, self.training.config, self.training.ranks
+        return {
+            "threads": torch.get_num_threads(), "torch": str(torch.__version__), "device": loaded.device.type,
+            "dtype": str(loaded.dtype), "attention": config.model.attention, "batch": config.train.batch,
+            "accumulate": config.train.accumulate, "ranks": ranks.size,
+        }  # fmt: skip
 
     def write(self, record: Mapping[str, Any]) -> None:
         """The line goes to every tracker, and now and then to status.json."""
@@ -84,7 +106,7 @@ class RunRecorder(Recorder):
             tracker.flush()
         stages = [vars(stage) for stage in self.training.ladder.stages]
         full = {**state, "parent_nll": self.parent, "history": self.history, "stages": stages}
-        full["base"] = str(self.training.loaded.path)
+        full |= {"base": str(self.training.loaded.path), "machine": self._machine()}
         saved = str(self.checkpoints.save(step, full, self.files.write, self.training.ranks))
         if self.training.ranks.first:
             self.training.run.status(step=step, total=self.training.ladder.steps, checkpoint=saved)

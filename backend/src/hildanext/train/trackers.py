@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from hildanext.errors import ConfigError
-from hildanext.run_dir import write_atomic
+from hildanext.disk import write_atomic
+from hildanext.errors import ConfigError, RunError
 
 FLUSH_SECONDS = 1.0
 
@@ -57,7 +57,13 @@ class JsonLines:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise RunError(
+            f"{path}: not text ({error.reason} at byte {error.start}), so its earlier lines cannot be kept; restore the"
+            " file, or move it away to go on without them"
+        ) from error
 
 
 def _step(line: str) -> float:

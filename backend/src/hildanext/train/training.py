@@ -26,7 +26,7 @@ from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate, require_memory
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
-from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
+from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors, require_whole
 from hildanext.train.distributed import Ranks, Replica, open_ranks
 from hildanext.train.optim import OptimizerChoice, build_optimizer, freeze
 
@@ -111,6 +111,8 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
         told = ranks.tell(str(created.path) if created else "")
         run, quiet = created or RunDir(Path(told)), console if ranks.first else Console(quiet=True)
         with run.running() if ranks.first else nullcontext():
+            if ranks.first:
+                Checkpoints(run.checkpoints).clear()
             if config.train.prepare and ranks.first and not shards_folder(config).is_dir():
                 prepare(config, quiet)
                 tokenize(config, quiet)
@@ -122,8 +124,13 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
 
 def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Training:
     resumed = _resumed(config, run)
+    if resumed is not None and ranks.first:
+        require_whole(resumed)
     state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
     shards, evaluation = open_shards(config, config.train.split), open_shards(config, config.train.eval_split)
+    if ranks.first:
+        shards.require_whole()
+        evaluation.require_whole()
     ladder = make_ladder(config, shards.window, ranks.size)
     _same_run(state, ladder)
     source = _source(config, resumed, shards)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
+from hildanext.config.base import SEEDS
 from hildanext.data.document import BadRow, Document
 from hildanext.data.source import Source, Unit
 
@@ -20,7 +21,7 @@ KEPT = ("register", "log_probability", "check")
 class Storyworld(Source):
     """Records of the story world, by register. The metadata hold the record's check and log-probability in nats."""
 
-    seed: int = Field(0, ge=0, description="seed of the generator")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of the generator")
     stories: int = Field(8000, ge=0, description="plain stories, documents")
     chat: int = Field(2000, ge=0, description="chats about stories, documents")
     arithmetic: int = Field(1000, ge=0, description="word problems, documents")

@@ -9,6 +9,7 @@ from itertools import islice
 
 from pydantic import Field
 
+from hildanext.config.base import SEEDS
 from hildanext.decoding.request import Request
 from hildanext.measure.extraction import completed_function
 from hildanext.measure.judging import Program, judge
@@ -20,7 +21,7 @@ class HumanevalMicro(Task):
     """pass@1 on micro coding tasks asked as chat turns, in HumanEval's schema."""
 
     limit: int = Field(100, ge=1, description="tasks")
-    seed: int = Field(7_000_001, ge=0, description="seed of the records")
+    seed: int = Field(7_000_001, ge=0, lt=SEEDS, description="seed of the records")
     max_new_tokens: int = Field(32, ge=1, description="tokens per reply")
     canonical: bool = Field(False, description="run the reference solutions instead of the model's, to check the tests")
 

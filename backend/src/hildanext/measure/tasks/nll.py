@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from hildanext.config.base import SEEDS
 from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import Estimate, autoregressive_nll, block_elbo
 from hildanext.core.types import Batch
@@ -28,7 +29,7 @@ class Nll(Task):
     samples: int = Field(8, ge=0, description="Monte-Carlo draws; 0: exact, blocks of at most 8")
     autoregressive: bool = Field(True, description="also the exact NLL of the model read left to right")
     rows: int = Field(16, ge=1, description="rows of a forward")
-    seed: int = Field(7_000_001, ge=0, description="seed of stories and draws")
+    seed: int = Field(7_000_001, ge=0, lt=SEEDS, description="seed of stories and draws")
 
     def run(self, context: EvalContext) -> Outcome:
         """Score all rows under every reading."""

@@ -21,6 +21,7 @@ from hildanext.models.denoiser import HFDenoiser, network
 from hildanext.models.footprint import NetworkFootprint
 from hildanext.models.inspection import parity
 from hildanext.models.kind import ModelKind, Use
+from hildanext.models.load import read_config
 from hildanext.models.lora import has_adapter, keep_differentiable, quantisation
 from hildanext.models.mask_token import MASK_TEXT, choose_mask_token
 from hildanext.models.meta import HildaMeta
@@ -162,16 +163,6 @@ def _read(folder: Path, model: ModelConfig, dtype: torch.dtype, device: torch.de
     return network
 
 
-def read_config(folder: Path, trust: bool = False) -> Any:
-    """The Hugging Face configuration of a folder. ModelError where this transformers cannot read it."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}/config.json: {first_line(error)}; expected a supported causal LM") from error
-
-
 def _weights(folder: Path, asked: dict[str, Any]) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -181,7 +172,7 @@ def _weights(folder: Path, asked: dict[str, Any]) -> Any:
             folder, use_safetensors=True, local_files_only=True, attn_implementation="sdpa", output_loading_info=True,
             **asked,
         )  # fmt: skip
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise ModelError(
             f"{folder}: the weights cannot be loaded ({first_line(error)}); they are damaged or do not fit config.json"
         ) from error
@@ -203,6 +194,8 @@ def _check_files(folder: Path, trust: bool) -> None:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder}/config.json: not valid JSON ({error}); restore the file") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{folder}/config.json: not a JSON object; restore the file")
     if "auto_map" in values and not trust:
         raise ModelError(f"{folder}: the model brings its own code; set model.trust_remote_code=true to run it")
 
