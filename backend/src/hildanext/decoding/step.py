@@ -75,7 +75,7 @@ def _uniform(live: Live, block: OpenBlock, purpose: int) -> Tensor:
 def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, logits: Sequence[Tensor]) -> Stats:
     policy, sampling = live.plan.policy, live.plan.sampling
     scores = guided(logits[0], logits[1], sampling.cfg_scale) if len(logits) > 1 else logits[0]
-    draws = _uniform(live, block, SAMPLE)[looked].to(scores.device) if sampling.temperature else None
+    draws = None if sampling.greedy else _uniform(live, block, SAMPLE)[looked].to(scores.device)
     bias = policy.bias(canvas)
     bias = bias.at(looked) if bias is not None else None
     found = statistics(scores, canvas.mask_id, sampling, policy.needs, draws, bias)
