@@ -19,6 +19,7 @@ from hildanext.bench.decoding.timing import time_autoregressive, time_engine, ti
 from hildanext.config import Config
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
+from hildanext.models.meta import HildaMeta
 from hildanext.models.quantise import int8
 from hildanext.progress import Console
 from hildanext.report.plots import picture
@@ -61,7 +62,7 @@ def _load(config: Config, console: Console) -> tuple[Any, bool]:
         model = AutoModelForCausalLM.from_config(settings, attn_implementation="sdpa").float().eval()
     device = "cuda" if torch.cuda.is_available() and config.model.device != "cpu" else "cpu"
     denoiser = HFDenoiser(model.to(device), settings.vocab_size - 1).eval()
-    return SimpleNamespace(denoiser=denoiser, tokenizer=None, meta=None), False
+    return SimpleNamespace(denoiser=denoiser, tokenizer=None, meta=HildaMeta()), False
 
 
 def _precisions(loaded: Any, config: Config) -> Iterator[tuple[str, Any]]:
