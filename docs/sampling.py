@@ -1,4 +1,4 @@
-# Prints docs/choosing-thresholds.md's table of sampling: the bundled child's stories in every mode at four temperatures.
+# Prints the table of sampling in docs/choosing-thresholds.md: the bundled child in every mode at four temperatures.
 # Entry points: `python docs/sampling.py`; `--confidence sampled` measures the other reading of a confidence.
 # Stories are continued from their first sentence and judged by the story world's own checker; intervals are Wilson's.
 """Modes against temperatures, as a table."""
@@ -23,7 +23,10 @@ def table(stories: int, temperatures: Sequence[float], confidence: str) -> list[
     """The lines of the table: a row per mode, valid stories with their 95 % interval and tokens per forward."""
     config, console = Config(), Console(quiet=True)
     loaded = load_model(config.model)
-    lines = ["| mode | " + " | ".join(f"T = {t:g}" for t in temperatures) + " |", "|---" * (len(temperatures) + 1) + "|"]
+    lines = [
+        "| mode | " + " | ".join(f"T = {t:g}" for t in temperatures) + " |",
+        "|---" * (len(temperatures) + 1) + "|",
+    ]
     for mode in MODES:
         decode = config.decode.model_copy(update={"mode": mode, "confidence": confidence})
         context = EvalContext(loaded, config, console, DiffusionGenerator(loaded, decode))

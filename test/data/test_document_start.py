@@ -1,6 +1,6 @@
 # What a tokenizer puts before a text stands before training rows and prompts alike, and what it puts behind it nowhere.
 # Entry points: pytest.
-# The story world's tokenizer with a post-processor of its own: BOS before a text and EOS behind it, as Llama's and T5's.
+# The story world's tokenizer with a post-processor: BOS before a text and EOS behind it, as Llama's and T5's do.
 """The beginning of a document, in training and in prompts."""
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from hildanext.data.shards import ShardSet
 from hildanext.data.tokenize import tokenize
 from hildanext.data.tokenizers import document_start, load_tokenizer, storyworld_tokenizer
 from hildanext.decoding.engine import BlockEngine
-from hildanext.decoding.prompt import Bounds, prepare as prepared
+from hildanext.decoding.prompt import Bounds
+from hildanext.decoding.prompt import prepare as prepared
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import ARGenerator
 from hildanext.models.load import load_model

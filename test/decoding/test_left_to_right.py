@@ -1,4 +1,4 @@
-# Models that no conversion wrote, and blocks that are not the model's: said at load and in every result, or read exactly.
+# Models that no conversion wrote, and blocks that are not the model's: said at load and in results, or read exactly.
 # Entry points: the tests; the oracle of --ar is transformers' own greedy generate.
 # Block 1 with the AR shift is the AR model itself, so nothing is to be warned of there.
 """Reading a model left to right."""
@@ -36,7 +36,8 @@ def test_the_bundled_child_says_nothing_until_its_block_is_another(capsys: Any) 
     engine = open_engine(load_config(None, ['serve.engines=[{"type":"tiny"}]']))
     assert engine.session.capability.reasons == () and "warning" not in capsys.readouterr().err
     notes = {
-        block: engine.generate(Request.of(prompt=PROMPT, max_new_tokens=4, block=block)).notes for block in (None, 16, 8)
+        block: engine.generate(Request.of(prompt=PROMPT, max_new_tokens=4, block=block)).notes
+        for block in (None, 16, 8)
     }
     assert notes[None] == notes[16] == () and "block 8 is not the 16" in notes[8][0]
     open_engine(load_config(None, ["decode.block=4", 'serve.engines=[{"type":"tiny"}]']))

@@ -14,7 +14,6 @@ from decoding.subjects import Subject, opened
 
 from hildanext.decoding.statistics import Sampling
 
-
 ONE_LEFT = Sampling(1.0, top_k=1)
 
 

@@ -22,7 +22,9 @@ Unset = TypeVar("Unset")
 T = TypeVar("T", bound=Section)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
-Temperature = Annotated[float, Field(ge=0.0, le=100.0), AfterValidator(lambda given: given if given >= COLDEST else 0.0)]
+Temperature = Annotated[
+    float, Field(ge=0.0, le=100.0), AfterValidator(lambda given: given if given >= COLDEST else 0.0)
+]
 Scalar = bool | int | float | str | None
 
 

@@ -1,7 +1,7 @@
 # Text of committed tokens, piece by piece: no half characters, no text after a stop string.
 # Entry points: TextStream.
 # Text is decoded behind the last tokens of the prompt, because decoders treat a leading space by what precedes it.
-# What is shown depends on the tokens alone, never on where a block ends: text that later tokens may change is held back.
+# What is shown depends on the tokens alone, never on where a block ends: what later tokens may change is held back.
 """Incremental detokenisation with stop strings."""
 
 from __future__ import annotations

@@ -120,9 +120,7 @@ class Sglang(EnginePlugin):
         if reasons:
             return refused(*reasons)
         most, loaded = int(info.get("max_running_requests") or 1), native.loaded
-        session = RemoteSession(
-            self, client, loaded.tokenizer, native.facts, config, most, loaded.meta.document_start
-        )
+        session = RemoteSession(self, client, loaded.tokenizer, native.facts, config, most, loaded.meta.document_start)
         return Opening(session.capability, session)
 
     def _mismatches(self, info: dict[str, Any], native: NativeSession) -> list[str]:

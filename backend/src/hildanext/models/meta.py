@@ -26,7 +26,8 @@ class HildaMeta(BaseModel):
     block: int | None = Field(None, description="block size decoding should use, tokens")
     block_grid: Literal["global", "per_document"] = "global"
     document_start: list[int] | None = Field(
-        None, description="ids that begin a document in training and a text prompt; null: those the tokenizer puts there"
+        None,
+        description="ids that begin a document in training and a text prompt; null: those the tokenizer puts there",
     )
     parent: str | None = Field(None, description="the AR checkpoint this came from, with its hash")
     run: str | None = Field(None, description="id of the run that wrote it")
