@@ -16,10 +16,11 @@ import torch
 import hildanext
 from hildanext.bench.decode import run
 from hildanext.bench.decoding.modes import TINYSTORIES, differences, prompts_for, show
-from hildanext.bench.decoding.timing import Timed, fastest
+from hildanext.bench.decoding.timing import Timed, fastest, time_engine, time_forwards
 from hildanext.config import load_config
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.request import Metrics, Result
+from hildanext.models.denoiser import HFDenoiser
 from hildanext.progress import Console
 
 BUNDLED = Path(hildanext.__file__).parent / "tiny"
@@ -55,6 +56,20 @@ def test_modes_are_compared_on_trained_weights(assets: Path, tmp_path: Path, cap
     shown = "".join(capsys.readouterr())
     assert f"{100 * modes['s_against_q']['tokens_that_differ']:.1f} % of tokens by position" in shown
     assert f"{modes['s_against_q']['tokens_per_forward']:.2f} times the tokens per forward" in shown
+
+
+def test_a_shifted_model_is_timed_with_the_token_before_its_block(random_model: Any) -> None:
+    from decoding.reference import MASK, loaded
+
+    config = load_config(None, [f"bench.decode.{name}={json.dumps(value)}" for name, value in SMALL.items()])
+    parts = loaded(random_model("qwen3"))
+    parts.denoiser = HFDenoiser(parts.denoiser.model, MASK, shift="clean").eval()
+    bench = config.bench.decode.model_copy(update={"context_tokens": 30})
+    parts.denoiser.model.resize_token_embeddings(1100)
+    seconds = time_forwards(parts, bench)
+    assert {"ar", "bare 4", "engine 4", "bare 8", "engine 8"} == set(seconds) and min(seconds.values()) > 0
+    fields = {"block": 4, "policy": {"type": "static_quota", "steps": 2}}
+    assert time_engine(parts, config, fields, 2)["tokens"] == 2 * SMALL["new_tokens"]
 
 
 def test_made_up_prompts_hold_no_mask_whatever_its_id(tmp_path: Path) -> None:

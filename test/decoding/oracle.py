@@ -32,6 +32,7 @@ class Ask:
     top_k: int = 0
     top_p: float = 1.0
     cfg_scale: float = 0.0
+    confidence: str = "raw"
     key: Key = Key(0, 0)
 
 
@@ -112,12 +113,13 @@ def _biased(ask: Ask, now: Moment, history: list[Votes], i: int, row: list[float
 
 
 def _predicted(ask: Ask, i: int, step: int, scores: list[float]) -> Seen:
-    if ask.temperature:
-        scores = _cut([score / ask.temperature for score in scores], ask.top_k, ask.top_p)
-    p = _softmax(scores)
-    token = p.index(max(p)) if not ask.temperature else _drawn(p, ask.key.uniform(i, step, SAMPLE))
-    runner_up = sorted(p)[-2]
-    return Seen(token, p[token], -sum(q * math.log(q) for q in p if q > 0), p[token] - runner_up)
+    own, cold = _softmax(scores), ask.temperature < 1e-5
+    order = sorted(range(len(own)), key=lambda v: (-scores[v], v))
+    token = order[0] if cold else _drawn(_cut(ask, scores, order), ask.key.uniform(i, step, SAMPLE))
+    p = own if cold or ask.confidence == "raw" else _cut(ask, scores, order)
+    surprise = 0.0 if token == order[0] else -math.log(p[token])
+    spread = max(-sum(q * math.log(q) for q in p if q > 0), surprise)
+    return Seen(token, p[token], spread, p[token] - max(q for v, q in enumerate(p) if v != token))
 
 
 def _drawn(p: list[float], level: float) -> int:
@@ -129,19 +131,12 @@ def _drawn(p: list[float], level: float) -> int:
     return max(token for token, share in enumerate(p) if share)
 
 
-def _cut(scores: list[float], top_k: int, top_p: float) -> list[float]:
-    if top_k:
-        least = sorted(scores)[-top_k]
-        scores = [score if score >= least else -math.inf for score in scores]
-    if top_p < 1:
-        p, mass = _softmax(scores), 0.0
-        kept = set()
-        for v in sorted(range(len(p)), key=lambda v: (-p[v], v)):
-            if mass < top_p:
-                kept.add(v)
-            mass += p[v]
-        scores = [score if v in kept else -math.inf for v, score in enumerate(scores)]
-    return scores
+def _cut(ask: Ask, scores: list[float], order: list[int]) -> list[float]:
+    kept = order[: ask.top_k or None]
+    heated = _softmax([score / ask.temperature if v in kept else -math.inf for v, score in enumerate(scores)])
+    while len(kept) > 1 and sum(heated[v] for v in kept[:-1]) >= ask.top_p:
+        kept = kept[:-1]
+    return _softmax([score / ask.temperature if v in kept else -math.inf for v, score in enumerate(scores)])
 
 
 def _softmax(scores: list[float]) -> list[float]:

@@ -15,6 +15,7 @@ from decoding import test_policies, test_statistics
 
 from hildanext.core.types import Canvas, Stats, Update
 from hildanext.decoding import forward, statistics, step
+from hildanext.decoding import modes as resolution
 from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
@@ -228,6 +229,24 @@ def fixed_points_ignored(patch: Any) -> None:
 def coarse_uniform_numbers(patch: Any) -> None:
     draw = statistics.draw_tokens
     patch.setattr(statistics, "draw_tokens", lambda scores, uniform: draw(scores, (uniform * 32).floor() / 32))
+
+
+def certainty_of_the_likeliest(patch: Any) -> None:
+    measures = statistics._measures
+    patch.setattr(statistics, "_measures", lambda scores, best, top, needs: measures(scores, top, top, needs))
+
+
+def certainty_behind_the_cuts(patch: Any) -> None:
+    sampling = resolution._sampling
+    patch.setattr(resolution, "_sampling", lambda *both: replace(sampling(*both), confidence="sampled"))
+
+
+def ties_beyond_top_k(patch: Any) -> None:
+    def cut(scores: Any, sampling: Any) -> Any:
+        least = scores.topk(sampling.top_k, dim=1).values[:, -1:]
+        return (scores / sampling.temperature).masked_fill(scores < least, -math.inf)
+
+    patch.setattr(statistics, "_cut", cut)
 
 
 def entropy_in_bits(patch: Any) -> None:

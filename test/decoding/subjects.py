@@ -98,7 +98,7 @@ def decoded(subject: Subject, asked: Request, **settings: Any) -> Result:
     return engine(subject, **settings).generate(asked)
 
 
-def expected(subject: Subject, asked: Request) -> list[int]:
+def expected(subject: Subject, asked: Request, confidence: str = "raw") -> list[int]:
     """The tokens of a request by the independent decoder, before end tokens and stop strings."""
     if asked.prompt_ids is None or asked.policy is None or asked.max_new_tokens is None:
         raise ValueError("expected: the request must name prompt_ids, policy and max_new_tokens")
@@ -106,5 +106,6 @@ def expected(subject: Subject, asked: Request) -> list[int]:
     chosen |= {name: value for name in chosen if (value := getattr(asked, name)) is not None}
     key = Key(int(chosen.pop("seed")), asked.sample)
     policy = asked.policy.model_dump()
-    block = asked.block or BLOCK
-    return decode(subject.model, Ask(asked.prompt_ids, asked.max_new_tokens, block, MASK, policy, key=key, **chosen))
+    block, new = asked.block or BLOCK, asked.max_new_tokens
+    ask = Ask(asked.prompt_ids, new, block, MASK, policy, confidence=confidence, key=key, **chosen)
+    return decode(subject.model, ask)

@@ -31,6 +31,21 @@ def test_tokens_are_those_of_an_independent_decoder(subject: Subject, policy: st
     assert list(decoded(subject, asked).token_ids) == expected(subject, asked)
 
 
+@pytest.mark.parametrize("policy", ["editing", "margin", "entropy_bound", "factor"])
+def test_a_confidence_behind_the_cuts_is_that_of_the_independent_decoder(subject: Subject, policy: str) -> None:
+    asked = request(prompt(5, 2), 9, policy, "sampled")
+    assert list(decoded(subject, asked, confidence="sampled").token_ids) == expected(subject, asked, "sampled")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_sampling_that_leaves_one_token_is_greedy_decoding_token_for_token(subject: Subject, policy: str) -> None:
+    ids = prompt(LENGTHS[list(POLICIES).index(policy) % 6], 3)
+    greedy = decoded(subject, request(ids, 6, policy))
+    for cold in ({"top_k": 1}, {"top_p": 1e-300}, {"temperature": 1e-40}):
+        found = decoded(subject, request(ids, 6, policy, **{"temperature": 0.9, **cold}))
+        assert (found.token_ids, found.metrics.forwards) == (greedy.token_ids, greedy.metrics.forwards), cold
+
+
 def test_every_policy_with_an_oracle_is_decoded_and_is_one_of_the_package() -> None:
     assert {fields["type"] for fields in POLICIES.values()} == set(oracle.RULES) <= set(names("policies"))
 

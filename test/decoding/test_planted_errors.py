@@ -12,6 +12,10 @@ import pytest
 from decoding import check_limits, checks, plants, test_engine, test_policies, test_statistics
 from decoding.subjects import Subject, opened
 
+from hildanext.decoding.statistics import Sampling
+
+ONE_LEFT = Sampling(1.0, top_k=1)
+
 
 def _ways(subject: Subject) -> None:
     checks.every_way_of_caching_agrees(subject, "no editing", "greedy", (1, 3, 5, 7, 9, 17))
@@ -85,6 +89,11 @@ ERRORS: tuple[tuple[Callable[[Any], None], Callable[[Subject], None]], ...] = (
     (plants.edits_above_one_minus_tau, check_limits.tau_edit_one_only_looks),
     (plants.fixed_points_ignored, check_limits.free_editing_ends_at_a_fixed_point_or_its_budget),
     (plants.coarse_uniform_numbers, _plain(test_statistics.test_samples_follow_the_tempered_softmax, 1.0)),
+    (plants.certainty_of_the_likeliest, _sampled_oracle), (plants.certainty_behind_the_cuts, _sampled_oracle),
+    (plants.certainty_of_the_likeliest,
+     _plain(test_statistics.test_an_unlikely_drawn_token_is_not_certain_because_another_is)),
+    (plants.ties_beyond_top_k,
+     _plain(test_statistics.test_one_token_left_or_no_warmth_is_the_greedy_token_with_the_greedy_numbers, ONE_LEFT)),
     (plants.entropy_in_bits, _plain(test_statistics.test_greedy_statistics_equal_the_softmax_without_the_mask)),
     (plants.dreams_guidance, _plain(test_statistics.test_guidance_is_lladas_and_one_more_than_dreams)),
     (plants.block_after_the_end_token, check_limits.text_ends_where_it_must),

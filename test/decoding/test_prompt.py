@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hildanext.config.decode import MOST_TOKENS
 from hildanext.data.chat import render
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
@@ -68,11 +70,33 @@ def test_the_space_before_a_gap_stays_where_every_letter_is_a_token() -> None:
         ({"prompt": "a <gap:2> b", "infill": True, "max_new_tokens": 4}, "own lengths"),
         ({"prompt_ids": (1, 2), "infill": True}, "needs a text prompt"),
         ({"prompt_ids": tuple(range(500))}, "exceed the model's window of 512"),
+        ({"prompt": "a <gap:3> b"}, "<gap:3> marks a gap, and infill is off"),
+        ({"prompt": "a <gap:513> b", "infill": True}, "more than the model's window of 512 tokens"),
+        ({"prompt": "a" + "<gap:200>" * 3, "infill": True}, "more than the model's window of 512 tokens"),
+        ({"prompt": "a <gap:200000000> b", "infill": True}, "write smaller ones"),
+        ({"prompt": f"a <gap:{10**20}> b", "infill": True}, "write smaller ones"),
+        ({"prompt": f"a <gap:{'9' * 5000}> b", "infill": True}, "write smaller ones"),
     ],
 )
 def test_requests_that_cannot_be_prepared_say_why(qwen: Any, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(DecodeError, match=words):
         prepare(Request.of(**fields), qwen, BOUNDS)
+
+
+def test_gaps_are_counted_before_anything_is_built(qwen: Any, monkeypatch: Any) -> None:
+    def built(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr("hildanext.decoding.prompt.prompt_ids", built)
+    for window, gap in ((0, MOST_TOKENS + 1), (512, 513), (0, 10**20)):
+        with pytest.raises(DecodeError, match="write smaller ones"):
+            prepare(Request.of(prompt=f"a <gap:{gap}>", infill=True), qwen, replace(BOUNDS, window=window))
+
+
+def test_a_mask_token_written_beside_the_gaps_is_refused(qwen: Any) -> None:
+    mask = qwen.convert_tokens_to_ids("<|fim_pad|>")
+    with pytest.raises(DecodeError, match="holds the mask token"):
+        prepare(Request.of(prompt="a <|fim_pad|> b <gap:2>", infill=True), qwen, replace(BOUNDS, mask_id=mask))
 
 
 @pytest.mark.parametrize("folder", ["qwen3-tokenizer", "stories260k-hf"])

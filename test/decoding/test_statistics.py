@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,16 +89,52 @@ def test_cuts_keep_the_likeliest_tokens_and_the_one_that_crosses_the_mass() -> N
     assert set(top_k.best.tolist()) == {0, 1}
     top_p = statistics(many(), 5, Sampling(temperature=1.0, top_p=0.81), frozenset(), draws(2000), None)
     assert set(top_p.best.tolist()) == {0, 1, 2}
-    torch.testing.assert_close(top_k.probability[top_k.best == 0][0], torch.tensor(0.5 / 0.8))
+    torch.testing.assert_close(top_k.probability[top_k.best == 0][0], torch.tensor(0.5))
+    cut = statistics(many(), 5, Sampling(1.0, top_k=2, confidence="sampled"), frozenset(), draws(2000), None)
+    torch.testing.assert_close(cut.probability[cut.best == 0][0], torch.tensor(0.5 / 0.8))
 
 
 def test_raw_confidence_ignores_temperature_and_sampled_confidence_does_not() -> None:
-    raw = statistics(logits(5, 9), 0, Sampling(temperature=0.5, confidence="raw"), frozenset(), draws(5), None)
-    hot = statistics(logits(5, 9), 0, Sampling(temperature=0.5), frozenset(), draws(5), None)
+    raw = statistics(logits(5, 9), 0, Sampling(temperature=0.5), frozenset(), draws(5), None)
+    hot = statistics(logits(5, 9), 0, Sampling(temperature=0.5, confidence="sampled"), frozenset(), draws(5), None)
     scores = logits(5, 9)
     scores[:, 0] = -torch.inf
     for found, p in ((raw, scores.softmax(dim=1)), (hot, (scores / 0.5).softmax(dim=1))):
         torch.testing.assert_close(found.probability, p.gather(1, found.best.unsqueeze(1)).squeeze(1))
+
+
+COLD = (Sampling(1.0, top_k=1), Sampling(2.0, top_p=1e-300), Sampling(1e-40), Sampling(9e-6), Sampling(1e-5, top_k=1))
+
+
+@pytest.mark.parametrize("sampling", [*COLD, Sampling(0.3, 1, confidence="raw")])
+def test_one_token_left_or_no_warmth_is_the_greedy_token_with_the_greedy_numbers(sampling: Sampling) -> None:
+    scores = logits(400, 7).mul(3).round()
+    greedy, found = (statistics(scores.clone(), 3, one, ALL, draws(400), None) for one in (Sampling(), sampling))
+    for own, wanted in zip((found.best, found.probability, found.entropy, found.second),
+                           (greedy.best, greedy.probability, greedy.entropy, greedy.second), strict=True):  # fmt: skip
+        assert own is not None and wanted is not None and torch.equal(own, wanted)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(100.0), Sampling(1e-5), Sampling(0.7, 5, 0.9), Sampling(3e-5, 0, 0.5)])
+def test_no_temperature_gives_a_number_that_is_none(sampling: Sampling) -> None:
+    scores = logits(50, 11) * torch.tensor([1e-3, 1.0, 1e3, 1e6, 0.0]).repeat(10).unsqueeze(1)
+    for confidence in ("raw", "sampled"):
+        found = statistics(scores.clone(), 3, replace(sampling, confidence=confidence), ALL, draws(50), None)
+        assert found.entropy is not None and found.second is not None
+        assert all(bool(one.isfinite().all()) for one in (found.probability, found.entropy, found.second))
+        assert found.probability.max() <= 1 + 1e-6 and (found.best != 3).all()
+
+
+def test_an_unlikely_drawn_token_is_not_certain_because_another_is() -> None:
+    row = torch.tensor([[0.97, 0.02, 0.01, 1e-9]]).log()
+    found = statistics(row.expand(2000, 4).clone(), 3, Sampling(2.0), ALL, draws(2000), None)
+    assert found.entropy is not None and found.second is not None
+    for token, p in enumerate((0.97, 0.02, 0.01)):
+        drawn = found.best == token
+        assert drawn.any() and torch.allclose(found.probability[drawn], torch.tensor(p), atol=1e-6)
+        surprise = 0.0 if token == 0 else -math.log(p)
+        assert torch.allclose(found.entropy[drawn], torch.tensor(max(surprise, 0.1539)), atol=1e-3)
+        assert torch.allclose(found.second[drawn], torch.tensor(0.02 if token == 0 else 0.97), atol=1e-6)
 
 
 def test_guidance_is_lladas_and_one_more_than_dreams() -> None:

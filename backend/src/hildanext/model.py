@@ -22,6 +22,7 @@ from hildanext.config.nearest import describe
 from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import Estimate, autoregressive_nll, block_elbo
 from hildanext.core.types import Batch, Denoiser, LossReport, Objective
+from hildanext.data.tokenizers import begun
 from hildanext.decoding.engine import DEFAULT_BLOCK
 from hildanext.decoding.events import Event
 from hildanext.decoding.policy import BlockPolicy
@@ -83,6 +84,7 @@ class Model:
     def _ids(self, text: str | Sequence[int]) -> list[int]:
         if isinstance(text, str):
             ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            ids = begun(ids, self.tokenizer, self.loaded.meta.document_start) if ids else ids
         elif isinstance(text, Sequence) and all(isinstance(one, int) for one in text):
             ids = list(text)
         else:
@@ -175,14 +177,8 @@ def load(path: str | Path = "tiny", config: Config | None = None, **fields: Any)
     block = decode.block or loaded.meta.block or DEFAULT_BLOCK
     return Model(
         loaded.tokenizer, loaded.denoiser, block, loaded.device, loaded.dtype, loaded.dtype_reason,
-        _notes(loaded.meta.block, block), loaded, settings.model_copy(update={"model": section}),
+        loaded.meta.cautions(block), loaded, settings.model_copy(update={"model": section}),
     )  # fmt: skip
-
-
-def _notes(own: int | None, block: int) -> tuple[str, ...]:
-    if not own:
-        return (f"no conversion wrote this folder: it reads left to right, and block {block} is a default",)
-    return () if own == block else (f"block {block} is not the {own} it was made for",)
 
 
 @cache

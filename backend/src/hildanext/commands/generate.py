@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from hildanext.commands import Context, add_model
 from hildanext.errors import DecodeError
+
+if TYPE_CHECKING:
+    from hildanext.config import Config
 
 HELP = "generate text from a prompt"
 
@@ -35,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="show the canvas while it is filled")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write the canvas after every step as JSON lines")
     parser.add_argument("--infill", action="store_true", help="fill the gaps written <gap:N> in the prompt")
+    parser.add_argument(
+        "--ar", action="store_true", help="read the model left to right, token by token, as its AR parent was trained"
+    )
 
 
 def _metavar(field: str, annotation: Any) -> str:
@@ -57,18 +63,43 @@ def run(context: Context) -> dict[str, Any]:
     from hildanext.report.terminal import watch
 
     args = context.args
-    request = Request.of(**_fields(args))
+    fields, config = _fields(args), context.config
+    request = Request.of(**{**fields, **(_left_to_right(fields) if args.ar else {})})
     if args.trace:
         _write(args.trace, "")
-    engine = open_engine(config=context.config, console=context.console)
+    engine = open_engine(config=_causal(config) if args.ar else config, console=context.console)
     live = args.stream and not args.json
     result = watch(engine.stream(request), args.infill) if live else engine.generate(request)
     if args.trace:
         _write(args.trace, "".join(json.dumps(step) + "\n" for step in result.trace))
     if not args.json and not live:
         print(result.text)
-    _report(context, result)
+    _report(context, result, engine.session.capability.reasons)
     return dict(result.as_dict())
+
+
+def _left_to_right(fields: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("prompt") == "":
+        raise DecodeError("--ar: an empty prompt leaves nothing to read from; give a text")
+    other = [name for name in ("mode", "policy", "tau_mask", "tau_edit") if name in fields]
+    other += ["infill"] if fields["infill"] else []
+    if other:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise DecodeError(f"--ar: reads one token after the other, which leaves {flags} no meaning; leave it out")
+    return {"block": 1, "policy": {"type": "static_quota"}}
+
+
+def _causal(config: Config) -> Config:
+    from hildanext.config.serve import EngineSection
+
+    # at block 1 with the AR shift every token is read from the one before it: the AR model itself, cached
+    native = tuple(section for section in config.serve.engines if section.type in ("transformers", "tiny"))
+    update = {
+        "model": config.model.model_copy(update={"shift": "clean"}),
+        "decode": config.decode.model_copy(update={"block": 1}),
+        "serve": config.serve.model_copy(update={"engines": native or (EngineSection(type="transformers"),)}),
+    }
+    return config.model_copy(update=update)
 
 
 def _write(path: Path, text: str) -> None:
@@ -107,14 +138,15 @@ def _tau_edit(said: str) -> float | str | None:
         raise DecodeError(f"--tau-edit: {said!r} is neither a probability nor 'off'") from None
 
 
-def _report(context: Context, result: Any) -> None:
+def _report(context: Context, result: Any, told: Sequence[str]) -> None:
     from hildanext.engines.choose import brief
 
     metrics, say = result.metrics, context.console.say
     if result.reasons and context.console.quiet:
         context.console.warn(f"served by {result.engine}, not by an earlier engine: {brief(result.reasons)}")
     for note in result.notes:
-        context.console.warn(note)
+        if note not in told:
+            context.console.warn(note)
     say(
         f"{metrics.tokens} tokens ({result.finish_reason}) in {metrics.forwards} forwards: "
         f"{metrics.tokens_per_forward:.2f} tokens per forward, {metrics.tokens_per_second:.1f} tokens/s, "

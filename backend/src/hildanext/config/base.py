@@ -1,6 +1,6 @@
 # The two base classes of every configuration section.
 # Entry points: Section (fixed fields), PluginSection ({"type": name, ...fields of that plugin}), SEEDS.
-# Frozen, unknown keys forbidden: a typo is an error, and a config can be shared between threads.
+# Frozen, unknown keys forbidden: a typo is an error, and a config can be shared between threads. Numbers are finite.
 """Base classes of configuration sections."""
 
 from typing import ClassVar
@@ -15,7 +15,7 @@ class Section(BaseModel):
     """A frozen group of settings; an unknown key is an error. renamed: former keys and the keys that took their place,
     which the error names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
     renamed: ClassVar[dict[str, str]] = {}
 
 

@@ -15,11 +15,16 @@ from hildanext.config.base import PluginSection, Section
 MOST_TOKENS = 1 << 20
 MOST_SEED = (1 << 63) - 1
 MOST_FIELDS = 32
+COLDEST = 1e-5
+"""Below this temperature the likeliest token is taken: logits are divided by it."""
 
 Unset = TypeVar("Unset")
 T = TypeVar("T", bound=Section)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+Temperature = Annotated[
+    float, Field(ge=0.0, le=100.0), AfterValidator(lambda given: given if given >= COLDEST else 0.0)
+]
 Scalar = bool | int | float | str | None
 
 
@@ -61,7 +66,7 @@ class Asked(Section, Generic[Unset]):
     )
     max_new_tokens: Tokens | Unset = Field(128, description="tokens to generate at most")
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] | Unset = Field(0, description="seed of sampling")
-    temperature: Annotated[float, Field(ge=0.0, le=100.0)] | Unset = Field(0.0, description="0: greedy")
+    temperature: Temperature | Unset = Field(0.0, description="of sampling; 0, or below 0.00001: greedy")
     top_k: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | Unset = Field(
         0, description="tokens kept before sampling, a count; 0: all"
     )
@@ -125,7 +130,7 @@ class DecodeConfig(Asked[Never]):
         "preset", description="looks at a block without masks, a count; 0: edits only while masks remain"
     )
     confidence: Literal["sampled", "raw"] = Field(
-        "sampled", description="distribution a confidence is read from: after temperature and cuts, or raw"
+        "raw", description="distribution a drawn token's confidence is read from: the model's own, or after the cuts"
     )
     block: int = Field(0, ge=0, description="block size, tokens; 0: the model folder's, else 32")
     window: int = Field(0, ge=0, description="prompt + new tokens at most; 0: the model's own window")

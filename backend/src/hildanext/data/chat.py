@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from hildanext.data.document import Message
-from hildanext.data.tokenizers import encode_texts
+from hildanext.data.tokenizers import begun, encode_texts
 from hildanext.errors import DataError
 
 Turns = Literal["all", "last"]
@@ -55,11 +55,14 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer: Any, turns: Turns =
     return Rendered(ids, learn)
 
 
-def prompt_ids(tokenizer: Any, text: str | None, messages: Sequence[Mapping[str, Any]] | None) -> list[int]:
-    """Ids of what a reply follows: those of a chat up to its reply, else of a text. The only way from a request to ids:
-    the child, the AR baseline and the harness are asked with the same ones."""
+def prompt_ids(
+    tokenizer: Any, text: str | None, messages: Sequence[Mapping[str, Any]] | None, start: Sequence[int] | None = None
+) -> list[int]:
+    """Ids of what a reply follows: those of a chat up to its reply, else of a text as training rows begin one, with
+    `start` (None: what the tokenizer puts there) and nothing behind it. The only way from a request to ids: the child,
+    the AR baseline and the harness are asked with the same ones."""
     if messages is None:
-        return list(tokenizer(text)["input_ids"])
+        return begun(list(tokenizer(text, add_special_tokens=False)["input_ids"]), tokenizer, start)
     turns = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in messages]
     return generation_prompt(turns, tokenizer)
 

@@ -22,7 +22,7 @@ from hildanext.data.chat import Rendered, Turns, each_turn, fit
 from hildanext.data.document import Document, from_json
 from hildanext.data.packing import Packer, Piece
 from hildanext.data.shards import ShardWriter
-from hildanext.data.tokenizers import encode_texts, end_of_document
+from hildanext.data.tokenizers import begun, document_start, encode_texts, end_of_document
 from hildanext.errors import DataError
 from hildanext.progress import Bar
 
@@ -38,7 +38,7 @@ class SplitEncoder:
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.end = end_of_document(self.tokenizer)
+        self.start, self.end = document_start(self.tokenizer), end_of_document(self.tokenizer)
         self.vocabulary = len(self.tokenizer)
         self.as_text = True
 
@@ -59,6 +59,7 @@ class SplitEncoder:
         return writer.close({
             "tokenizer": self.place,
             "tokenizer_hash": self.hash,
+            "document_start": self.start,
             "packing": settings.packing,
             "append_eos": settings.append_eos,
             "pad_to_block": settings.pad_text_to_block if self.as_text else settings.pad_to_block,
@@ -94,7 +95,11 @@ class SplitEncoder:
         self._check_origin(document)
         if self.settings.append_eos and (not ids or ids[-1] != self.end):
             ids.append(self.end)
-        return [Rendered(self._filled(ids, self.settings.pad_text_to_block), [])] if ids else "no tokens"
+        if not ids:
+            return "no tokens"
+        ids = self._filled(begun(ids, self.tokenizer, self.start), self.settings.pad_text_to_block)
+        given = len(self.start)
+        return [Rendered(ids, [False] * given + [True] * (len(ids) - given) if given else [])]
 
     def _check_origin(self, document: Document) -> None:
         origin = document.metadata.get("tokenizer_hash") if document.tokens is not None else None

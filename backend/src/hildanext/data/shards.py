@@ -170,12 +170,14 @@ class ShardSet:
             yield int(self._pieces[group[0], 0]), np.concatenate(cuts).astype(np.int64)
 
     def texts(self, tokenizer: Any) -> Iterator[tuple[int, str]]:
-        """(index in the input file, text) of every document, without the end tokens that tokenize added."""
+        """(index in the input file, text) of every document, without the start and end tokens that tokenize added."""
+        start = list(self.manifest.get("document_start", ()))
         for index, tokens in self.documents():
             kept = len(tokens)
             while kept and tokens[kept - 1] == self.manifest["pad_id"]:
                 kept -= 1
-            text = tokenizer.decode(tokens[:kept].tolist(), clean_up_tokenization_spaces=False)
+            first = len(start) if tokens[: len(start)].tolist() == start else 0
+            text = tokenizer.decode(tokens[first:kept].tolist(), clean_up_tokenization_spaces=False)
             yield index, text
 
 

@@ -34,6 +34,7 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
             "tokenizer": encoder.place,
             "tokenizer_hash": encoder.hash,
             "vocab_size": encoder.vocabulary,
+            "document_start": encoder.start,
             "config": settings.model_dump(),
             "splits": {},
         }

@@ -1,5 +1,5 @@
 # Tokenizers: loading a folder, its hash, its end-of-document id, and a word-level one for small vocabularies.
-# Entry points: load_tokenizer, tokenizer_hash, end_of_document, encode_texts, train_small, storyworld_tokenizer.
+# Entry points: load_tokenizer, tokenizer_hash, begun, end_of_document, encode_texts, train_small, storyworld_tokenizer.
 # The word-level tokenizer keeps the space before a word in the token ("dog" and " dog" are two entries) and falls back
 # to bytes, so any text comes back exactly. Text never becomes a control token: "<|im_end|>" in a document stays text.
 """Tokenizers."""
@@ -59,6 +59,22 @@ def end_of_document(tokenizer: Any) -> int:
     if known is None and tokenizer.eos_token_id is None:
         raise DataError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-document token; set its eos_token")
     return int(tokenizer.eos_token_id if known is None else known)
+
+
+def document_start(tokenizer: Any) -> list[int]:
+    """Ids that the tokenizer puts before a text, such as BOS. What it puts behind one is left to who ends a document:
+    a prompt that ends in EOS has nothing to go on with."""
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole, size = list(tokenizer("a")["input_ids"]), len(text)
+    places = [place for place in range(len(whole) - size + 1) if whole[place : place + size] == list(text)]
+    return whole[: places[0]] if places else []
+
+
+def begun(ids: list[int], tokenizer: Any, start: Sequence[int] | None = None) -> list[int]:
+    """The ids of a text as a document begins: behind `start` (None: the tokenizer's own), once. The rule of training
+    rows and of prompts."""
+    lead = document_start(tokenizer) if start is None else list(start)
+    return ids if ids[: len(lead)] == lead else [*lead, *ids]
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

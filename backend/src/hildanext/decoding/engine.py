@@ -96,7 +96,8 @@ class BlockEngine:
         DecodeError where it can never be served."""
         plan = resolve_mode(request, self.config, self.meta.decode)
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        bounds = Bounds(request.block or self.block, self.window, new, self.denoiser.mask_id, self.denoiser.vocab_size)
+        denoiser, block = self.denoiser, request.block or self.block
+        bounds = Bounds(block, self.window, new, denoiser.mask_id, denoiser.vocab_size, start=self.meta.document_start)
         prepared = prepare(request, self.tokenizer, bounds)
         canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)
@@ -104,7 +105,7 @@ class BlockEngine:
         seed = self.config.seed if request.seed is None else request.seed
         live = Live(
             next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.blocks.given,
-            self.denoiser.exact, prepared.notes,
+            denoiser.exact, (*prepared.notes, *self.meta.cautions(block)),
         )  # fmt: skip
         if not self._fits(live.lanes, canvas.blocks.length):
             raise DecodeError(

@@ -7,18 +7,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hildanext.config.decode import MOST_TOKENS
 from hildanext.data.chat import prompt_ids
 from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
 
-GAP = re.compile(r"<gap:(\d+)>")
+GAP = re.compile(r"<gap:([0-9]+)>")
 INFILL_NOTE = (
     "infill: a gap sees the text before it and the rest of its own block of {block} tokens; text in later blocks is "
     "not seen, and a gap's length is fixed"
@@ -38,20 +40,26 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a canvas must fit: block, window in positions (0: none), new tokens, [MASK], ids the model has (0: any)."""
+    """What a canvas must fit: block, window in positions (0: none), new tokens, [MASK], ids the model has (0: any);
+    start: ids that begin a document, None: those the tokenizer puts there."""
 
     block: int
     window: int
     new: int
     mask_id: int
     vocabulary: int = 0
+    start: Sequence[int] | None = None
 
 
 def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     """The starting canvas. DecodeError for a prompt that holds [MASK] or unknown ids, gaps without infill, no room."""
     if request.infill:
         return _infill(request, tokenizer, bounds)
-    prompt = _encode(request, tokenizer)
+    if request.prompt is not None and (gap := GAP.search(request.prompt)):
+        raise DecodeError(
+            f"prompt: {gap[0][:30]} marks a gap, and infill is off; turn infill on to fill it, or write it otherwise"
+        )
+    prompt = _encode(request, tokenizer, bounds.start)
     if bounds.mask_id in prompt:
         raise DecodeError(f"prompt: holds the mask token (id {bounds.mask_id}); use infill with <gap:N> to leave gaps")
     unknown = [token for token in prompt if token < 0 or 0 < bounds.vocabulary <= token]
@@ -63,12 +71,12 @@ def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     return Prepared(blocks, tokens, torch.arange(blocks.length) >= len(prompt), tuple(prompt))
 
 
-def _encode(request: Request, tokenizer: Any) -> list[int]:
+def _encode(request: Request, tokenizer: Any, start: Sequence[int] | None) -> list[int]:
     if request.prompt_ids is not None:
         return list(request.prompt_ids)
     if tokenizer is None:
         raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
-    return prompt_ids(tokenizer, request.prompt, request.messages)
+    return prompt_ids(tokenizer, request.prompt, request.messages, start)
 
 
 def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
@@ -79,30 +87,40 @@ def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
             f"max_new_tokens: {request.max_new_tokens} with infill; the gaps <gap:N> have their own lengths"
         )
     pieces = GAP.split(request.prompt)
-    sizes = [int(size) for size in pieces[1::2]]
-    if not sizes or min(sizes) < 1:
-        raise DecodeError(
-            f"infill: the prompt has {len(sizes)} gaps of sizes {sizes}; write <gap:N>, N >= 1, where text is missing"
-        )
-    texts = [*(_before_gap(text, tokenizer) for text in pieces[:-1:2]), pieces[-1]]
-    ids: list[int] = list(tokenizer(texts[0])["input_ids"])
+    sizes = _sizes(pieces[1::2], bounds.window)
+    spaced, lead = _spaced(tokenizer), _plain(tokenizer, "a")
+    texts = [*(text.removesuffix(" ") if spaced else text for text in pieces[:-1:2]), pieces[-1]]
+    ids = prompt_ids(tokenizer, texts[0], None, bounds.start)
     for size, text in zip(sizes, texts[1:], strict=True):
-        ids += [bounds.mask_id] * size + _continued(text, tokenizer)
-    tokens = torch.tensor(ids, dtype=torch.long)
+        whole = _plain(tokenizer, "a" + text)
+        ids += [bounds.mask_id] * size
+        ids += whole[len(lead) :] if whole[: len(lead)] == lead else _plain(tokenizer, text)
+    if ids.count(bounds.mask_id) > sum(sizes):
+        raise DecodeError(f"prompt: holds the mask token (id {bounds.mask_id}); write <gap:N> to leave gaps")
     blocks = Blocks(0, len(ids), bounds.block, bounds.window, whole=False)
+    tokens = torch.tensor(ids, dtype=torch.long)
     return Prepared(blocks, tokens, tokens == bounds.mask_id, (), (INFILL_NOTE.format(block=bounds.block),))
 
 
-def _before_gap(text: str, tokenizer: Any) -> str:
-    one, two = (len(tokenizer(words, add_special_tokens=False)["input_ids"]) for words in ("a", "a a"))
-    return text.removesuffix(" ") if two == 2 * one else text
+def _sizes(written: Sequence[str], window: int) -> list[int]:
+    most = min(window or MOST_TOKENS, MOST_TOKENS)
+    sizes = [int(size) if len(size.lstrip("0")) <= len(str(MOST_TOKENS)) else most + 1 for size in written]
+    if not sizes or min(sizes) < 1:
+        raise DecodeError(
+            f"infill: the prompt has {len(sizes)} gaps of sizes {sizes[:20]}; write <gap:N>, N >= 1, where text is"
+            " missing"
+        )
+    if sum(sizes) > most:
+        bound = f"the model's window of {most}" if window else f"{most}"
+        raise DecodeError(f"infill: the gaps have more than {bound} tokens together; write smaller ones")
+    return sizes
 
 
-def _continued(text: str, tokenizer: Any) -> list[int]:
-    lead = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    whole = list(tokenizer("a" + text, add_special_tokens=False)["input_ids"])
-    if whole[: len(lead)] == lead:
-        return whole[len(lead) :]
+def _spaced(tokenizer: Any) -> bool:
+    return len(_plain(tokenizer, "a a")) == 2 * len(_plain(tokenizer, "a"))
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

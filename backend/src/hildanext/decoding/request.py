@@ -84,8 +84,9 @@ def names_in(interface: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a generation cost. forwards counts every forward the request took part in, prefill and commits too; the
-    tuples have one entry per denoising step; mask_share in [0, 1] is of the active block after the step."""
+    """What a generation cost. forwards counts every forward the request took part in, prefill and commits too; tokens
+    are those generated, with infill those of the gaps, prompt_tokens those given; the tuples have one entry per
+    denoising step; mask_share in [0, 1] is of the active block after the step."""
 
     forwards: int = 0
     tokens: int = 0

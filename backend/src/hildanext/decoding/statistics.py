@@ -10,21 +10,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hildanext.config.decode import COLDEST
 from hildanext.core.head import draw_tokens, exclude_token, row_slices
 from hildanext.core.types import Stats
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is taken from a distribution. temperature 0: the argmax; top_k 0 and top_p 1: no cut; cfg_scale 0:
-    no guidance; confidence of the 'sampled' distribution, after temperature and cuts
-    (LLaDA2.0 arXiv:2512.15745), or of the 'raw' one (LLaDA arXiv:2502.09992)."""
+    """How a token is taken from a distribution. temperature below 1e-5: the argmax; top_k 0 and top_p 1: no cut;
+    cfg_scale 0: no guidance; confidence: the drawn token's probability in the 'raw' distribution
+    (LLaDA arXiv:2502.09992) or in the 'sampled' one, after temperature and cuts (LLaDA2.0 arXiv:2512.15745)."""
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     cfg_scale: float = 0.0
-    confidence: str = "sampled"
+    confidence: str = "raw"
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature < COLDEST
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,8 @@ def statistics(
     logits: Tensor, mask_id: int, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None, bias: Bias | None
 ) -> Stats:
     """Statistics [n] of logits [n, V], with [MASK] excluded. needs: of {'entropy', 'second'}; uniform [n] in [0, 1)
-    decides the samples (temperature > 0); bias is added first. float32 logits are overwritten.
-    Ties go to the lowest token id."""
+    decides the samples (unless greedy); bias is added first. float32 logits are overwritten. Ties go to the lowest id.
+    Of a drawn token that is not the likeliest, entropy is at least its surprisal and second the likeliest's."""
     parts = []
     for rows in list(row_slices(len(logits), logits.shape[1], copies=4)) or [slice(0, 0)]:
         scores = _prepared(logits[rows], mask_id, None if bias is None else bias.at(rows))
@@ -73,22 +79,27 @@ def _prepared(logits: Tensor, mask_id: int, bias: Bias | None) -> Tensor:
 def _chunk(
     scores: Tensor, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    if sampling.temperature == 0.0:
-        best = scores.argmax(dim=1)
-        return best, *_measures(scores, best, needs)
+    top = scores.argmax(dim=1)
+    if sampling.greedy:
+        return top, *_measures(scores, top, top, needs)
     if uniform is None:
         raise ValueError("statistics: temperature > 0 needs uniform numbers")
-    cut = _cut(scores / sampling.temperature, sampling.top_k, sampling.top_p)
+    cut = _cut(scores, sampling)
     best = draw_tokens(cut, uniform)
-    return best, *_measures(scores if sampling.confidence == "raw" else cut, best, needs)
+    return best, *_measures(scores if sampling.confidence == "raw" else cut, best, top, needs)
 
 
-def _measures(scores: Tensor, best: Tensor, needs: frozenset[str]) -> tuple[Tensor | None, ...]:
-    total = scores.logsumexp(dim=1)
-    probability = (scores.gather(1, best.unsqueeze(1)).squeeze(1) - total).exp()
-    entropy = _entropy(scores, total) if "entropy" in needs else None
-    second = (scores.topk(2, dim=1).values[:, 1] - total).exp() if "second" in needs else None
-    return probability, entropy, second
+def _measures(scores: Tensor, best: Tensor, top: Tensor, needs: frozenset[str]) -> tuple[Tensor | None, ...]:
+    total, likeliest = scores.logsumexp(dim=1), best == top
+    logs = scores.gather(1, best.unsqueeze(1)).squeeze(1) - total
+    entropy, second = None, None
+    if "entropy" in needs:
+        mean = _entropy(scores, total)
+        entropy = torch.where(likeliest, mean, torch.maximum(mean, -logs))
+    if "second" in needs:
+        first, runner_up = scores.topk(2, dim=1).values.unbind(dim=1)
+        second = (torch.where(likeliest, runner_up, first) - total).exp()
+    return logs.exp(), entropy, second
 
 
 def _entropy(scores: Tensor, total: Tensor) -> Tensor:
@@ -96,12 +107,17 @@ def _entropy(scores: Tensor, total: Tensor) -> Tensor:
     return -(log_probability.exp() * log_probability.clamp(min=-1e4)).sum(dim=1)
 
 
-def _cut(scores: Tensor, top_k: int, top_p: float) -> Tensor:
+def _cut(scores: Tensor, sampling: Sampling) -> Tensor:
+    top_k, heated = sampling.top_k, scores / sampling.temperature
     if top_k and top_k < scores.shape[1]:
-        scores = scores.masked_fill(scores < scores.topk(top_k, dim=1).values[:, -1:], -torch.inf)
-    if top_p < 1.0:
-        ordered, index = scores.sort(dim=1, descending=True, stable=True)
-        probability = ordered.softmax(dim=1)
-        beyond = probability.cumsum(dim=1) - probability >= top_p
-        scores = scores.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), -torch.inf)
-    return scores
+        least = scores.topk(top_k, dim=1).values[:, -1:]
+        above, ties = scores > least, scores == least
+        kept = above | ties & (ties.cumsum(dim=1) <= top_k - above.sum(dim=1, keepdim=True))
+        heated = heated.masked_fill(~kept, -torch.inf)
+    if sampling.top_p < 1.0:
+        order = scores.sort(dim=1, descending=True, stable=True).indices
+        probability = heated.gather(1, order).softmax(dim=1)
+        beyond = probability.cumsum(dim=1) - probability >= sampling.top_p
+        beyond[:, 0] = False
+        heated = heated.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
+    return heated

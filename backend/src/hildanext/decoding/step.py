@@ -75,7 +75,7 @@ def _uniform(live: Live, block: OpenBlock, purpose: int) -> Tensor:
 def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, logits: Sequence[Tensor]) -> Stats:
     policy, sampling = live.plan.policy, live.plan.sampling
     scores = guided(logits[0], logits[1], sampling.cfg_scale) if len(logits) > 1 else logits[0]
-    draws = _uniform(live, block, SAMPLE)[looked].to(scores.device) if sampling.temperature else None
+    draws = None if sampling.greedy else _uniform(live, block, SAMPLE)[looked].to(scores.device)
     bias = policy.bias(canvas)
     bias = bias.at(looked) if bias is not None else None
     found = statistics(scores, canvas.mask_id, sampling, policy.needs, draws, bias)
@@ -164,16 +164,18 @@ def finished(live: Live) -> Done:
 
 def result(live: Live) -> Result:
     """The result so far; finish reason 'cancelled' where the request was not finished."""
-    counters, tokens = live.counters, len(live.text.ids)
+    counters, kept, given = live.counters, live.text.ids, live.canvas.blocks.given
+    # of a text with gaps only what was filled in is generated
+    tokens = int(live.canvas.editable[given : given + len(kept)].sum())
     seconds = time.monotonic() - counters.started
     metrics = Metrics(
-        counters.forwards, tokens, len(live.text.prompt), len(counters.mask_share),
+        counters.forwards, tokens, int((~live.canvas.editable).sum()), len(counters.mask_share),
         tokens / max(1, counters.forwards), seconds, max(0.0, counters.first_block - counters.started),
         tokens / seconds if seconds > 0 else 0.0, peak_memory(), live.plan.name, live.canvas.blocks.block,
         tuple(counters.mask_share), tuple(counters.proposed), tuple(counters.applied), tuple(counters.reverted),
     )  # fmt: skip
     reason: FinishReason = live.finish or "cancelled"
     return Result(
-        live.text.text, tuple(live.text.ids), reason, metrics, exact=live.exact, preset=live.plan.preset,
+        live.text.text, tuple(kept), reason, metrics, exact=live.exact, preset=live.plan.preset,
         trace=tuple(live.trace), notes=live.notes,
     )  # fmt: skip

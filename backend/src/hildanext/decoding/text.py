@@ -1,21 +1,25 @@
 # Text of committed tokens, piece by piece: no half characters, no text after a stop string.
 # Entry points: TextStream.
 # Text is decoded behind the last tokens of the prompt, because decoders treat a leading space by what precedes it.
+# What is shown depends on the tokens alone, never on where a block ends: what later tokens may change is held back.
 """Incremental detokenisation with stop strings."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 CONTEXT_TOKENS = 8
+BROKEN = "\ufffd"
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 @dataclass
 class TextStream:
-    """Turns token ids into text deltas. stopped: a stop string was met; ids: the tokens whose text was kept; settled:
-    how many of them can no longer become part of a stop string."""
+    """Turns token ids into text deltas. stopped: a stop string was met, and the text ends where the first one begins;
+    ids: the tokens whose text was kept; settled: how many of them can no longer become part of a stop string."""
 
     tokenizer: Any
     prompt: Sequence[int]
@@ -26,12 +30,17 @@ class TextStream:
     stopped: bool = False
     settled: int = 0
     _context: list[int] = field(default_factory=list)
-    _prefix: str = ""
+    _before: str = ""
+    _half: str = ""
 
     def __post_init__(self) -> None:
-        context = list(self.prompt[-CONTEXT_TOKENS:])
-        prefix = self._decode(context)
-        self._context, self._prefix = ([], "") if prefix.endswith("\ufffd") else (context, prefix)
+        start = max(0, len(self.prompt) - CONTEXT_TOKENS)
+        while start and (self._is_byte(self.prompt[start]) or not self._decode(self.prompt[start:])):
+            start -= 1
+        self._context = list(self.prompt[start:])
+        prefix = self._decode(self._context)
+        self._before = prefix.rstrip(BROKEN)
+        self._half = prefix[len(self._before) :]
 
     def _decode(self, ids: Sequence[int]) -> str:
         if self.tokenizer is None:
@@ -40,7 +49,11 @@ class TextStream:
         return str(self.tokenizer.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _behind_prompt(self, ids: Sequence[int]) -> str:
-        return self._decode([*self._context, *ids])[len(self._prefix) :]
+        return self._decode([*self._context, *ids])[len(self._before) :].removeprefix(self._half)
+
+    def _is_byte(self, token: int) -> bool:
+        named = getattr(self.tokenizer, "convert_ids_to_tokens", None)
+        return named is not None and BYTE.fullmatch(str(named(token))) is not None
 
     def piece(self, token: int) -> str:
         """The text of one token behind other text, so that a leading space is kept; special tokens by their names."""
@@ -52,25 +65,35 @@ class TextStream:
             return ""
         self.ids.extend(ids)
         whole = self._behind_prompt(self.ids)
-        places = [place for stop in self.stops if (place := whole.find(stop)) >= 0]
-        if places:
-            whole = whole[: min(places)]
-            del self.ids[self._within(len(whole)) :]
-            self.stopped = True
-        held = 0 if last or self.stopped else self._held(whole)
-        whole = whole[: len(whole) - held]
-        self.settled = self._within(len(whole)) if held else len(self.ids)
-        delta = whole[len(self.text) :]
+        known = whole if last else self._lasting(whole)
+        found = min((place for stop in self.stops if (place := known.find(stop)) >= 0), default=None)
+        begun = None if last else self._begun(known)
+        if found is not None and (begun is None or found <= begun):
+            self.stopped, known = True, known[:found]
+            del self.ids[self._within(found) :]
+            self.settled = len(self.ids)
+        else:
+            known = known[:begun]
+            self.settled = len(self.ids) if known == whole else self._within(len(known))
+        delta = known[len(self.text) :]
         self.text += delta
         return delta
+
+    def _lasting(self, whole: str) -> str:
+        # a run of byte tokens is decoded as one: its next byte may turn all of it into another text
+        end = len(self.ids)
+        while end and (self._is_byte(self.ids[end - 1]) or not self._decode(self.ids[end - 1 : end])):
+            end -= 1
+        if any(self._is_byte(token) for token in self.ids[end:]):
+            whole = self._behind_prompt(self.ids[:end])
+        return whole.rstrip(BROKEN)
+
+    def _begun(self, known: str) -> int | None:
+        sizes = [size for stop in self.stops for size in range(1, len(stop)) if known.endswith(stop[:size])]
+        return len(known) - max(sizes) if sizes else None
 
     def _within(self, length: int) -> int:
         count = len(self.ids)
         while count and len(self._behind_prompt(self.ids[:count])) > length:
             count -= 1
         return count
-
-    def _held(self, whole: str) -> int:
-        broken = len(whole) - len(whole.rstrip("\ufffd"))
-        partial = [size for stop in self.stops for size in range(1, len(stop)) if whole.endswith(stop[:size])]
-        return max([broken, *partial])

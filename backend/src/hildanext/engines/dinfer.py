@@ -106,7 +106,8 @@ class Dinfer(EnginePlugin):
             dp_size=1, backend="sglang", timeout=self.seconds,
         )  # fmt: skip
         facts = Facts(config.serve.name or folder.name, "cuda", "bfloat16", "dInfer's own", window, meta.block or 32)
-        return DinferSession(self, engine, tokenizer, facts, config, int(meta.mask_id or 0), values["tau_mask"])
+        mask_id, tau_mask, start = int(meta.mask_id or 0), values["tau_mask"], meta.document_start
+        return DinferSession(self, engine, tokenizer, facts, config, mask_id, tau_mask, start)
 
 
 @dataclass
@@ -120,6 +121,7 @@ class DinferSession:
     config: Config
     mask_id: int
     tau_mask: float
+    start: list[int] | None
     name: str = "dinfer"
     waiting: deque[Relay] = field(default_factory=deque)
     numbers: Any = field(default_factory=count)
@@ -139,7 +141,7 @@ class DinferSession:
         """Queue a request. DecodeError for what is fixed at start."""
         refuse_fixed(request, self.name, self.plugin.mode)
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        bounds = Bounds(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer))
+        bounds = Bounds(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer), self.start)
         preset = {"mode": self.plugin.mode, "source": "engine", "tau_mask": self.tau_mask, "tau_edit": None}
         self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, bounds, "threshold", preset))
         return self.waiting[-1].number

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from hildanext.config import Config
+from hildanext.data.chat import prompt_ids
 from hildanext.decoding.events import Event
 from hildanext.decoding.prompt import Bounds
 from hildanext.decoding.request import Request, Result
@@ -118,9 +119,8 @@ class Sglang(EnginePlugin):
             return refused(str(error))
         if reasons:
             return refused(*reasons)
-        session = RemoteSession(
-            self, client, native.loaded.tokenizer, native.facts, config, int(info.get("max_running_requests") or 1)
-        )
+        most, loaded = int(info.get("max_running_requests") or 1), native.loaded
+        session = RemoteSession(self, client, loaded.tokenizer, native.facts, config, most, loaded.meta.document_start)
         return Opening(session.capability, session)
 
     def _mismatches(self, info: dict[str, Any], native: NativeSession) -> list[str]:
@@ -144,7 +144,7 @@ class Sglang(EnginePlugin):
                 overrides={"max_post_steps": self.max_post_edit_steps},
             )  # fmt: skip
             ours = native.engine.generate(request).token_ids
-            ids = list(native.loaded.tokenizer(text)["input_ids"])
+            ids = prompt_ids(native.loaded.tokenizer, text, None, native.loaded.meta.document_start)
             reply = client.call("POST", "/generate", body_of(ids, new, stream=False, ignore_eos=True))
             theirs = tuple(reply.get("output_ids") or ())
             if ours != theirs:
@@ -175,6 +175,7 @@ class RemoteSession:
     facts: Facts
     config: Config
     batch: int
+    start: Sequence[int] | None
     name: str = "sglang"
     relays: dict[int, Relay] = field(default_factory=dict)
     connections: dict[int, http.client.HTTPConnection] = field(default_factory=dict)
@@ -197,7 +198,7 @@ class RemoteSession:
         """Send a request. DecodeError for what the server decides."""
         refuse_fixed(request, self.name, self.plugin.mode)
         new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        bounds = Bounds(self.facts.block, self.facts.window, new, -1, len(self.tokenizer))
+        bounds = Bounds(self.facts.block, self.facts.window, new, -1, len(self.tokenizer), self.start)
         preset = {"mode": self.plugin.mode, "source": "server", "tau_mask": self.plugin.threshold,
                   "tau_edit": self.plugin.edit_threshold}  # fmt: skip
         number = next(self.numbers)

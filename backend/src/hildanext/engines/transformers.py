@@ -28,11 +28,16 @@ class NativeSession:
     name: str
     loaded: Any
     config: Config
-    notes: tuple[str, ...] = ()
     engine: BlockEngine = field(init=False)
 
     def __post_init__(self) -> None:
         self.engine = BlockEngine(self.loaded, self.config.decode)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of texts in the block size that requests get who name none."""
+        found: tuple[str, ...] = self.loaded.meta.cautions(self.engine.block)
+        return found
 
     @property
     def capability(self) -> Capability:
@@ -92,4 +97,6 @@ def native(name: str, config: Config, console: Console) -> Opening:
     except HildaError as error:
         return refused(str(error))
     session = NativeSession(name, int8(loaded) if config.decode.int8 else loaded, config)
+    for caution in session.notes:
+        console.warn(caution)
     return Opening(session.capability, session)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from hildanext.config import Config
+from hildanext.decoding.engine import DEFAULT_BLOCK
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import Completion, Generator, generator_for
 from hildanext.progress import Console
@@ -33,7 +34,11 @@ class EvalContext:
     @classmethod
     def of(cls, loaded: Any, config: Config, console: Console) -> EvalContext:
         """The context of a loaded model under a configuration."""
-        return cls(loaded, config, console, generator_for(config.eval.generator, loaded, config.decode))
+        generator = generator_for(config.eval.generator, loaded, config.decode)
+        block = config.decode.block or loaded.meta.block or DEFAULT_BLOCK
+        for caution in loaded.meta.cautions(block) if generator.kind == "diffusion" else ():
+            console.warn(caution)
+        return cls(loaded, config, console, generator)
 
     def complete(self, label: str, requests: Sequence[Request]) -> list[Completion]:
         """One completion per request, with a progress bar."""

@@ -25,6 +25,10 @@ class HildaMeta(BaseModel):
     shift: Literal["none", "clean"] = Field("none", description="whether logit i predicts token i or i+1")
     block: int | None = Field(None, description="block size decoding should use, tokens")
     block_grid: Literal["global", "per_document"] = "global"
+    document_start: list[int] | None = Field(
+        None,
+        description="ids that begin a document in training and a text prompt; null: those the tokenizer puts there",
+    )
     parent: str | None = Field(None, description="the AR checkpoint this came from, with its hash")
     run: str | None = Field(None, description="id of the run that wrote it")
     decode: dict[str, dict[str, Any]] = Field(default_factory=dict, description="decoding presets by mode")
@@ -42,6 +46,19 @@ class HildaMeta(BaseModel):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "the file"
             raise ModelError(f"{path}: {place}: {first['msg']} (found {first['input']!r}); restore the file") from error
+
+    def cautions(self, block: int) -> tuple[str, ...]:
+        """What a reader of text decoded in blocks of `block` tokens must know: nothing where the block is the folder's
+        own, or where the folder is read left to right (shift clean, block 1), which is exact for every checkpoint."""
+        if self.shift == "clean" and block == 1 or self.block == block:
+            return ()
+        if self.block:
+            return (f"block {block} is not the {self.block} this model was made for; its text may be worse",)
+        return (
+            f"no conversion wrote this model: it reads left to right, and decoded as diffusion (block {block}) its text"
+            " is poor; convert it with `hildanext convert-wsd`, or read it left to right: `hildanext generate --ar`,"
+            " or model.shift=clean with decode.block=1",
+        )
 
     def text(self) -> str:
         """The file's content."""

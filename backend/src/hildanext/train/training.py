@@ -63,7 +63,9 @@ class Training:
         parent = meta.parent if meta.block or path is None else _named(path)
         past = [*meta.history, {"run": run, "objective": self.config.objective.type, "steps": self.ladder.steps}]
         block = None if self.causal else self.ladder.last
-        return meta.model_copy(update={"block": block, "parent": parent, "run": run, "history": past})
+        start = self.shards.manifest.get("document_start", [])
+        facts = {"block": block, "document_start": start, "parent": parent, "run": run, "history": past}
+        return meta.model_copy(update=facts)
 
 
 def _named(folder: Path) -> str:

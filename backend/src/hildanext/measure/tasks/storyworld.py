@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from hildanext.config.base import SEEDS
+from hildanext.config.decode import Temperature
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import Completion
 from hildanext.measure.task import EvalContext, Outcome, Task, cost
@@ -27,7 +28,7 @@ class Storyworld(Task):
         ("chat", "arithmetic", "coding"), description="registers whose answers are checked"
     )
     seed: int = Field(7_000_001, ge=0, lt=SEEDS, description="seed of prompts and questions")
-    temperature: float | None = Field(None, ge=0, description="temperature of stories; null: that of decode")
+    temperature: Temperature | None = Field(None, description="temperature of stories; null: that of decode")
     max_new_tokens: int = Field(256, ge=1, description="tokens per text")
 
     def run(self, context: EvalContext) -> Outcome:
