@@ -1,5 +1,5 @@
 # What a person sees while a command works: text and bars on stderr, never on stdout.
-# Entry points: Console (say, warn, bar). A bar is a rich bar on a terminal and a line every few seconds elsewhere.
+# Entry points: Console (say, warn, bar), show_traceback. A bar is a rich bar on a terminal and a line every few seconds elsewhere.
 # rich is imported when the first bar opens, so importing this file is free.
 """Human-readable output on stderr."""
 
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -100,3 +102,9 @@ class Console:
         widths = [max(len(row[i]) for row in everything) for i in range(len(everything[0]))] if everything else []
         for row in everything:
             self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_traceback(error: BaseException) -> None:
+    """Print a traceback on stderr; a log that cannot be written (a full disk, a closed pipe) ends nothing."""
+    with suppress(OSError, ValueError):
+        traceback.print_exception(error)

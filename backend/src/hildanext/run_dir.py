@@ -1,5 +1,5 @@
 # One run on disk: config, environment, status with heartbeat, metrics, log, report, plots, checkpoints.
-# Entry points: RunDir.create / RunDir.open, write_atomic, replacing, swap_in, read_status, list_runs.
+# Entry points: RunDir.create / RunDir.open, new_path, write_atomic, replacing, swap_in, read_status, list_runs.
 # Files and folders are replaced by write-then-rename: whole or not at all. The names beside a folder are fixed, so what
 # a kill left is removed by the next write. `running` without a live process or a recent heartbeat reads `lost`.
 """Run directories."""
@@ -88,9 +88,11 @@ def _now() -> str:
 def _alive(pid: int) -> bool:
     if os.name == "nt":
         return True  # os.kill(pid, 0) would send Ctrl-C there; the heartbeat decides
+    if pid <= 0:
+        return False  # 0 and below name groups
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -105,24 +107,47 @@ def _not_zombie(pid: int) -> bool:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """status.json of a run, its state `lost` where it says running but the process is gone or silent for a minute."""
+    """status.json of a run, its state `lost` where it says running but the process is gone or silent for a minute.
+    HildaError where there is none, or none that can be read."""
     try:
-        status: dict[str, Any] = json.loads((path / "status.json").read_text(encoding="utf-8"))
+        status = json.loads((path / "status.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HildaError(f"{path}: not a run directory (no status.json); `hildanext runs` lists them") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise HildaError(f"{path}/status.json: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise HildaError(f"{path}/status.json: not valid JSON ({error}); the run cannot be read") from None
-    age = time.time() - float(status.get("heartbeat", 0.0))
-    silent = age > LOST_AFTER_SECONDS or not _alive(int(status.get("pid", 0)))
+    if not isinstance(status, dict) or not isinstance(status.get("state", ""), str):
+        raise HildaError(f"{path}/status.json: not the status of a run; the run cannot be read")
+    age = time.time() - _number(status.get("heartbeat"))
+    silent = age > LOST_AFTER_SECONDS or not _alive(int(_number(status.get("pid"))))
     if status.get("state") == "running" and silent:
         status["state"] = "lost"
     return status
 
 
+def _number(value: Any) -> float:
+    good = isinstance(value, int | float) and abs(value) < 2**62
+    return float(value) if good else 0.0
+
+
 def list_runs(root: Path) -> list[dict[str, Any]]:
-    """The status of every run below `root`, newest first, each with its `id`."""
-    found = [{"id": path.parent.name, **read_status(path.parent)} for path in sorted(root.glob("*/status.json"))]
+    """The status of every run below `root`, newest first, each with its `id`; one that cannot be read is `lost`, with
+    the reason as its `error`."""
+    found = [{"id": path.parent.name, **_status_or_lost(path.parent)} for path in sorted(root.glob("*/status.json"))]
     return sorted(found, key=lambda status: str(status.get("started", "")), reverse=True)
+
+
+def _status_or_lost(path: Path) -> dict[str, Any]:
+    try:
+        return read_status(path)
+    except HildaError as error:
+        return {"state": "lost", "error": str(error)}
+
+
+def new_path(config: Config, command: str) -> Path:
+    """Where a new run goes: <paths.runs>/<command>-<time>-<id>."""
+    return Path(config.paths.runs) / f"{command}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:6]}"
 
 
 @dataclass
@@ -136,8 +161,7 @@ class RunDir:
     @classmethod
     def create(cls, config: Config, command: str, path: Path | None = None) -> RunDir:
         """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json."""
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        run = cls(path or Path(config.paths.runs) / f"{command}-{stamp}-{uuid4().hex[:6]}")
+        run = cls(path or new_path(config, command))
         run.path.mkdir(parents=True, exist_ok=True)
         write_atomic(run.path / "config.json", resolved_json(config, command))
         run.status(state="queued", command=command, started=_now(), step=0)

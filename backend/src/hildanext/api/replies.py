@@ -21,6 +21,7 @@ TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     408: "timeout_error", 409: "conflict_error", 413: "request_too_large", 422: "invalid_request_error",
     429: "rate_limit_error", 503: "unavailable_error", 504: "timeout_error",
+    507: "storage_error",
 }  # fmt: skip
 TEXTS = {
     400: "The request cannot be served as it is.", 401: "API key missing or wrong.", 403: "Not allowed.",
@@ -28,6 +29,7 @@ TEXTS = {
     409: "The state does not allow it.", 413: "Longer than a limit.", 422: "A field is wrong or unknown.",
     429: "Too many requests; see Retry-After.", 500: "The server failed; the log says where.",
     503: "The engine is not ready.", 504: "The time limit ran out.",
+    507: "The disk does not take it.",
 }  # fmt: skip
 PROBLEMS_SHOWN = 8
 FIELD = re.compile(r"([a-z_]+): ")

@@ -16,7 +16,8 @@ from fastapi import Request as HttpRequest
 from hildanext.api.jobs import Jobs
 from hildanext.api.metrics import ServerMetrics
 from hildanext.api.replies import ApiError
-from hildanext.api.worker import Admitted, Ticket, Worker
+from hildanext.api.tickets import Admitted, Ticket
+from hildanext.api.worker import Worker
 from hildanext.config import Config
 from hildanext.config.nearest import nearest
 from hildanext.decoding.events import Done, Event
