@@ -67,7 +67,8 @@ def test_the_space_before_a_gap_stays_where_every_letter_is_a_token() -> None:
         ({"prompt": "a <gap:0> b", "infill": True}, "N >= 1"),
         ({"prompt": "a <gap:2> b", "infill": True, "max_new_tokens": 4}, "own lengths"),
         ({"prompt_ids": (1, 2), "infill": True}, "needs a text prompt"),
-        ({"prompt_ids": tuple(range(500))}, "exceed the model's window of 512"),
+        ({"prompt_ids": tuple(range(500)), "max_new_tokens": 13}, "ask for at most 12"),
+        ({"prompt_ids": tuple(range(512))}, "the prompt has 512 and max_new_tokens comes on top; shorten it by 1"),
     ],
 )
 def test_requests_that_cannot_be_prepared_say_why(qwen: Any, fields: dict[str, Any], words: str) -> None:

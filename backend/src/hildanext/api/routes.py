@@ -19,6 +19,7 @@ from hildanext.api.replies import served
 from hildanext.api.schemas import GenerateBody, GenerateReply, Health, Modes
 from hildanext.api.state import log_result, results, server_of
 from hildanext.api.streams import EVENTS, event_stream, generation_events
+from hildanext.config.decode import FRESH
 from hildanext.decoding.request import Request
 
 STATIC = Path(__file__).parent / "static"
@@ -83,7 +84,10 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Any:
     """Generate text. With "stream": true the reply is a stream of the events draft (replaceable), commit (final text)
     and done (this same object), or error."""
     server = server_of(http)
-    request = Request.of(**body.values())
+    values = body.values()
+    if values["messages"] is not None and values["seed"] is None:
+        values["seed"] = FRESH
+    request = Request.of(**values)
     generation = server.admit(request, drafts=body.stream)[0]
     if body.stream:
         await generation.admitted()

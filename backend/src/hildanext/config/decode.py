@@ -15,6 +15,7 @@ from hildanext.config.base import PluginSection, Section
 MOST_TOKENS = 1 << 20
 MOST_SEED = (1 << 63) - 1
 MOST_FIELDS = 32
+FRESH = -1
 
 Unset = TypeVar("Unset")
 T = TypeVar("T", bound=Section)
@@ -60,7 +61,9 @@ class Asked(Section, Generic[Unset]):
         "preset", description="probability a rewrite must exceed; 0: edit freely; null: no editing"
     )
     max_new_tokens: Tokens | Unset = Field(128, description="tokens to generate at most")
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] | Unset = Field(0, description="seed of sampling")
+    seed: Annotated[int, Field(ge=FRESH, le=MOST_SEED)] | Unset = Field(
+        0, description="seed of sampling; -1: a fresh one, told in the result"
+    )
     temperature: Annotated[float, Field(ge=0.0, le=100.0)] | Unset = Field(0.0, description="0: greedy")
     top_k: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | Unset = Field(
         0, description="tokens kept before sampling, a count; 0: all"
