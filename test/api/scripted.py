@@ -1,6 +1,7 @@
 # A session without a model: its text follows from the request alone, its drafts fill and edit like a real canvas.
 # Entry points: ScriptedSession, story.
-# The seed shapes the text only above temperature 0, as it does in a real engine. Prompts "fail" and "slow" make a step raise, or take `slow` seconds; "lost" fails alone.
+# The seed shapes the text only above temperature 0, as it does in a real engine.
+# Prompts "fail" and "slow" make a step raise, or take `slow` seconds; "lost" fails alone.
 """Scripted engine session for the tests of the server."""
 
 from __future__ import annotations

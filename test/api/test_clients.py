@@ -1,4 +1,4 @@
-# What clients of the OpenAI kind and plain tools send and look for: omitted limits, seeds, HEAD, wrong addresses, histories.
+# What OpenAI clients and plain tools send and look for: omitted limits, seeds, HEAD, wrong addresses, histories.
 # Entry points: pytest.
 # Over the bundled model, because a window, a seed and a tokenizer are the real ones there.
 """Clients as they are."""
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -115,7 +114,12 @@ def test_curl_without_a_content_type_is_told_which(url: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/chat/completions", "/v1/v1/chat/completions", "/v1/chat/completions/chat/completions", "/api/v1/chat/completions"],
+    [
+        "/chat/completions",
+        "/v1/v1/chat/completions",
+        "/v1/chat/completions/chat/completions",
+        "/api/v1/chat/completions",
+    ],
 )
 def test_a_wrong_base_url_is_answered_with_the_right_one(url: str, path: str) -> None:
     reply = httpx.post(url + path, json={"model": "tiny", "messages": TURNS})
@@ -130,7 +134,9 @@ def test_other_unknown_places_and_methods_are_named(url: str) -> None:
     assert reply.status_code == 405 and "POST" in reply.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"3", b'{"prompt": "a", "prompt_ids": [1]}', b'{"model": "tiny", "prompt":'])
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"3", b'{"prompt": "a", "prompt_ids": [1]}', b'{"model": "tiny", "prompt":']
+)
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
 def test_param_names_a_field_or_is_null(url: str, path: str, body: bytes) -> None:
     reply = httpx.post(url + path, content=body, headers={"content-type": "application/json"})

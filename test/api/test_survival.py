@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -178,10 +177,8 @@ def test_a_job_can_be_cancelled_on_a_full_disk(tmp_path: Path, monkeypatch: pyte
             assert client.post(f"/jobs/{first['id']}/cancel").status_code == 202
             wait(client, first, "cancelled")
             until(lambda: "No space left" in client.get("/health").json()["problem"])
-        settled: Callable[[], bool] = lambda: (
-            json.loads((tmp_path / "runs" / second["id"] / "status.json").read_text())["state"] == "cancelled"
-        )
-        until(settled)
+        status = tmp_path / "runs" / second["id"] / "status.json"
+        until(lambda: json.loads(status.read_text())["state"] == "cancelled")
 
 
 def test_a_launcher_that_cannot_start_on_a_full_disk_is_not_started_over_and_over(

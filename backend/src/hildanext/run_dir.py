@@ -24,10 +24,12 @@ from uuid import uuid4
 from hildanext.config import Config, resolved_json
 from hildanext.environment import environment
 from hildanext.errors import HildaError, Interrupted
+from hildanext.progress import Console
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_SECONDS = 5.0
 LOST_AFTER_SECONDS = 60.0
+BEFORE_WORK = frozenset({"config.json", "status.json", "env.json", "log.txt"})
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -155,13 +157,15 @@ class RunDir:
     """One run on disk. Values given to status() are merged into status.json; log() appends one line to log.txt."""
 
     path: Path
+    fresh: bool = False
+    """Whether this process made the directory up, so that nobody waits for it."""
     _status: dict[str, Any] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @classmethod
     def create(cls, config: Config, command: str, path: Path | None = None) -> RunDir:
         """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json."""
-        run = cls(path or new_path(config, command))
+        run = cls(path or new_path(config, command), fresh=path is None)
         run.path.mkdir(parents=True, exist_ok=True)
         write_atomic(run.path / "config.json", resolved_json(config, command))
         run.status(state="queued", command=command, started=_now(), step=0)
@@ -170,7 +174,7 @@ class RunDir:
     @classmethod
     def open(cls, path: Path) -> RunDir:
         """An existing run directory; HildaError where it is none."""
-        return cls(path, read_status(path))
+        return cls(path, _status=read_status(path))
 
     @property
     def checkpoints(self) -> Path:
@@ -192,7 +196,7 @@ class RunDir:
 
     def log(self, text: str) -> None:
         """Append one line, with the time, to log.txt."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with (self.path / "log.txt").open("a", encoding="utf-8", errors="replace") as file:
             file.write(f"{_now()} {text}\n")
 
     def write_json(self, name: str, value: Any) -> None:
@@ -204,8 +208,12 @@ class RunDir:
         self.write_json("env.json", environment() | known)
 
     @contextmanager
-    def running(self) -> Iterator[RunDir]:
-        """State running with a heartbeat; done at the end, failed on an error, cancelled on an interrupt."""
+    def running(self, console: Console | None = None) -> Iterator[RunDir]:
+        """State running with a heartbeat; done at the end, failed on an error, cancelled on an interrupt. What the
+        console says, has said and will say is kept in log.txt. A new directory that nothing was written to is removed
+        after an error."""
+        if console is not None:
+            console.transcript.keep(self.log)
         self.status(state="running")
         stop = threading.Event()
         beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
@@ -223,6 +231,11 @@ class RunDir:
     def _finish(self, stop: threading.Event, beat: threading.Thread, state: str, error: str) -> None:
         stop.set()
         beat.join()
+        if state != "done" and self.fresh and {path.name for path in self.path.iterdir()} <= BEFORE_WORK:
+            shutil.rmtree(self.path)
+            return
+        if error:
+            self.log(f"{state}: {error}")
         self.status(state=state, error=error, ended=_now())
 
     def _beat(self, stop: threading.Event) -> None:

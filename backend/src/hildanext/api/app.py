@@ -84,7 +84,7 @@ def create_app(
 
 def _add_heads(app: FastAPI) -> None:
     for route in [*routes.router.routes, *openai.router.routes]:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(
                 route.path, route.endpoint, methods=["HEAD"], response_model=None, include_in_schema=False
             )

@@ -79,7 +79,7 @@ def job_metrics(name: str, http: HttpRequest, tail: Tail = 1000, stream: Stream 
 
 
 @router.post(
-    "/{name}/cancel", status_code=202, response_model=JobReply, responses=served(401, 403, 404, 408, 409, 413, 422, 507),
+    "/{name}/cancel", status_code=202, response_model=JobReply, responses=served(401, 403, 404, 408, 409, 413, 422, 507)
 )
 def cancel(name: str, http: HttpRequest) -> JobReply:
     """Ask a job to end; one that runs saves a checkpoint first."""

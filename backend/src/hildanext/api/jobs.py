@@ -1,6 +1,6 @@
 # Jobs: run directories whose command runs in a child process of its own session, a few at a time, in order.
 # Entry points: Jobs (start, stop, create, find, every, cancel, delete).
-# Nothing about a job lives only in this process: a new server finds queued, running and ended jobs on disk. What one job's
+# Nothing about a job lives only in this process: a new server finds queued, running and ended jobs on disk. What a job's
 # files or the disk do wrong is told (`problem`) and tried again; it ends neither the queue nor its thread.
 """The job queue."""
 
@@ -102,7 +102,7 @@ class Jobs:
         if not self.config.serve.jobs:
             raise ApiError(403, "jobs: switched off on this server (serve.jobs)")
         digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-        config = self._confinement.resolved(body.config, body.set)
+        config = self._confinement.resolved(body.config, body.set, body.command)
         with self._lock:
             known = self._known(key, digest)
             if known is not None:
@@ -217,7 +217,9 @@ class Jobs:
     def _settle(self, files: JobFiles) -> None:
         state = files.state()
         if state == "cancelling":
-            asked = float(whole(read_json(files.path / "cancel.json").get("time")) or _changed(files.path / "cancel.json"))
+            asked = float(
+                whole(read_json(files.path / "cancel.json").get("time")) or _changed(files.path / "cancel.json")
+            )
             if time.time() - asked > self.config.serve.cancel_seconds:
                 _signal(files, signal.SIGKILL)
         if state in FINAL:

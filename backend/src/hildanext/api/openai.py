@@ -145,8 +145,8 @@ def _ours(found: list[Result]) -> dict[str, Any]:
     forwards = sum(result.metrics.forwards for result in found)
     notes = list(dict.fromkeys(note for result in found for note in result.notes))
     first = found[0]
-    return {"hildanext": {"engine": first.engine, "reasons": list(first.reasons), "exact": first.exact,
-                          "forwards": forwards, "preset": first.preset, "seed": first.seed, "notes": notes}}  # fmt: skip
+    said = {"engine": first.engine, "reasons": list(first.reasons), "exact": first.exact, "preset": first.preset}
+    return {"hildanext": said | {"forwards": forwards, "seed": first.seed, "notes": notes}}
 
 
 async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:

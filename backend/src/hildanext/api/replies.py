@@ -119,7 +119,9 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     found = [(_place(item), item) for item in _tellable(list(error.errors()))]
     lines = list(dict.fromkeys(_problem(place, item) for place, item in found))
     more = f"; and {len(lines) - PROBLEMS_SHOWN} more" if len(lines) > PROBLEMS_SHOWN else ""
-    return error_reply(422, "; ".join(lines[:PROBLEMS_SHOWN]) + more, next((place for place, _ in found if place), None))
+    return error_reply(
+        422, "; ".join(lines[:PROBLEMS_SHOWN]) + more, next((place for place, _ in found if place), None)
+    )
 
 
 def _is_json(kind: str) -> bool:
@@ -177,7 +179,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404 and text == "Not Found":
         text = _no_such_route(request)
     if error.status_code == 405:
-        text = f"{request.method} {request.url.path[:80]}: this route takes {headers.get('allow', 'another method')}"
+        taken = ", ".join(method.upper() for method in request.app.openapi()["paths"].get(request.url.path, ()))
+        headers |= {"allow": taken} if taken else {}
+        text = f"{request.method} {request.url.path[:80]}: this route takes {taken or 'another method'}"
     return error_reply(error.status_code, text, headers=headers)
 
 

@@ -19,11 +19,11 @@ from hildanext.api.replies import ApiError
 from hildanext.api.tickets import Admitted, Ticket
 from hildanext.api.worker import Worker
 from hildanext.config import Config
-from hildanext.config.nearest import nearest
 from hildanext.decoding.events import Done, Event
+from hildanext.decoding.modes import known_mode
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Session
-from hildanext.errors import HildaError
+from hildanext.errors import DecodeError, HildaError
 
 PING_SECONDS = 10.0
 
@@ -65,9 +65,10 @@ class Server:
         return [Generation(self.worker, self.worker.submit(copy, drafts, loop), seconds) for copy in copies]
 
     def _check(self, request: Request, count: int) -> None:
-        if request.mode is not None and request.mode not in self.config.decode.modes:
-            known = nearest(request.mode, self.config.decode.modes)
-            raise ApiError(422, f"mode: no mode {request.mode!r}, {known}", "mode")
+        try:
+            known_mode(request.mode or self.config.decode.mode, self.config.decode.modes)
+        except DecodeError as error:
+            raise ApiError(422, str(error), "mode") from error
         limits, new = self.config.serve, request.max_new_tokens or 0
         if new > limits.new_tokens:
             text = f"max_new_tokens: {new} asked for, at most {limits.new_tokens} are served here"

@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The folder and its files."""
-    from hildanext.models.load import load_model
+    from hildanext.models.load import load_model, name_of
 
     config, section = context.config, context.config.export.format
     export = build("exports", section, "export.format")
     loaded = load_model(config.model, context.console)
     loaded.require("export")
-    name = f"{Path(config.model.path).name}-{section.type}"
+    name = f"{config.model.path if loaded.path is None else name_of(loaded.path)}-{section.type}"
     folder = Path(config.export.output or Path(config.paths.models) / "exports" / name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     files = export.write(loaded, folder)

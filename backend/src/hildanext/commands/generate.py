@@ -52,12 +52,14 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 def run(context: Context) -> dict[str, Any]:
     """The result as an object; the text on stdout unless --json."""
+    from hildanext.decoding.modes import resolve_mode
     from hildanext.decoding.request import Request
     from hildanext.engines.opening import open_engine
     from hildanext.report.terminal import watch
 
     args = context.args
     request = Request.of(**_fields(args))
+    resolve_mode(request, context.config.decode, {})  # a mode or policy that is none is told before anything is loaded
     if args.trace:
         _write(args.trace, "")
     engine = open_engine(config=context.config, console=context.console)
@@ -83,10 +85,18 @@ def _write(path: Path, text: str) -> None:
 def _fields(args: argparse.Namespace) -> dict[str, Any]:
     from hildanext.decoding.request import names_in
 
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = _from_stdin() if args.prompt == "-" else args.prompt
     text = {"messages": ({"role": "user", "content": prompt},)} if args.chat else {"prompt": prompt}
     given = {field: _value(field, said) for field in names_in("cli") if (said := getattr(args, field)) is not None}
     return {**text, **given, "trace": args.trace is not None, "infill": args.infill}
+
+
+def _from_stdin() -> str:
+    raw = getattr(sys.stdin, "buffer", None)
+    try:
+        return raw.read().decode("utf-8").replace("\r\n", "\n") if raw is not None else sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"--prompt -: stdin is not UTF-8 (byte {error.start}); convert it, as with iconv") from None
 
 
 def _value(field: str, said: Any) -> Any:

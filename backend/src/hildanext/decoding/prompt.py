@@ -77,7 +77,9 @@ def _encode(request: Request, tokenizer: Any) -> list[int]:
     except HildaError:
         raise
     except Exception as error:  # tokenizers raises plain ones, for a word it has no token for
-        raise DecodeError(f"prompt: this model's tokenizer cannot encode it ({first_line(error)}); change it") from error
+        raise DecodeError(
+            f"prompt: this model's tokenizer cannot encode it ({first_line(error)}); change it"
+        ) from error
 
 
 def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:

@@ -9,6 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from hildanext.models.load import NEW, place
+from hildanext.models.tensors import stored_dtype
 from hildanext.report.losses import plot_losses
 from hildanext.train.checkpoint import Checkpoints, ModelFiles
 from hildanext.train.evaluation import Evaluator
@@ -98,7 +102,8 @@ class RunRecorder(Recorder):
     def finish(self, inspected: Mapping[str, Any]) -> dict[str, Any]:
         """Write the final model; returns the report, which is also report.json, and draws the losses."""
         training, run = self.training, self.training.run
-        folder = self.files.write_model(run.path / "model")
+        dtype = _parents_dtype(training)
+        folder = self.files.write_model(run.path / "model", dtype)
         best = [path.name for path in self.checkpoints.best(training.config.train.keep_best)]
         report = {
             "model": str(folder), "run": str(run.path), "steps": training.ladder.steps,
@@ -123,3 +128,14 @@ class RunRecorder(Recorder):
             rows.append(("AR parent", f"{report['parent_nll']:.4f}", ""))
         console.table(rows, ("evaluation NLL, nats/token", "before", "after"))
         console.say(f"model: {report['model']}")
+
+
+def _parents_dtype(training: Training) -> torch.dtype | None:
+    model = training.config.model
+    if model.dtype != "auto" or model.path == NEW or not place(model.path).is_dir():
+        return None
+    stored = stored_dtype(place(model.path))
+    if stored is None or stored == training.loaded.dtype or training.loaded.dtype != torch.float32:
+        return None
+    training.console.say(f"weights are written as {stored}, as the parent's are; model.dtype=float32 keeps them whole")
+    return stored
