@@ -1,7 +1,7 @@
 # Jobs: run directories whose command runs in a child process of its own session, a few at a time, in order.
 # Entry points: Jobs (start, stop, create, find, every, cancel, delete).
-# Nothing about a job lives only in this process: a new server finds queued, running and ended jobs on disk. What a job's
-# files or the disk do wrong is told (`problem`) and tried again; it ends neither the queue nor its thread.
+# Nothing about a job lives only in this process: a new server finds queued, running and ended jobs on disk. What a
+# job's files or the disk do wrong is told (`problem`) and tried again; it ends neither the queue nor its thread.
 """The job queue."""
 
 from __future__ import annotations

@@ -134,8 +134,7 @@ def _parents_dtype(training: Training) -> torch.dtype | None:
     model = training.config.model
     if model.dtype != "auto" or model.path == NEW or not place(model.path).is_dir():
         return None
-    stored = stored_dtype(place(model.path))
-    if stored is None or stored == training.loaded.dtype or training.loaded.dtype != torch.float32:
-        return None
-    training.console.say(f"weights are written as {stored}, as the parent's are; model.dtype=float32 keeps them whole")
-    return stored
+    if training.loaded.dtype != torch.float32 or stored_dtype(place(model.path)) != torch.bfloat16:
+        return None  # float16 is not gone back to: trained weights may leave its range
+    training.console.say("weights are written as bfloat16, as the parent's are; model.dtype=float32 keeps them whole")
+    return torch.bfloat16
