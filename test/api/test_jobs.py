@@ -260,7 +260,8 @@ def test_a_configuration_of_a_job_may_not_extend_a_file_elsewhere(tmp_path: Path
     with project(tmp_path) as client:
         for name, parent in (("direct", "../secret.json"), ("through", "direct.json"), ("inside", "own.json")):
             (tmp_path / "runs" / f"{name}.json").write_text(json.dumps({"extends": parent}))
-        (tmp_path / "runs" / "own.json").write_text('{"description": "ok"}')
+        own = {"description": "ok", "paths": {name: str(tmp_path / name) for name in ("data", "models", "runs")}}
+        (tmp_path / "runs" / "own.json").write_text(json.dumps(own))
         for name, status in (("direct", 403), ("through", 403), ("inside", 202)):
             body = {"command": "sft", "config": str(tmp_path / "runs" / f"{name}.json")}
             reply = client.post("/jobs", json=body)
