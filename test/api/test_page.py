@@ -146,7 +146,9 @@ def test_what_the_server_refused_of_a_job_stays_to_be_read(page: Browser) -> Non
     page.run("document.getElementById('job-set').value = 'train.nonsense=1'")
     page.click("#job-form .primary")
     page.wait("document.getElementById('job-problem').textContent.includes('nonsense')")
-    page.run("window.polls = 0; const f = window.fetch; window.fetch = (...a) => { window.polls += 1; return f(...a); }")
+    page.run(
+        "window.polls = 0; const f = window.fetch; window.fetch = (...a) => { window.polls += 1; return f(...a); }"
+    )
     page.wait("window.polls > 1", 30)
     assert "nonsense" in page.run("return document.getElementById('job-problem').textContent")
 

@@ -86,8 +86,9 @@ def _missing(folder: Path) -> str:
         saved = sorted((folder / "checkpoints").glob("step-*"))
         instead = f"its newest checkpoint is {saved[-1]}" if saved else "it has no checkpoint either"
         return f"a run that has not written its model yet; {instead}"
-    found = "a folder without config.json" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
-    return f"{found}; give a Hugging Face model folder, a run, or one of {', '.join(BUNDLED)}, {NEW}"
+    found = "no config.json" if folder.is_dir() else "it is a file" if folder.exists() else "no such folder"
+    known = ", ".join((*BUNDLED, NEW))
+    return f"no Hugging Face model folder there ({found}); give a local folder, a run, or one of {known}"
 
 
 def kind_at(path: str) -> ModelKind:
