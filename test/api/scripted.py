@@ -1,5 +1,6 @@
 # A session without a model: its text follows from the request alone, its drafts fill and edit like a real canvas.
 # Entry points: ScriptedSession, story.
+# The seed shapes the text only above temperature 0, as it does in a real engine.
 # Prompts "fail" and "slow" make a step raise, or take `slow` seconds; "lost" fails alone.
 """Scripted engine session for the tests of the server."""
 
@@ -21,7 +22,8 @@ BLOCK = 8
 def story(request: Request) -> list[str]:
     """The words a scripted session answers with."""
     text = request.prompt or str(request.messages or request.prompt_ids)
-    rng = random.Random(f"{text}|{request.seed}|{request.sample}|{request.mode}|{request.tau_mask}")
+    seed = request.seed if request.temperature else None
+    rng = random.Random(f"{text}|{seed}|{request.sample}|{request.mode}|{request.tau_mask}")
     return [" " + rng.choice(WORDS) for _ in range(request.max_new_tokens or 16)]
 
 
@@ -123,7 +125,8 @@ class ScriptedSession:
             forwards=work.steps, tokens=work.start, prompt_tokens=5, steps=work.steps, seconds=0.01,
             tokens_per_forward=work.start / max(1, work.steps), first_block_seconds=0.005,
         )  # fmt: skip
-        return Result(work.text, tuple(range(work.start)), reason, metrics, "scripted")  # type: ignore[arg-type]
+        ids, seed = tuple(range(work.start)), work.request.seed
+        return Result(work.text, ids, reason, metrics, "scripted", seed=seed)  # type: ignore[arg-type]
 
     def cancel(self, number: int) -> Result | None:
         work = self.works.pop(number, None)

@@ -26,7 +26,8 @@ PROMPT: dict[str, Any] = {"prompt": "a"}
 GOOD: dict[str, list[Any]] = {
     "prompt": ["b"], "prompt_ids": [[0, 5]], "messages": [[{"role": "user", "content": "a"}]], "mode": ["Q_MODE", "X"],
     "policy": ["factor", {"type": "factor", "factor": 2.0}], "tau_mask": [0, 0.5, 1.0, "preset"],
-    "tau_edit": [0.0, 1, None, "preset"], "max_new_tokens": [1, 1 << 20], "seed": [0, (1 << 63) - 1], "sample": [0, 3],
+    "tau_edit": [0.0, 1, None, "preset"], "max_new_tokens": [1, 1 << 20], "seed": [0, -1, (1 << 63) - 1],
+    "sample": [0, 3],
     "temperature": [0, 2.5, 100.0], "top_k": [0, 1 << 20], "top_p": [0.1, 1], "cfg_scale": [0.0, 100],
     "stop": [["a", "b"]], "block": [1, 64], "overrides": [{"steps": 3}, {"x": None, "y": True}], "trace": [True],
     "infill": [True], "ignore_eos": [True],
@@ -37,7 +38,7 @@ BAD: dict[str, list[Any]] = {
                {"type": "a", **{str(i): 1 for i in range(32)}}],
     "tau_mask": [-0.1, 1.1, "x", float("nan"), None], "tau_edit": [-0.1, 1.1, "x"],
     "max_new_tokens": [0, (1 << 20) + 1, 1.5],
-    "seed": [-1, 1 << 63], "sample": [-1], "temperature": [-1, 101, float("inf")], "top_k": [-1, (1 << 20) + 1],
+    "seed": [-2, 1 << 63], "sample": [-1], "temperature": [-1, 101, float("inf")], "top_k": [-1, (1 << 20) + 1],
     "top_p": [0, 1.1], "cfg_scale": [-1, 101], "stop": [[""], ["x" * 201], ["x"] * 17], "block": [0, (1 << 20) + 1],
     "overrides": [{"a": {"b": 1}}, {str(i): 1 for i in range(33)}], "trace": ["x"], "infill": ["x"],
     "ignore_eos": ["x"],

@@ -45,7 +45,7 @@ GENERATE: list[tuple[str, bytes, tuple[int, ...]]] = [
     ("float tokens", b'{"prompt": "a", "max_new_tokens": 3.5}', (422,)),
     ("boolean tokens", b'{"prompt": "a", "max_new_tokens": true}', (422,)),
     ("number as flag", b'{"prompt": "a", "stream": 0}', (422,)),
-    ("negative seed", b'{"prompt": "a", "seed": -1}', (422,)),
+    ("negative seed", b'{"prompt": "a", "seed": -2}', (422,)),
     ("unknown key", b'{"prompt": "a", "frobnicate": 1}', (422,)),
     ("prototype key", b'{"prompt": "a", "__class__": {"x": 1}}', (422,)),
     ("unknown mode", b'{"prompt": "a", "mode": "FAST"}', (422,)),

@@ -242,3 +242,28 @@ def test_a_job_runs_the_command_with_everything_it_takes(tmp_path: Path, monkeyp
 def test_every_command_of_a_job_takes_what_the_launcher_gives_it(command: str) -> None:
     args = parser().parse_args([command, "--config", "config.json", "--run-dir", "run"])
     assert (args.config, args.run_dir) == (Path("config.json"), Path("run"))
+
+
+def test_a_job_has_the_defaults_of_its_command(tmp_path: Path) -> None:
+    with project(tmp_path) as client:
+        for sets, lr in (([], 1e-5), (["model.adapter.kind=lora"], 2e-4), (["optimizer.lr=0.5"], 0.5)):
+            body = {"command": "sft", "set": [*sets, "description=ok"]}
+            job = client.post("/jobs", json=body).json()
+            config = json.loads((tmp_path / "runs" / job["id"] / "config.json").read_text())
+            assert (config["objective"]["type"], config["train"]["split"]) == ("multi_turn", "sft_train")
+            assert config["optimizer"]["lr"] == lr
+            wait(client, job, "done")
+
+
+def test_a_configuration_of_a_job_may_not_extend_a_file_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_text('{"seed": 7}')
+    with project(tmp_path) as client:
+        for name, parent in (("direct", "../secret.json"), ("through", "direct.json"), ("inside", "own.json")):
+            (tmp_path / "runs" / f"{name}.json").write_text(json.dumps({"extends": parent}))
+        own = {"description": "ok", "paths": {name: str(tmp_path / name) for name in ("data", "models", "runs")}}
+        (tmp_path / "runs" / "own.json").write_text(json.dumps(own))
+        for name, status in (("direct", 403), ("through", 403), ("inside", 202)):
+            body = {"command": "sft", "config": str(tmp_path / "runs" / f"{name}.json")}
+            reply = client.post("/jobs", json=body)
+            assert reply.status_code == status, reply.text
+        assert wait(client, reply.json(), "done")

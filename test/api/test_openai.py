@@ -108,7 +108,7 @@ def test_seed_stop_and_our_own_fields_arrive(client: openai.OpenAI) -> None:
     reply = client.chat.completions.create(
         model="scripted", messages=TURNS, max_tokens=9, seed=5, temperature=0.5, top_p=0.9, extra_body=extra
     )
-    assert reply.choices[0].message.content == said(9, seed=5, mode="S_MODE", tau_mask=0.3)
+    assert reply.choices[0].message.content == said(9, seed=5, mode="S_MODE", tau_mask=0.3, temperature=0.5)
     word = said(9).split()[4]
     cut = client.chat.completions.create(model="scripted", messages=TURNS, max_tokens=9, stop=word)
     assert word not in str(cut.choices[0].message.content) and cut.choices[0].finish_reason == "stop"
@@ -147,7 +147,8 @@ def test_what_completions_do_not_support_is_a_400_that_names_it(client: openai.O
     ("values", "name"),
     [
         ({"stop": ""}, "stop"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"stop": [""]}, "stop.0"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0"),
         ({"n": 0}, "n"),
         ({"extra_body": {"Temperature": 1}}, "Temperature"),
         ({"extra_body": {"str": 1}}, "str"),

@@ -90,6 +90,20 @@ def test_an_error_is_shown_in_words(page: Browser) -> None:
     assert "refused" in page.wait("document.getElementById('problem').textContent")
 
 
+def test_after_a_refusal_nothing_of_the_run_before_is_left(page: Browser) -> None:
+    page.run("document.getElementById('length').value = 8")
+    page.type("#prompt", "a browser")
+    page.click("#go")
+    page.wait("document.getElementById('n-end').textContent === 'length'", 30)
+    assert "Engine scripted" in page.run("return document.getElementById('engine-line').textContent")
+    page.type("#prompt", "refuse")
+    page.click("#go")
+    page.wait("!document.getElementById('problem').hidden")
+    left = "['engine-line', 'n-tokens', 'n-end', 'step'].map(id => document.getElementById(id).textContent)"
+    assert page.run(f"return {left}") == ["", "–", "–", "step 0"]
+    assert page.run("return document.getElementById('reasons').hidden") is True
+
+
 def test_the_keyboard_moves_between_tabs(page: Browser) -> None:
     page.run("document.getElementById('tab-generate').focus()")
     page.run("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}))")
@@ -126,6 +140,17 @@ def test_the_job_form_is_made_of_the_kinds_the_server_lists(page: Browser) -> No
     page.run("document.getElementById('job-set').value = 'seed=3'")
     page.run("[...document.querySelectorAll('#job-fields button')].find(b => b.textContent === 'merge.best').click()")
     assert page.run("return document.getElementById('job-set').value") == "seed=3\nmerge.best=3"
+
+
+def test_what_the_server_refused_of_a_job_stays_to_be_read(page: Browser) -> None:
+    page.run("document.getElementById('job-set').value = 'train.nonsense=1'")
+    page.click("#job-form .primary")
+    page.wait("document.getElementById('job-problem').textContent.includes('nonsense')")
+    page.run(
+        "window.polls = 0; const f = window.fetch; window.fetch = (...a) => { window.polls += 1; return f(...a); }"
+    )
+    page.wait("window.polls > 1", 30)
+    assert "nonsense" in page.run("return document.getElementById('job-problem').textContent")
 
 
 def test_a_run_is_deleted_by_the_second_click_only(page: Browser) -> None:

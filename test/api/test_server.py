@@ -73,7 +73,8 @@ def test_a_stream_commits_the_text_of_the_plain_reply(served: httpx.Client) -> N
 
 def test_the_fields_of_the_mission_reach_the_engine(served: httpx.Client) -> None:
     body = {"prompt": "a", "mode": "S_MODE", "tau_mask": 0.4, "tau_edit": 0.2, "max_new_tokens": 9, "seed": 3}
-    expected = text_of("a", 9, mode="S_MODE", tau_mask=0.4, seed=3)
+    body["temperature"] = 1.0
+    expected = text_of("a", 9, mode="S_MODE", tau_mask=0.4, seed=3, temperature=1.0)
     assert served.post("/generate", json=body).json()["text"] == expected
 
 

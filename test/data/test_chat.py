@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,20 @@ def test_a_long_chat_is_dropped_shortened_from_the_left_or_cut_at_the_reply(toke
     assert cut is not None and cut.ids == whole.ids[:window]
     assert fit(CHAT, tokenizer, 3, "all", "truncate_left_turns") is None
     assert fit(CHAT, tokenizer, 3, "all", "truncate_response") is None
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{{ i * j }}{% endfor %}{% endfor %}"
+
+
+def test_a_template_that_never_ends_is_stopped_in_any_thread(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hildanext.data.template_time.TEMPLATE_SECONDS", 0.1)
+    tokenizer = load_tokenizer(str(assets / "qwen3-tokenizer"))
+    asked = [{"role": "user", "content": "Hi"}]
+    expected = generation_prompt(asked, tokenizer)
+    template, tokenizer.chat_template = tokenizer.chat_template, ENDLESS
+    with ThreadPoolExecutor(1) as pool:
+        for run in (lambda work: work(), lambda work: pool.submit(work).result()):
+            with pytest.raises(DataError, match="not done after 0.1 seconds"):
+                run(lambda: generation_prompt(asked, tokenizer))
+    tokenizer.chat_template = template
+    assert generation_prompt(asked, tokenizer) == expected

@@ -67,7 +67,7 @@ def test_a_request_that_can_never_fit_is_refused_when_it_is_submitted(parts: Any
     made = BlockEngine(parts, DecodeConfig(block=8, kv_bytes=50_000))
     with pytest.raises(DecodeError, match="kv_bytes"):
         made.submit(Request.of(prompt_ids=(5,) * 8, max_new_tokens=240))
-    with pytest.raises(DecodeError, match="window of 256"):
+    with pytest.raises(DecodeError, match="is 256 tokens"):
         BlockEngine(parts, DecodeConfig()).submit(Request.of(prompt_ids=(5,), max_new_tokens=256))
 
 

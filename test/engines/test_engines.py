@@ -24,7 +24,7 @@ from hildanext.engines.choose import choose
 from hildanext.engines.opening import OpenEngine
 from hildanext.engines.protocol import EnginePlugin, Failed
 from hildanext.engines.sglang import Client
-from hildanext.errors import DecodeError, EngineError, RunError
+from hildanext.errors import DecodeError, EngineError, ModelError, RunError
 from hildanext.progress import Console
 
 QUIET = Console(quiet=True)
@@ -276,7 +276,13 @@ def test_results_carry_the_reasons_of_the_fallback(folder: Path) -> None:
 
 
 def test_no_engine_is_an_error_with_all_reasons(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"transformers: .*no Hugging Face model folder.*tiny: "):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(EngineError, match=r"transformers: .*tiny: "):
+        choose(configured(tmp_path, {"type": "transformers"}, {"type": "tiny"}), QUIET)
+
+
+def test_a_path_that_leads_nowhere_is_no_matter_of_engines(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"^model\.path .*no Hugging Face model folder"):
         choose(configured(tmp_path / "none", {"type": "transformers"}, {"type": "tiny"}), QUIET)
 
 

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from hildanext.cli import main
 from hildanext.errors import ModelError
+from hildanext.models.load import name_of
 from hildanext.models.meta import HildaMeta
-from hildanext.train import merge, training
+from hildanext.train import merge
 from hildanext.train.merge import merge_folders, merge_run
 
 
@@ -115,7 +116,7 @@ def test_a_member_is_not_replaced_by_the_mean(tmp_path: Path) -> None:
 def test_a_relative_model_folder_is_called_by_its_runs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "base" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "base")
-    assert merge._label(Path("model")) == "base/model" and training._named(Path("model")) == "base"
+    assert merge._label(Path("model")) == "base/model" and name_of(Path("model")) == "base"
 
 
 def test_the_command_merges_the_run_of_the_model_path_when_none_is_named(shards: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -53,6 +54,14 @@ def _add_common(child: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    _speak_anything()
+    for word in words:
+        if (said := readable(word)) != word:
+            print(
+                f"hildanext: the argument {said!r} is not UTF-8; convert it, or read a prompt from stdin",
+                file=sys.stderr,
+            )
+            return 2
     command = next((word for word in words if not word.startswith("-")), "")
     args = parser(command).parse_args(words)
     console = Console(quiet=args.quiet)
@@ -76,14 +85,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def readable(word: str) -> str:
+    """The word with every byte that is not UTF-8 replaced."""
+    return word.encode("utf-8", "replace").decode()
+
+
+def _speak_anything() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding still gets the rest
+
+
 def _dispatch(args: argparse.Namespace, console: Console) -> int:
-    from hildanext.config import load_config, resolved_json
+    from hildanext.config import resolved_json
+    from hildanext.config.for_command import command_config
     from hildanext.registry import plugin_problems
 
     module = commands.load(args.command)
-    base = getattr(module, "BASE", {})
     args.set += values_of(args)
-    config = load_config(args.config, args.set, base, plugin_problems)
+    config = command_config(args.command, args.config, args.set, plugin_problems)
     if args.print_config:
         print(resolved_json(config, args.command), end="")
         return 0

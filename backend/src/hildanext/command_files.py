@@ -1,16 +1,19 @@
 # What the files of commands/ say about themselves, read from their text: no command is imported for it.
 # Entry points: CommandFile, command_files, job_kinds.
-# HELP = "one line"; JOB = ("section" or "section.field", ...): the command may run as a job, and reads these values.
+# HELP = "one line"; BASE, ADAPTED = {section: values} below the configuration file, for all and where adapters train;
+# JOB = ("section" or "section.field", ...): the command may run as a job, and reads these values.
 """The commands, before one of them is imported."""
 
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+SAID = ("HELP", "JOB", "BASE", "ADAPTED")
 FOLDER = Path(__file__).with_name("commands")
 ORDER = (
     "demo", "smoke-test", "prepare-data", "tokenize", "convert-wsd", "sft", "merge-checkpoints", "generate", "serve",
@@ -21,11 +24,14 @@ ORDER = (
 
 @dataclass(frozen=True)
 class CommandFile:
-    """One command. job: the places of the configuration it reads, where it may run as a job; empty: it may not."""
+    """One command. job: the places of the configuration it reads, where it may run as a job; empty: it may not. base:
+    its own defaults; adapted: further ones where adapters are trained instead of the weights."""
 
     name: str
     help: str
     job: tuple[str, ...] = ()
+    base: Mapping[str, Any] = field(default_factory=dict)
+    adapted: Mapping[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -44,9 +50,10 @@ def _read(path: Path) -> CommandFile:
     said: dict[str, Any] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and isinstance(node, ast.Assign) and target.id in ("HELP", "JOB"):
+        if isinstance(target, ast.Name) and isinstance(node, ast.Assign) and target.id in SAID:
             said[target.id] = ast.literal_eval(node.value)
-    return CommandFile(path.stem.replace("_", "-"), str(said.get("HELP", "")), tuple(said.get("JOB", ())))
+    name, job = path.stem.replace("_", "-"), tuple(said.get("JOB", ()))
+    return CommandFile(name, str(said.get("HELP", "")), job, said.get("BASE", {}), said.get("ADAPTED", {}))
 
 
 def _place(file: CommandFile) -> tuple[int, str]:

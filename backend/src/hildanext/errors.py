@@ -11,6 +11,8 @@ class HildaError(Exception):
 
     exit_code = 2
     http_status = 400
+    code: str | None = None
+    """What programs read in an HTTP error beside the message."""
 
 
 class ConfigError(HildaError):
@@ -27,6 +29,12 @@ class ModelError(HildaError):
 
 class DecodeError(HildaError):
     """A generation request that cannot be served: unknown argument, out of range, longer than the window."""
+
+
+class WindowError(DecodeError):
+    """A prompt with its new tokens is longer than the model's context."""
+
+    code = "context_length_exceeded"
 
 
 class EngineError(HildaError):

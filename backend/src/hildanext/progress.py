@@ -1,5 +1,6 @@
 # What a person sees while a command works: text and bars on stderr, never on stdout.
-# Entry points: Console (say, warn, bar). A bar is a rich bar on a terminal and a line every few seconds elsewhere.
+# Entry points: Console (say, warn, bar), Transcript (the same lines for log.txt), show_traceback.
+# A bar is a rich bar on a terminal and a line every few seconds elsewhere.
 # rich is imported when the first bar opens, so importing this file is free.
 """Human-readable output on stderr."""
 
@@ -7,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LINE_EVERY_SECONDS = 5.0
+LINES_HELD = 1000
 
 
 @dataclass
@@ -75,19 +79,45 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+@dataclass
+class Transcript:
+    """What a console said: held until a run directory takes it, then written there line by line."""
+
+    held: list[str] = field(default_factory=list)
+    write: Callable[[str], None] | None = None
+
+    def add(self, text: str) -> None:
+        """One line more. A log that cannot be written ends no command: the line is on the terminal."""
+        if self.write is None:
+            self.held = [*self.held, text][-LINES_HELD:]
+            return
+        with suppress(OSError):
+            self.write(text)
+
+    def keep(self, write: Callable[[str], None]) -> None:
+        """From now on lines go to `write`; those held go first."""
+        held, self.held, self.write = self.held, [], write
+        for text in held:
+            self.add(text)
+
+
 @dataclass(frozen=True)
 class Console:
-    """Text for a person: say and warn print a line on stderr; bar opens a progress bar. quiet: only warnings."""
+    """Text for a person: say and warn print a line on stderr; bar opens a progress bar. quiet: only warnings. What is
+    said, also what quiet holds back, is in the transcript."""
 
     quiet: bool = False
+    transcript: Transcript = field(default_factory=Transcript, compare=False, repr=False)
 
     def say(self, text: str) -> None:
         """One line of information."""
+        self.transcript.add(text)
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """One line that must not be missed: a fallback, a refusal, a reason."""
+        self.transcript.add(f"warning: {text}")
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def bar(self, label: str, total: float | None = None) -> Bar:
@@ -100,3 +130,9 @@ class Console:
         widths = [max(len(row[i]) for row in everything) for i in range(len(everything[0]))] if everything else []
         for row in everything:
             self.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_traceback(error: BaseException) -> None:
+    """Print a traceback on stderr; a log that cannot be written (a full disk, a closed pipe) ends nothing."""
+    with suppress(OSError, ValueError):
+        traceback.print_exception(error)

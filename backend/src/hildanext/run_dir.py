@@ -1,5 +1,5 @@
 # One run on disk: config, environment, status with heartbeat, metrics, log, report, plots, checkpoints.
-# Entry points: RunDir.create / RunDir.open, read_status, list_runs, StopRequest.
+# Entry points: RunDir.create / RunDir.open, new_path, read_status, list_runs, StopRequest.
 # Files and folders are replaced as disk.py does, whose functions may be imported from here too. `running` without a
 # live process or a recent heartbeat reads `lost`.
 """Run directories."""
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -27,10 +28,12 @@ from hildanext.disk import swap_in as swap_in
 from hildanext.disk import write_atomic as write_atomic
 from hildanext.environment import environment
 from hildanext.errors import HildaError, Interrupted
+from hildanext.progress import Console
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_SECONDS = 5.0
 LOST_AFTER_SECONDS = 60.0
+BEFORE_WORK = frozenset({"config.json", "status.json", "env.json", "log.txt"})
 
 
 def _now() -> str:
@@ -40,9 +43,11 @@ def _now() -> str:
 def _alive(pid: int) -> bool:
     if os.name == "nt":
         return True  # os.kill(pid, 0) would send Ctrl-C there; the heartbeat decides
+    if pid <= 0:
+        return False  # 0 and below name groups
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -57,23 +62,34 @@ def _not_zombie(pid: int) -> bool:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """status.json of a run, its state `lost` where it says running but the process is gone or silent for a minute."""
+    """status.json of a run, its state `lost` where it says running but the process is gone or silent for a minute.
+    HildaError where there is none, or none that can be read."""
     try:
-        status: dict[str, Any] = json.loads((path / "status.json").read_text(encoding="utf-8"))
+        status = json.loads((path / "status.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HildaError(f"{path}: not a run directory (no status.json); `hildanext runs` lists them") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise HildaError(f"{path}/status.json: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise HildaError(f"{path}/status.json: not valid JSON ({error}); the run cannot be read") from None
-    age = time.time() - float(status.get("heartbeat", 0.0))
-    silent = age > LOST_AFTER_SECONDS or not _alive(int(status.get("pid", 0)))
+    if not isinstance(status, dict) or not isinstance(status.get("state", ""), str):
+        raise HildaError(f"{path}/status.json: not the status of a run; the run cannot be read")
+    age = time.time() - _number(status.get("heartbeat"))
+    silent = age > LOST_AFTER_SECONDS or not _alive(int(_number(status.get("pid"))))
     if status.get("state") == "running" and silent:
         status["state"] = "lost"
     return status
 
 
+def _number(value: Any) -> float:
+    good = isinstance(value, int | float) and abs(value) < 2**62
+    return float(value) if good else 0.0
+
+
 def list_runs(root: Path) -> list[dict[str, Any]]:
-    """The status of every run below `root`, newest first, each with its `id`."""
-    found = [{"id": path.parent.name, **read_status(path.parent)} for path in sorted(root.glob("*/status.json"))]
+    """The status of every run below `root`, newest first, each with its `id`; one that cannot be read is `lost`, with
+    the reason as its `error`."""
+    found = [{"id": path.parent.name, **_status_or_lost(path.parent)} for path in sorted(root.glob("*/status.json"))]
     return sorted(found, key=lambda status: str(status.get("started", "")), reverse=True)
 
 
@@ -94,11 +110,25 @@ def _object(path: Path) -> dict[str, Any]:
         return {"unreadable": text}
 
 
+def _status_or_lost(path: Path) -> dict[str, Any]:
+    try:
+        return read_status(path)
+    except HildaError as error:
+        return {"state": "lost", "error": str(error)}
+
+
+def new_path(config: Config, command: str) -> Path:
+    """Where a new run goes: <paths.runs>/<command>-<time>-<id>."""
+    return Path(config.paths.runs) / f"{command}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:6]}"
+
+
 @dataclass
 class RunDir:
     """One run on disk. Values given to status() are merged into status.json; log() appends one line to log.txt."""
 
     path: Path
+    fresh: bool = False
+    """Whether this process made the directory up, so that nobody waits for it."""
     _status: dict[str, Any] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -106,8 +136,7 @@ class RunDir:
     def create(cls, config: Config, command: str, path: Path | None = None) -> RunDir:
         """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json.
         HildaError where `path` holds something that is no run."""
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        run = cls(path or Path(config.paths.runs) / f"{command}-{stamp}-{uuid4().hex[:6]}")
+        run = cls(path or new_path(config, command), fresh=path is None)
         _require_run(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
         clear(run.path)
@@ -118,7 +147,7 @@ class RunDir:
     @classmethod
     def open(cls, path: Path) -> RunDir:
         """An existing run directory; HildaError where it is none."""
-        return cls(path, read_status(path))
+        return cls(path, _status=read_status(path))
 
     @property
     def checkpoints(self) -> Path:
@@ -140,7 +169,7 @@ class RunDir:
 
     def log(self, text: str) -> None:
         """Append one line, with the time, to log.txt."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with (self.path / "log.txt").open("a", encoding="utf-8", errors="replace") as file:
             file.write(f"{_now()} {text}\n")
 
     def write_json(self, name: str, value: Any) -> None:
@@ -157,8 +186,12 @@ class RunDir:
         self.write_json("env.json", now)
 
     @contextmanager
-    def running(self) -> Iterator[RunDir]:
-        """State running with a heartbeat; done at the end, failed on an error, cancelled on an interrupt."""
+    def running(self, console: Console | None = None) -> Iterator[RunDir]:
+        """State running with a heartbeat; done at the end, failed on an error, cancelled on an interrupt. What the
+        console says, has said and will say is kept in log.txt. A new directory that nothing was written to is removed
+        after an error."""
+        if console is not None:
+            console.transcript.keep(self.log)
         self.status(state="running")
         stop = threading.Event()
         beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
@@ -178,6 +211,11 @@ class RunDir:
     def _finish(self, stop: threading.Event, beat: threading.Thread, state: str, error: str) -> None:
         stop.set()
         beat.join()
+        if state != "done" and self.fresh and {path.name for path in self.path.iterdir()} <= BEFORE_WORK:
+            shutil.rmtree(self.path)
+            return
+        if error:
+            self.log(f"{state}: {error}")
         self.status(state=state, error=error, ended=_now())
 
     def _beat(self, stop: threading.Event) -> None:

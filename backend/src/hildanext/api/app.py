@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from hildanext import __version__
@@ -91,10 +92,19 @@ def create_app(
     app.state.server = Server(config, worker, metrics, Jobs(config))
     for router in (routes.router, openai.router, job_routes.router):
         app.include_router(router)
+    _add_heads(app)
     app.mount("/static", StaticFiles(directory=routes.STATIC), name="static")
     add_handlers(app)
     app.add_middleware(Gate, rules=rules(config, key), note=metrics.request)
     return app
+
+
+def _add_heads(app: FastAPI) -> None:
+    for route in [*routes.router.routes, *openai.router.routes]:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            app.add_api_route(
+                route.path, route.endpoint, methods=["HEAD"], response_model=None, include_in_schema=False
+            )
 
 
 class _Choice:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.api.replies import ApiError
-from hildanext.config import Config, load_config
+from hildanext.config import Config
+from hildanext.config.for_command import command_config
 from hildanext.registry import plugin_problems
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -62,13 +63,18 @@ class Confinement:
             raise ApiError(404, f"{where}: no such file", where)
         return Path(text)
 
-    def resolved(self, file: str | None, overrides: Sequence[str]) -> Config:
-        """The configuration of a job, its folders the server's. ApiError 400 or 403 for what it may not set;
-        ConfigError for what is wrong."""
+    def _admit(self, path: Path) -> None:
+        if not self.inside(str(path)):
+            text = f"config: {path.name} is extended from outside the project's data, models and runs folders"
+            raise ApiError(403, text, "config")
+
+    def resolved(self, file: str | None, overrides: Sequence[str], command: str = "") -> Config:
+        """The configuration of a job, over the command's own defaults, its folders the server's. ApiError 400 or 403
+        for what it may not set; ConfigError for what is wrong."""
         if any("${" in text or "\0" in text for text in overrides):
             raise ApiError(400, "set: placeholders and control characters are not taken from requests", "set")
         path = None if file is None else self.file(file, "config")
-        config = load_config(path, list(overrides), {}, plugin_problems)
+        config = command_config(command, path, list(overrides), plugin_problems, self._admit)
         ours, theirs = self.config.paths, config.paths
         for name in theirs.model_fields_set:
             if Path(getattr(theirs, name)).resolve() != Path(getattr(ours, name)).resolve():

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -85,7 +86,8 @@ class Gate:
             "path": scope["path"][:200],
         }
         seconds = round(time.monotonic() - answer.started, 4)
-        self.log(json.dumps(line | {"status": answer.status, "seconds": seconds} | answer.fields))
+        with suppress(OSError, ValueError):  # a log that cannot be written fails no request
+            self.log(json.dumps(line | {"status": answer.status, "seconds": seconds} | answer.fields))
 
 
 def _known_method(method: str) -> str:

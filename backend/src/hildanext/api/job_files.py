@@ -1,5 +1,5 @@
 # One job on disk: a run directory with job.json (what was asked), process.json (who runs it), exit.json (how it ended).
-# Entry points: JobFiles (state, reply, tail, metrics), alive, read_json, parsed, FINAL.
+# Entry points: JobFiles (state, exit_code, reply, tail, metrics), alive, read_json, parsed, whole, FINAL.
 # The state is derived from these files and from the process table each time, so any server process reads the same one.
 """Files of a job."""
 
@@ -16,10 +16,11 @@ from typing import Any
 from hildanext.api.launch import start_ticks
 from hildanext.api.schemas import JobReply
 from hildanext.errors import HildaError
-from hildanext.run_dir import read_status
+from hildanext.run_dir import STATES, read_status
 
 TAIL_BYTES = 256 * 1024
 INTERRUPTED = 130
+MOST = 1e300
 FINAL = frozenset({"done", "failed", "cancelled", "lost"})
 
 
@@ -27,20 +28,20 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, {} where the file is missing or no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def alive(process: dict[str, Any]) -> bool:
     """Whether the very process of a process.json still runs: same id, same start time, not a zombie."""
-    pid = int(process.get("pid", 0))
+    pid = whole(process.get("pid")) or 0
     if pid <= 0 or start_ticks(pid) != process.get("started", ""):
         return False
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
+    except (OSError, IndexError, OverflowError):
         return False
 
 
@@ -73,16 +74,17 @@ class JobFiles:
         return (self.path / "cancel.json").exists()
 
     def state(self) -> str:
-        """queued, running, cancelling, done, failed, cancelled or lost."""
+        """queued, running, cancelling, done, failed, cancelled; lost also where its files cannot be read."""
         status = self.status
         if not self.record:
-            return str(status.get("state", "lost"))
-        ended = read_json(self.path / "exit.json")
-        if ended:
-            return self._ended(int(ended["code"]), str(status.get("state")))
+            said = status.get("state")
+            return said if said in STATES else "lost"
+        code = self.exit_code()
+        if code is not None:
+            return self._ended(code, str(status.get("state")))
         process = self.process
         if not process:
-            return self._not_started()
+            return "lost" if (self.path / "process.json").exists() else self._not_started()
         if alive(process):
             return "cancelling" if self.cancelling() else "running"
         state = str(status.get("state"))
@@ -91,6 +93,15 @@ class JobFiles:
         if state == "running":
             return "cancelling" if self.cancelling() else "running"
         return "cancelled" if self.cancelling() else "lost"
+
+    def exit_code(self) -> int | None:
+        """The code of exit.json, None while there is none that can be read."""
+        return whole(read_json(self.path / "exit.json").get("code"))
+
+    def unsettled(self) -> bool:
+        """Whether the job has ended and its own status.json does not say so yet."""
+        state = self.state()
+        return bool(self.record) and state in FINAL - {"lost"} and self.status.get("state", state) != state
 
     def _not_started(self) -> str:
         return "cancelled" if self.cancelling() else "queued"
@@ -105,23 +116,29 @@ class JobFiles:
     def reply(self, full: bool = False) -> JobReply:
         """What the API says about it; `full` adds the report."""
         status, state, record = self.status, self.state(), self.record
-        ended = read_json(self.path / "exit.json")
         report = read_json(self.path / "report.json") if full else {}
         return JobReply(
             id=self.path.name,
             command=str(record.get("command") or status.get("command") or "unknown"),
             state=state,  # type: ignore[arg-type]
             job=bool(record),
-            step=_whole(status.get("step")),
-            total=_whole(status.get("total")),
+            step=whole(status.get("step")),
+            total=whole(status.get("total")),
             loss=_finite(status.get("loss")),
             eta_seconds=_eta(status, state),
             started=_text(status.get("started")),
             ended=_text(status.get("ended")),
-            exit_code=ended.get("code"),
-            error=_text(status.get("error")) or self._last_words(state),
+            exit_code=self.exit_code(),
+            error=_text(status.get("error")) or self._unreadable() or self._last_words(state),
             report=finite(report) or None,
         )
+
+    def _unreadable(self) -> str | None:
+        try:
+            read_status(self.path)
+        except HildaError as error:
+            return str(error).removeprefix(f"{self.path}/")
+        return None
 
     def _last_words(self, state: str) -> str | None:
         lines = self.tail("output.txt", 1) if state == "failed" else []
@@ -147,28 +164,34 @@ def parsed(line: str) -> dict[str, Any]:
     """One JSON line as a finite object, {} where it is not one (a line still being written)."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return finite(value) if isinstance(value, dict) else {}
+    return finite(value) or {} if isinstance(value, dict) else {}
 
 
 def finite(value: Any) -> Any:
-    """The value with every NaN and infinity replaced by None, as JSON has neither."""
+    """The value with every NaN and infinity replaced by None, as JSON has neither; None where it is nested too deep."""
+    try:
+        return _without_infinities(value)
+    except RecursionError:
+        return None
+
+
+def _without_infinities(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {str(key): _without_infinities(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [finite(item) for item in value]
+        return [_without_infinities(item) for item in value]
     return _finite(value) if isinstance(value, float) else value
 
 
 def _finite(value: Any) -> float | None:
-    if not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < float("inf") else None
+    return float(value) if isinstance(value, int | float) and abs(value) < MOST else None
 
 
-def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and abs(value) < float("inf") else None
+def whole(value: Any) -> int | None:
+    """A number as an integer, None for what is none of a usable size."""
+    return int(value) if isinstance(value, int | float) and abs(value) < MOST else None
 
 
 def _text(value: Any) -> str | None:
@@ -176,8 +199,11 @@ def _text(value: Any) -> str | None:
 
 
 def _eta(status: dict[str, Any], state: str) -> float | None:
-    step, total, begun = status.get("step"), status.get("total"), status.get("started")
-    if state != "running" or not step or not total or not begun:
+    step, total = _finite(status.get("step")), _finite(status.get("total"))
+    if state != "running" or not step or not total:
         return None
-    seconds = time.time() - datetime.fromisoformat(str(begun)).timestamp()
-    return max(0.0, seconds * (float(total) / float(step) - 1.0))
+    try:
+        begun = datetime.fromisoformat(str(status.get("started"))).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+    return max(0.0, (time.time() - begun) * (total / step - 1.0))

@@ -26,7 +26,7 @@ Key = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x2
 @router.post(
     "", status_code=202, response_model=JobReply,
     responses={200: {"model": JobReply, "description": "The job this key made."},
-               **served(400, 401, 403, 404, 408, 409, 413, 422, 429, 500)},
+               **served(400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 507)},
 )  # fmt: skip
 def create(body: JobBody, http: HttpRequest, response: Response, idempotency_key: Key = None) -> JobReply:
     """Queue a command. With an Idempotency-Key a repeated request finds the first one's job (200)."""
@@ -79,7 +79,7 @@ def job_metrics(name: str, http: HttpRequest, tail: Tail = 1000, stream: Stream 
 
 
 @router.post(
-    "/{name}/cancel", status_code=202, response_model=JobReply, responses=served(401, 403, 404, 408, 409, 413, 422)
+    "/{name}/cancel", status_code=202, response_model=JobReply, responses=served(401, 403, 404, 408, 409, 413, 422, 507)
 )
 def cancel(name: str, http: HttpRequest) -> JobReply:
     """Ask a job to end; one that runs saves a checkpoint first."""
@@ -89,7 +89,7 @@ def cancel(name: str, http: HttpRequest) -> JobReply:
     return files.reply()
 
 
-@router.delete("/{name}", status_code=204, responses=served(401, 403, 404, 408, 409, 413, 422))
+@router.delete("/{name}", status_code=204, responses=served(401, 403, 404, 408, 409, 413, 422, 500))
 def delete(name: str, http: HttpRequest) -> None:
     """Remove an ended job with everything it wrote."""
     jobs = server_of(http).jobs

@@ -1,6 +1,7 @@
 # Jobs: run directories whose command runs in a child process of its own session, a few at a time, in order.
 # Entry points: Jobs (start, stop, create, find, every, cancel, delete).
-# Nothing about a job lives only in this process: a new server finds queued, running and ended jobs on disk.
+# Nothing about a job lives only in this process: a new server finds queued, running and ended jobs on disk. What a
+# job's files or the disk do wrong is told (`problem`) and tried again; it ends neither the queue nor its thread.
 """The job queue."""
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hildanext.api.confine import Confinement, job_id
-from hildanext.api.job_files import FINAL, JobFiles, alive, read_json
+from hildanext.api.job_files import FINAL, JobFiles, alive, read_json, whole
 from hildanext.api.replies import ApiError
 from hildanext.api.schemas import JobBody
 from hildanext.config import Config
-from hildanext.run_dir import RunDir, write_atomic
+from hildanext.errors import HildaError, first_line
+from hildanext.progress import show_traceback
+from hildanext.run_dir import RunDir, new_path, write_atomic
 
 POLL_SECONDS = 0.3
 LAUNCHER = (sys.executable, "-m", "hildanext.api.launch")
@@ -41,6 +45,7 @@ class Jobs:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._counts = {"queued": 0, "running": 0}
+        self.problem = ""
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
@@ -48,13 +53,18 @@ class Jobs:
     def start(self) -> None:
         """Take up what is on disk and begin starting queued jobs."""
         for files in self._all():
-            record = files.record
-            if record.get("key"):
-                self._keys[record["key"]] = (record["digest"], files.path.name)
-            if record and not self._settled(files):
-                self._open[files.path.name] = files
+            record, name = files.record, files.path.name
+            if isinstance(record.get("key"), str) and isinstance(record.get("digest"), str):
+                self._keys[record["key"]] = (record["digest"], name)
+            if record and files.state() not in FINAL or files.unsettled():
+                self._open[name] = files
         self._recount()
         self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the thread has ended although nobody stopped it."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stopping.is_set()
 
     def stop(self) -> None:
         """Stop starting jobs; those that run go on."""
@@ -63,7 +73,7 @@ class Jobs:
             self._thread.join(5.0)
 
     def _all(self) -> list[JobFiles]:
-        found = self.root.glob("*/status.json")
+        found = sorted(self.root.glob("*/status.json"))
         return [JobFiles(path.parent) for path in found if not path.parent.is_symlink()]
 
     def every(self, limit: int) -> list[JobFiles]:
@@ -92,21 +102,30 @@ class Jobs:
         if not self.config.serve.jobs:
             raise ApiError(403, "jobs: switched off on this server (serve.jobs)")
         digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-        config = self._confinement.resolved(body.config, body.set)
+        config = self._confinement.resolved(body.config, body.set, body.command)
         with self._lock:
             known = self._known(key, digest)
             if known is not None:
                 return known, False
             if self._recount()["queued"] >= self.config.serve.jobs_queued:
                 raise ApiError(429, f"jobs: {self.config.serve.jobs_queued} are waiting already", Retry_After="60")
-            run = RunDir.create(config, body.command)
             record = {**body.model_dump(), "key": key, "digest": digest, "order": time.time_ns()}
-            write_atomic(run.path / "job.json", json.dumps(record, indent=2) + "\n")
-            files = self._open[run.path.name] = JobFiles(run.path)
+            files = self._written(config, body.command, record)
+            self._open[files.path.name] = files
             if key:
-                self._keys[key] = (digest, run.path.name)
+                self._keys[key] = (digest, files.path.name)
             self._recount()
         return files, True
+
+    def _written(self, config: Config, command: str, record: dict[str, Any]) -> JobFiles:
+        path = new_path(config, command)
+        try:
+            RunDir.create(config, command, path)
+            write_atomic(path / "job.json", json.dumps(record, indent=2) + "\n")
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise _unwritable(error, "nothing was started") from error
+        return JobFiles(path)
 
     def _known(self, key: str | None, digest: str) -> JobFiles | None:
         if key is None or key not in self._keys:
@@ -126,11 +145,13 @@ class Jobs:
                 raise ApiError(409, "jobs: this run was not started here; stop it where it was started")
             if state in FINAL:
                 raise ApiError(409, f"jobs: already {state}")
-            if not files.cancelling():
-                write_atomic(files.path / "cancel.json", json.dumps({"time": time.time()}))
-            if state == "running":
-                _signal(files, signal.SIGTERM)
-            self._settled(files)
+            try:
+                if not files.cancelling():
+                    _note_cancel(files.path / "cancel.json")
+            finally:
+                if state == "running":
+                    _signal(files, signal.SIGTERM)
+            self._guarded(files.path.name, self._settle, files)
             self._recount()
 
     def delete(self, files: JobFiles) -> None:
@@ -141,29 +162,42 @@ class Jobs:
             if files.state() not in FINAL:
                 raise ApiError(409, f"jobs: {files.state()}; cancel it first")
             self._open.pop(files.path.name, None)
-            shutil.rmtree(files.path, ignore_errors=True)
+            try:
+                shutil.rmtree(files.path)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise ApiError(500, f"jobs: {files.path.name} cannot be removed whole ({error.strerror})") from error
 
     def _run(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
             with self._lock:
-                self._tick()
+                problem, self.problem = self.problem, ""
+                self._guarded("queue", self._tick)
+                if self.problem and self.problem != problem:
+                    with suppress(OSError, ValueError):
+                        print(f"warning: {self.problem}", file=sys.stderr, flush=True)
+
+    def _guarded(self, name: str, work: Callable[..., None], *values: Any) -> None:
+        try:
+            work(*values)
+        except BaseException as error:
+            self.problem = f"jobs: {name}: {first_line(error)} ({type(error).__name__}); tried again until it works"
+            if not isinstance(error, OSError | HildaError):
+                show_traceback(error)
 
     def _tick(self) -> None:
         for name, child in list(self._children.items()):
             if child.poll() is not None:
-                del self._children[name]
-                self._check_started(name, child.returncode)
+                self._guarded(name, self._check_started, name, child.returncode)
+        for name, files in list(self._open.items()):
+            self._guarded(name, self._settle, files)
         states = {name: files.state() for name, files in self._open.items()}
-        for name, state in states.items():
-            if state == "cancelling":
-                self._press(self._open[name])
-            if state in FINAL:
-                self._settled(self._open.pop(name))
         busy = sum(state in ("running", "cancelling") or name in self._children for name, state in states.items())
         queued = [name for name, state in states.items() if state == "queued" and name not in self._children]
         waiting = sorted((self._open[name] for name in queued), key=_order)
         for files in waiting[: max(0, self.config.serve.jobs_at_once - busy)]:
-            self._launch(files)
+            self._guarded(files.path.name, self._launch, files)
         self._recount()
 
     def _launch(self, files: JobFiles) -> None:
@@ -176,33 +210,53 @@ class Jobs:
     def _check_started(self, name: str, code: int) -> None:
         path = self.root / name
         if code and path.exists() and not (path / "process.json").exists():
-            write_atomic(path / "process.json", json.dumps({"pid": 0}))
             write_atomic(path / "exit.json", json.dumps({"code": code, "time": time.time()}))
+            write_atomic(path / "process.json", json.dumps({"pid": 0}))
+        del self._children[name]
 
-    def _press(self, files: JobFiles) -> None:
-        asked = float(read_json(files.path / "cancel.json").get("time", 0.0))
-        if time.time() - asked > self.config.serve.cancel_seconds:
-            _signal(files, signal.SIGKILL)
-
-    def _settled(self, files: JobFiles) -> bool:
+    def _settle(self, files: JobFiles) -> None:
         state = files.state()
-        if state not in FINAL:
-            return False
-        if files.status.get("state") != state and state != "lost":
-            RunDir.open(files.path).status(state=state, ended=datetime.now(UTC).isoformat(timespec="milliseconds"))
-        return True
+        if state == "cancelling":
+            asked = float(
+                whole(read_json(files.path / "cancel.json").get("time")) or _changed(files.path / "cancel.json")
+            )
+            if time.time() - asked > self.config.serve.cancel_seconds:
+                _signal(files, signal.SIGKILL)
+        if state in FINAL:
+            if files.unsettled():
+                ended = datetime.now(UTC).isoformat(timespec="milliseconds")
+                RunDir.open(files.path).status(state=state, ended=ended)
+            self._open.pop(files.path.name, None)
+
+
+def _note_cancel(path: Path) -> None:
+    try:
+        write_atomic(path, json.dumps({"time": time.time()}))
+    except OSError:
+        try:
+            path.touch()  # an empty file needs no block, so a full disk may still hold it
+        except OSError as error:
+            raise _unwritable(error, "a running job was sent the signal, a waiting one still waits") from error
+
+
+def _unwritable(error: OSError, state: str) -> ApiError:
+    return ApiError(507, f"jobs: the run directory cannot be written ({error.strerror}); free the disk; {state}")
 
 
 def _order(files: JobFiles) -> int:
-    return int(files.record.get("order", 0))
+    return whole(files.record.get("order")) or 0
 
 
 def _age(files: JobFiles) -> float:
-    return -float(files.record.get("order", 0)) / 1e9 if files.record else -_changed(files.path / "config.json")
+    order = whole(files.record.get("order"))
+    return -order / 1e9 if order is not None else -_changed(files.path / "config.json")
 
 
 def _changed(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _signal(files: JobFiles, number: int) -> None:
@@ -211,5 +265,5 @@ def _signal(files: JobFiles, number: int) -> None:
         if alive(process):
             group = int(process["pid"])
             os.killpg(group, number) if number == signal.SIGKILL else os.kill(group, number)
-        elif files.status.get("state") == "running":
-            os.kill(int(files.status["pid"]), number)
+        elif files.status.get("state") == "running" and (own := whole(files.status.get("pid")) or 0) > 1:
+            os.kill(own, number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,12 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import format_sse_event
 
 from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_unsupported
-from hildanext.api.replies import ApiError, error_body, served
+from hildanext.api.replies import ApiError, served, told
 from hildanext.api.state import Generation, Server, log_result, results, server_of
 from hildanext.api.streams import EVENTS, PING, event_stream
+from hildanext.config.decode import FRESH
 from hildanext.decoding.events import Commit, Done, Event
+from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
 from hildanext.errors import HildaError
 
@@ -103,7 +106,8 @@ async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequ
         raise ApiError(
             400, f"n: {len(prompts) * count} samples, at most {server.config.serve.samples} per request", "n"
         )
-    requests = [Request.of(**body.values(), **prompt) for prompt in prompts]
+    seed = chosen(FRESH if body.seed is None else body.seed)  # type: ignore[attr-defined]
+    requests = [Request.of(**{**body.values(), "seed": seed}, **prompt) for prompt in prompts]
     generations = _admit_all(server, requests, count)
     shape = Shape(chat, body.model, f"{'chatcmpl' if chat else 'cmpl'}-{uuid4().hex[:24]}", int(time.time()))
     if body.stream:
@@ -119,9 +123,11 @@ async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequ
 
 def _admit_all(server: Server, requests: list[Request], count: int) -> list[Generation]:
     generations: list[Generation] = []
+    seen: Counter[str] = Counter()
     try:
         for request in requests:
-            generations += server.admit(request, count=count)
+            generations += server.admit(request, count=count, first=seen[repr(request)])
+            seen[repr(request)] += count
     except (ApiError, HildaError):
         for generation in generations:
             generation.worker.cancel(generation.ticket)
@@ -137,9 +143,10 @@ def _usage(found: list[Result], count: int) -> dict[str, int]:
 
 def _ours(found: list[Result]) -> dict[str, Any]:
     forwards = sum(result.metrics.forwards for result in found)
+    notes = list(dict.fromkeys(note for result in found for note in result.notes))
     first = found[0]
-    return {"hildanext": {"engine": first.engine, "reasons": list(first.reasons), "exact": first.exact,
-                          "forwards": forwards, "preset": first.preset}}  # fmt: skip
+    said = {"engine": first.engine, "reasons": list(first.reasons), "exact": first.exact, "preset": first.preset}
+    return {"hildanext": said | {"forwards": forwards, "seed": first.seed, "notes": notes}}
 
 
 async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:
@@ -152,13 +159,13 @@ async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest
             if item is None:
                 yield PING
             elif isinstance(item, HildaError | ApiError):
-                yield _data(error_body(getattr(item, "status", 500), str(item)))
+                yield _data(told(item, http.url.path))
                 return
             elif isinstance(item, Commit) and item.text:
                 yield _data(shape.delta(index, item.text))
             elif isinstance(item, Done):
                 done[index] = item.result
-                yield _data(shape.delta(index, None, REASONS[item.result.finish_reason]))
+                yield _data(shape.delta(index, None, REASONS[item.result.finish_reason]) | _ours([item.result]))
         if usage:
             found = [done[index] for index in sorted(done)]
             yield _data(shape.head(True) | {"choices": [], "usage": _usage(found, usage)})

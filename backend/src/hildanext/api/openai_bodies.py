@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from hildanext.api.replies import ApiError
 from hildanext.api.schemas import StrictBody, asked_in, carries
@@ -25,7 +25,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+def _as_list(value: Any) -> Any:
+    if value == "":
+        raise ValueError("an empty string ends nothing; leave it out")
+    return [value] if isinstance(value, str) else value
+
+
 Empty = Annotated[list[Any], Field(max_length=0)] | None
+Stops = Annotated[
+    Annotated[list[Stop], Field(max_length=16)] | None,
+    BeforeValidator(_as_list, json_schema_input_type=Stop | Annotated[list[Stop], Field(max_length=16)] | None),
+]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_TOKENS)]
 
 
@@ -41,13 +51,17 @@ class Part(StrictBody):
 
     type: Literal["text"]
     text: str
+    cache_control: dict[str, Any] | None = Field(None, description="accepted, not used")
 
 
 class ChatMessage(StrictBody):
     """One chat turn; content may be a list of text parts."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(min_length=1, max_length=100)]
+    content: str | Annotated[list[Part], Field(min_length=1, max_length=100)] | None = Field(
+        None, description="what is said; null only of the assistant, who then said nothing"
+    )
+    cache_control: dict[str, Any] | None = Field(None, description="accepted, not used")
     name: str | None = Field(None, max_length=64)
     refusal: None = None
     annotations: Empty = None
@@ -55,9 +69,16 @@ class ChatMessage(StrictBody):
     function_call: None = None
     tool_calls: Empty = None
 
+    @model_validator(mode="after")
+    def _said(self) -> ChatMessage:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"content: a turn of {self.role} needs text")
+        return self
+
     def turn(self) -> dict[str, str]:
         """The turn as chat templates know it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        parts = self.content or ""
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
@@ -67,9 +88,7 @@ class OpenAIBody(StrictBody):
 
     model: str = Field(max_length=400, description="a name from /v1/models")
     n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="samples")
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = Field(
-        None, description="strings that end the text"
-    )
+    stop: Stops = Field(None, description="strings that end the text")
     stream: bool | None = Field(None, description="server-sent events, ended by [DONE]")
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=1000, description="accepted, not used")
@@ -84,8 +103,7 @@ class OpenAIBody(StrictBody):
 
     def values(self) -> dict[str, Any]:
         """Fields of the decoder's request but for the prompt."""
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return asked_in(self, "openai") | {"stop": stops}
+        return asked_in(self, "openai") | {"stop": tuple(self.stop or ())}
 
 
 class CompletionBody(OpenAIBody):
@@ -139,7 +157,11 @@ class ChatBody(OpenAIBody):
 
 def refuse_unsupported(body: OpenAIBody) -> None:
     """ApiError 400 naming the first field that is set to something this server does not do."""
+    uncalled = {"tools"} if getattr(body, "tool_choice", None) == "none" else set()
+    uncalled |= {"functions"} if getattr(body, "function_call", None) == "none" else set()
     for name, neutral in NEUTRAL.items():
+        if name in uncalled:
+            continue
         value = getattr(body, name, None)
         if value not in neutral or (name == "logprobs" and value is not None and value is not False):
             raise ApiError(400, f"{name}: not supported by this server; leave it out", name)

@@ -19,9 +19,11 @@ from hildanext.api.replies import served
 from hildanext.api.schemas import GenerateBody, GenerateReply, Health, Modes
 from hildanext.api.state import log_result, results, server_of
 from hildanext.api.streams import EVENTS, event_stream, generation_events
+from hildanext.config.decode import FRESH
 from hildanext.decoding.request import Request
 
 STATIC = Path(__file__).parent / "static"
+UP = ("ready", "degraded")
 router = APIRouter()
 
 
@@ -42,9 +44,11 @@ async def health(http: HttpRequest) -> Response:
     """Whether generations are served, by which engine, and why not by an earlier one. 503 while loading or failed."""
     server = server_of(http)
     worker, session = server.worker, server.worker.session
+    ended = "the jobs thread has ended; restart the server" if server.jobs.ended else ""
+    status = "failed" if ended and worker.state in UP else worker.state
     reply = Health(
-        status=worker.state,
-        problem=worker.problem,
+        status=status,
+        problem=ended or worker.problem or server.jobs.problem,
         engine=session.name if session else None,
         fallback=bool(worker.reasons),
         reasons=list(worker.reasons),
@@ -55,7 +59,7 @@ async def health(http: HttpRequest) -> Response:
         uptime_seconds=round(time.monotonic() - server.started, 3),
         version=__version__,
     )
-    return JSONResponse(reply.model_dump(), 200 if worker.state in ("ready", "degraded") else 503)
+    return JSONResponse(reply.model_dump(), 200 if status in UP else 503)
 
 
 @router.get("/modes", response_model=Modes, responses=served(401))
@@ -80,7 +84,10 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Any:
     """Generate text. With "stream": true the reply is a stream of the events draft (replaceable), commit (final text)
     and done (this same object), or error."""
     server = server_of(http)
-    request = Request.of(**body.values())
+    values = body.values()
+    if values["messages"] is not None and values["seed"] is None:
+        values["seed"] = FRESH
+    request = Request.of(**values)
     generation = server.admit(request, drafts=body.stream)[0]
     if body.stream:
         await generation.admitted()
@@ -96,7 +103,7 @@ async def metrics(http: HttpRequest) -> PlainTextResponse:
     server = server_of(http)
     jobs = server.jobs.counts()
     gauges = {
-        "up": ("1 while generations are served.", float(server.worker.state in ("ready", "degraded"))),
+        "up": ("1 while generations are served.", float(server.worker.state in UP)),
         "queue_requests": ("Requests waiting or decoding.", float(server.worker.queued)),
         "jobs_running": ("Jobs running.", float(jobs["running"])),
         "jobs_queued": ("Jobs waiting.", float(jobs["queued"])),

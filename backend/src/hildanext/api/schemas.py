@@ -110,6 +110,7 @@ class GenerateReply(BaseModel):
     exact: bool
     preset: dict[str, Any] | None
     notes: list[str] = []
+    seed: int | None = None
     trace: list[dict[str, Any]] | None = None
 
 

@@ -16,13 +16,14 @@ from fastapi import Request as HttpRequest
 from hildanext.api.jobs import Jobs
 from hildanext.api.metrics import ServerMetrics
 from hildanext.api.replies import ApiError
-from hildanext.api.worker import Admitted, Ticket, Worker
+from hildanext.api.tickets import Admitted, Ticket
+from hildanext.api.worker import Worker
 from hildanext.config import Config
-from hildanext.config.nearest import nearest
 from hildanext.decoding.events import Done, Event
+from hildanext.decoding.modes import known_mode
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Session
-from hildanext.errors import HildaError
+from hildanext.errors import DecodeError, HildaError
 
 PING_SECONDS = 10.0
 
@@ -37,8 +38,7 @@ class Server:
     jobs: Jobs
     started: float = field(default_factory=time.monotonic)
 
-    @property
-    def session(self) -> Session:
+    def require_engine(self) -> Session:
         """The open engine; ApiError 503 while there is none."""
         if self.worker.session is None or self.worker.state not in ("ready", "degraded"):
             raise ApiError(503, f"the engine is {self.worker.state} {self.worker.problem}".strip(), Retry_After="5")
@@ -47,10 +47,12 @@ class Server:
     @property
     def model_name(self) -> str:
         """What /v1/models lists."""
-        return self.session.facts.model
+        return self.require_engine().facts.model
 
-    def admit(self, request: Request, drafts: bool = False, count: int = 1) -> list[Generation]:
-        """Queue `count` samples of a request. ApiError 503 without an engine, 429 when the queue cannot take them."""
+    def admit(self, request: Request, drafts: bool = False, count: int = 1, first: int = 0) -> list[Generation]:
+        """Queue `count` samples of a request, numbered from `first`. ApiError 503 without an engine, 429 when the queue
+        cannot take them."""
+        self.require_engine()
         self._check(request, count)
         if self.worker.queued + count > self.config.serve.queue:
             wait = str(self.worker.wait_seconds())
@@ -58,19 +60,19 @@ class Server:
                 429, f"queue: {self.worker.queued} requests wait or run; retry in {wait} s", Retry_After=wait
             )
         loop = asyncio.get_running_loop()
-        copies = [request.model_copy(update={"sample": number}) for number in range(count)]
+        copies = [request.model_copy(update={"sample": number}) for number in range(first, first + count)]
         seconds = self.config.serve.request_seconds
         return [Generation(self.worker, self.worker.submit(copy, drafts, loop), seconds) for copy in copies]
 
     def _check(self, request: Request, count: int) -> None:
-        if request.mode is not None and request.mode not in self.config.decode.modes:
-            known = nearest(request.mode, self.config.decode.modes)
-            raise ApiError(422, f"mode: no mode {request.mode!r}, {known}", "mode")
-        limits, window = self.config.serve, self.session.facts.window
-        new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        most = min(limits.new_tokens, window) if window else limits.new_tokens
-        if new > most:
-            raise ApiError(400, f"max_new_tokens: {new} asked for, at most {most} are served here", "max_new_tokens")
+        try:
+            known_mode(request.mode or self.config.decode.mode, self.config.decode.modes)
+        except DecodeError as error:
+            raise ApiError(422, str(error), "mode") from error
+        limits, new = self.config.serve, request.max_new_tokens or 0
+        if new > limits.new_tokens:
+            text = f"max_new_tokens: {new} asked for, at most {limits.new_tokens} are served here"
+            raise ApiError(400, text, "max_new_tokens")
         characters = len(request.prompt or "") + sum(len(str(turn["content"])) for turn in request.messages or ())
         if max(characters, len(request.prompt_ids or ())) > limits.prompt_characters:
             text = f"prompt: {characters} characters, at most {limits.prompt_characters} are read"
@@ -133,8 +135,8 @@ async def results(generations: list[Generation], http: HttpRequest) -> list[Resu
     """Every result, or CancelledError inside the engine when the client goes away first."""
     work = [asyncio.ensure_future(generation.result()) for generation in generations]
     watch = asyncio.ensure_future(_gone(http))
+    everything = asyncio.gather(*work)
     try:
-        everything = asyncio.gather(*work)
         both: list[asyncio.Future[Any]] = [everything, watch]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not everything.done():
@@ -143,7 +145,7 @@ async def results(generations: list[Generation], http: HttpRequest) -> list[Resu
     finally:
         for task in (*work, watch):
             task.cancel()
-        await asyncio.gather(*work, watch, return_exceptions=True)
+        await asyncio.gather(*work, watch, everything, return_exceptions=True)
 
 
 async def _gone(http: HttpRequest) -> None:

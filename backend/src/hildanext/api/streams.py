@@ -15,7 +15,7 @@ from fastapi import Request as HttpRequest
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from hildanext.api.job_files import FINAL, JobFiles, parsed
-from hildanext.api.replies import ApiError, error_body
+from hildanext.api.replies import ApiError, told
 from hildanext.api.state import Generation, log_result
 from hildanext.decoding.events import Commit, Done, Draft
 from hildanext.errors import HildaError
@@ -54,8 +54,7 @@ async def generation_events(generation: Generation, http: HttpRequest, trace: bo
             else:
                 yield event(item.kind, _plain(item))
     except (HildaError, ApiError) as error:
-        status = error.status if isinstance(error, ApiError) else error.http_status
-        yield event("error", error_body(status, str(error)))
+        yield event("error", told(error, http.url.path))
 
 
 def _plain(item: Draft | Commit) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 # One thread drives the engine; requests reach it through tickets, events come back to the event loop they came from.
-# Entry points: Worker (start, submit, cancel, stop), Ticket, opened.
-# The engine is touched by this thread only. Drafts may be dropped for a slow reader, commits never.
+# Entry points: Worker (start, submit, cancel, stop), opened.
+# The engine is touched by this thread only. Whatever an engine or a plugin raises ends a request or a step, never the
+# thread; should the thread end all the same, every ticket is told and /health is 503.
 """The thread around the engine's step loop."""
 
 from __future__ import annotations
@@ -9,66 +10,24 @@ import asyncio
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hildanext.api.metrics import ServerMetrics
-from hildanext.decoding.events import Done, Draft, Event
+from hildanext.api.tickets import Admitted, Ticket
+from hildanext.decoding.events import Done, Event
 from hildanext.decoding.request import Request
 from hildanext.engines.protocol import Failed, Session, signed
-from hildanext.errors import HildaError, RunError
+from hildanext.errors import HildaError, RunError, first_line
+from hildanext.progress import show_traceback
 
 State = Literal["loading", "ready", "degraded", "failed", "stopped"]
 IDLE_SECONDS = 0.2
-DRAFTS_HELD = 256
 DEGRADED_SECONDS = 60.0
-FAILURES = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    OSError,
-    MemoryError,
-    HildaError,
-)
+CLOSING = "server: shutting down; send the request again"
 Opened = tuple[Session, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Admitted:
-    """The engine has accepted the request."""
-
-
-Item = Event | Admitted | HildaError
-
-
-@dataclass(eq=False)
-class Ticket:
-    """One request's way through the worker. `events` carries Admitted, then the engine's events up to Done, or the
-    HildaError that refused or ended it."""
-
-    request: Request
-    drafts: bool
-    loop: asyncio.AbstractEventLoop
-    events: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
-    number: int | None = None
-    over: bool = False
-    created: float = field(default_factory=time.monotonic)
-
-    def deliver(self, item: Item) -> None:
-        """Hand an event to the reader's loop; called by the worker thread."""
-        try:
-            self.loop.call_soon_threadsafe(self._put, item)
-        except RuntimeError:
-            self.over = True  # the loop is closed: the reader is gone
-
-    def _put(self, item: Item) -> None:
-        if not (isinstance(item, Draft) and self.events.qsize() > DRAFTS_HELD):
-            self.events.put_nowait(item)
 
 
 class Worker:
@@ -114,6 +73,8 @@ class Worker:
         with self._lock:
             self._count += 1
         self._inbox.put(("submit", ticket))
+        if self.state in ("failed", "stopped"):
+            self._drain()
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -127,30 +88,61 @@ class Worker:
         return max(1, round(self._metrics.mean_seconds() * self._count / max(1, batch)))
 
     def _run(self) -> None:
-        if not self._open_session():
-            return
-        while self._messages():
-            self._step()
-            self._recover()
-        self._end_all(RunError("server: shutting down; send the request again"))
+        try:
+            if self._open_session():
+                self._serve()
+        except BaseException as error:
+            show_traceback(error)
+            self.state, self.problem = "failed", f"the engine thread ended ({type(error).__name__}: {error}); restart"
+        finally:
+            self.state = self.state if self.state == "failed" else "stopped"
+            self._drain()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                if not self._messages():
+                    break
+                self._step()
+                self._recover()
+            except BaseException as error:
+                self._broken(error)
+                time.sleep(IDLE_SECONDS)  # an engine that fails at once would fill the log
+        self._end_all(RunError(CLOSING))
         if self.session is not None:
             self.session.close()
-        self.state = "stopped"
+
+    def _drain(self) -> None:
+        text = CLOSING if self.state == "stopped" else f"server: {self.problem}"
+        for ticket in list(self._tickets.values()):
+            self._refuse(ticket, RunError(text))
+        with suppress(queue.Empty):
+            while True:
+                message = self._inbox.get_nowait()
+                if message is not None and not message[1].over:
+                    self._refuse(message[1], RunError(text))
 
     def _open_session(self) -> bool:
         try:
             self.session, self.reasons = self._open()
         except HildaError as error:
             self.error = error
-        except FAILURES as error:
+        except BaseException as error:
             self.error = RunError(f"engine: {type(error).__name__}: {error}")
-            traceback.print_exc()
-        self.state = "failed" if self.error else "ready"
+            show_traceback(error)
         self.problem = str(self.error or "")
+        self.state = "failed" if self.error else "ready"
         return self.error is None
 
+    def _pending(self) -> bool:
+        try:
+            return bool(self.session and self.session.pending)
+        except BaseException as error:
+            self._broken(error)
+            return False
+
     def _messages(self) -> bool:
-        wait = not (self.session and self.session.pending)
+        wait = not self._pending()
         while True:
             try:
                 message = self._inbox.get(timeout=IDLE_SECONDS) if wait else self._inbox.get_nowait()
@@ -174,7 +166,7 @@ class Worker:
             return
         try:
             self.session.cancel(ticket.number)
-        except FAILURES as error:
+        except BaseException as error:
             self._broken(error)
 
     def _admit(self, ticket: Ticket) -> None:
@@ -185,9 +177,10 @@ class Worker:
         except HildaError as error:
             self._refuse(ticket, error)
             return
-        except FAILURES as error:
-            traceback.print_exc()
-            self._refuse(ticket, RunError(f"engine: {type(error).__name__} while accepting the request"))
+        except BaseException as error:
+            show_traceback(error)
+            text = f"engine: {type(error).__name__} while accepting the request ({first_line(error)})"
+            self._refuse(ticket, RunError(text))
             return
         self._tickets[ticket.number] = ticket
         ticket.deliver(Admitted())
@@ -197,35 +190,45 @@ class Worker:
         ticket.deliver(error)
 
     def _step(self) -> None:
-        if self.session is None or not self.session.pending:
+        if self.session is None or not self._pending():
             return
         try:
             events = self.session.step()
-        except FAILURES as error:
+        except BaseException as error:
             self._broken(error)
             return
         for event in events:
-            self._deliver(event)
+            self._told(event)
 
     def _recover(self) -> None:
         if self.state == "degraded" and time.monotonic() - self._failed_at > DEGRADED_SECONDS:
             self.state, self.problem = "ready", ""
 
-    def _deliver(self, event: Event | Failed) -> None:
+    def _told(self, event: Event | Failed) -> None:
         ticket = self._tickets.get(event.request)
-        if ticket is None or self.session is None:
+        if ticket is None:
             return
+        try:
+            self._deliver(ticket, event)
+        except BaseException as error:
+            show_traceback(error)
+            self._degrade(f"{type(error).__name__}: {error}")
+            self._refuse(ticket, RunError(f"engine: {type(error).__name__} in a result; send the request again"))
+            self._cancel(ticket)
+
+    def _deliver(self, ticket: Ticket, event: Event | Failed) -> None:
         if isinstance(event, Failed):
             self._degrade(str(event.error))
             self._refuse(ticket, event.error)
             return
+        item = signed(event, self.session.name if self.session else "", self.reasons)
         if isinstance(event, Done):
             self._metrics.finished(event.result, time.monotonic() - ticket.created)
             self._finish(ticket)
-        ticket.deliver(signed(event, self.session.name, self.reasons))
+        ticket.deliver(item)
 
-    def _broken(self, error: Exception) -> None:
-        traceback.print_exc()
+    def _broken(self, error: BaseException) -> None:
+        show_traceback(error)
         self._degrade(f"{type(error).__name__}: {error}")
         self._end_all(RunError(f"engine: a step failed ({type(error).__name__}); send the request again"))
 
@@ -236,10 +239,15 @@ class Worker:
     def _end_all(self, error: HildaError) -> None:
         for ticket in list(self._tickets.values()):
             self._refuse(ticket, error)
-        if self.session is not None:
-            self.session.reset()
+        try:
+            if self.session is not None:
+                self.session.reset()
+        except BaseException as failure:
+            show_traceback(failure)
 
     def _finish(self, ticket: Ticket) -> None:
+        if ticket.over:
+            return
         ticket.over = True
         if ticket.number is not None:
             self._tickets.pop(ticket.number, None)

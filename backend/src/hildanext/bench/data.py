@@ -41,7 +41,7 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
     """Throughput ratio (tokenize / bare encode_batch) and peak memory per corpus size; writes report.json."""
     directory = RunDir.create(config, "bench-data", getattr(args, "run_dir", None))
     work = directory.path / "work"
-    with directory.running():
+    with directory.running(console):
         try:
             report = {
                 "cores": usable_cores(),

@@ -29,7 +29,7 @@ from hildanext.run_dir import RunDir
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
     """Time every precision of bench.decode.precisions; report.json and plots/decode.png in a run directory."""
     directory = RunDir.create(config, "bench-decode", getattr(args, "run_dir", None))
-    with directory.running():
+    with directory.running(console):
         loaded, trained = _load(config, console)
         # before the precisions: casting there and back would leave rounded weights
         modes = compare(loaded, config) if trained else None

@@ -49,7 +49,7 @@ SHAPES = (
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
     """Compare both forms at each of SHAPES; report.json in a run directory."""
     directory = RunDir.create(config, "bench-objective", getattr(args, "run_dir", None))
-    with directory.running():
+    with directory.running(console):
         device = "cuda" if torch.cuda.is_available() and config.model.device != "cpu" else "cpu"
         found = {shape.name: compare(shape, device) for shape in SHAPES}
         report = {"run": str(directory.path), "threads": torch.get_num_threads(), "device": device, "shapes": found}

@@ -108,7 +108,7 @@ def compare(bench: Bench, shape: TrainBenchConfig) -> dict[str, Any]:
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
     """Compare at the shape of bench.train; report.json in a run directory."""
     directory, shape = RunDir.create(config, "bench-train", getattr(args, "run_dir", None)), config.bench.train
-    with directory.running():
+    with directory.running(console):
         bench = open_bench(config)
         found = compare(bench, shape)
         device = bench.denoiser.device

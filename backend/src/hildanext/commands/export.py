@@ -38,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> dict[str, Any]:
     """The folder and its files."""
-    from hildanext.models.load import load_model, place
+    from hildanext.models.load import load_model, name_of, place
 
     config, section = context.config, context.config.export.format
     export = build("exports", section, "export.format")
-    name = f"{Path(config.model.path).resolve().name}-{section.type}"
+    name = f"{name_of(place(config.model.path).resolve())}-{section.type}"
     folder = Path(config.export.output or Path(config.paths.models) / "exports" / name)
     require_replaceable(folder)
     if folder.resolve() == place(config.model.path).resolve():

@@ -58,6 +58,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 def run(context: Context) -> dict[str, Any]:
     """The result as an object; the text on stdout unless --json."""
+    from hildanext.decoding.modes import resolve_mode
     from hildanext.decoding.request import Request
     from hildanext.engines.opening import open_engine
     from hildanext.report.terminal import watch
@@ -65,6 +66,7 @@ def run(context: Context) -> dict[str, Any]:
     args = context.args
     fields, config = _fields(args), context.config
     request = Request.of(**{**fields, **(_left_to_right(fields) if args.ar else {})})
+    resolve_mode(request, config.decode, {})  # a mode or policy that is none is told before anything is loaded
     if args.trace:
         _write(args.trace, "")
     engine = open_engine(config=_causal(config) if args.ar else config, console=context.console)
@@ -81,7 +83,7 @@ def run(context: Context) -> dict[str, Any]:
 def _left_to_right(fields: dict[str, Any]) -> dict[str, Any]:
     if fields.get("prompt") == "":
         raise DecodeError("--ar: an empty prompt leaves nothing to read from; give a text")
-    other = [name for name in ("mode", "policy", "tau_mask", "tau_edit") if name in fields]
+    other: list[str] = [name for name in ("mode", "policy", "tau_mask", "tau_edit") if name in fields]
     other += ["infill"] if fields["infill"] else []
     if other:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)
@@ -114,10 +116,18 @@ def _write(path: Path, text: str) -> None:
 def _fields(args: argparse.Namespace) -> dict[str, Any]:
     from hildanext.decoding.request import names_in
 
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = _from_stdin() if args.prompt == "-" else args.prompt
     text = {"messages": ({"role": "user", "content": prompt},)} if args.chat else {"prompt": prompt}
     given = {field: _value(field, said) for field in names_in("cli") if (said := getattr(args, field)) is not None}
     return {**text, **given, "trace": args.trace is not None, "infill": args.infill}
+
+
+def _from_stdin() -> str:
+    raw = getattr(sys.stdin, "buffer", None)
+    try:
+        return raw.read().decode("utf-8").replace("\r\n", "\n") if raw is not None else sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"--prompt -: stdin is not UTF-8 (byte {error.start}); convert it, as with iconv") from None
 
 
 def _value(field: str, said: Any) -> Any:

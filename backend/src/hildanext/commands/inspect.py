@@ -1,6 +1,6 @@
 # hildanext inspect: what a model folder holds, how it differs from another, whether the adapter is exact for it.
 # Entry points: add_arguments, run.
-# The report is saved as report.json in a run directory.
+# With --run-dir, as a job has it, the report is saved there as report.json; looking leaves nothing behind otherwise.
 """Subcommand `inspect`."""
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ def run(context: Context) -> dict[str, Any]:
     if report["architecture"]["supported"] and config.inspect.parity:
         section = config.model.model_copy(update={"attention": "dense"})
         report["parity"] = parity(load_model(section).denoiser)
-    run_dir = RunDir.create(config, "inspect", context.args.run_dir)
-    with run_dir.running():
-        run_dir.write_json("report.json", report)
-    _show(context, report, str(run_dir.path / "report.json"))
+    _show(context, report)
+    if context.args.run_dir is not None:
+        run_dir = RunDir.create(config, "inspect", context.args.run_dir)
+        with run_dir.running(context.console):
+            run_dir.write_json("report.json", report)
+        context.console.say(f"  saved to {run_dir.path / 'report.json'}")
     failed = not report.get("parity", {"ok": True})["ok"]
     return report | {"exit_code": int(failed)}
 
@@ -59,7 +61,7 @@ def _show_network(context: Context, report: dict[str, Any]) -> None:
         f" [MASK] is {words['mask_id']} ({words['mask_from']}); tied: {report['ties']['config']}")  # fmt: skip
 
 
-def _show(context: Context, report: dict[str, Any], saved: str) -> None:
+def _show(context: Context, report: dict[str, Any]) -> None:
     say = context.console.say
     if "vocabulary" in report:
         _show_network(context, report)
@@ -78,4 +80,3 @@ def _show(context: Context, report: dict[str, Any], saved: str) -> None:
         rows = [(row["name"], f"{row['norm']:.4g}", f"{row['relative']:.2%}") for row in found["changed"]]
         if rows:
             context.console.table(rows, ("tensor", "norm of difference", "relative"))
-    say(f"  saved to {saved}")

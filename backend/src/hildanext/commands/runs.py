@@ -33,11 +33,14 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _number(value: Any) -> str:
-    return "" if value is None else f"{float(value):.4f}"
+    return f"{value:.4f}" if isinstance(value, int | float) else ""
 
 
 def _age(status: dict[str, Any]) -> str:
-    seconds = max(0.0, time.time() - float(status.get("heartbeat", 0.0)))
+    beat = status.get("heartbeat")
+    if not isinstance(beat, int | float) or not 0 < beat < 1e15:
+        return ""
+    seconds = max(0.0, time.time() - beat)
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"

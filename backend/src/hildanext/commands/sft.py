@@ -1,5 +1,6 @@
 # hildanext sft: chat data on a diffusion model: one block size, noise in responses only, several turns.
-# Entry points: add_arguments, run. BASE holds what differs from convert-wsd, below the configuration file.
+# Entry points: add_arguments, run. BASE holds what differs from convert-wsd, below the configuration file; ADAPTED the
+# learning rate of adapters, which begin at zero and take about twenty times that of the weights.
 # Prompt tokens are in both halves and never masked: `learn` of the shards marks the responses.
 """Subcommand `sft`."""
 
@@ -24,6 +25,8 @@ BASE = {
     "optimizer": {"lr": 1e-5},
     "train": {"split": "sft_train", "eval_split": "sft_eval"},
 }
+
+ADAPTED = {"optimizer": {"lr": 2e-4}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ MOST_SEED = (1 << 63) - 1
 MOST_FIELDS = 32
 COLDEST = 1e-5
 """Below this temperature the likeliest token is taken: logits are divided by it."""
+FRESH = -1
 
 Unset = TypeVar("Unset")
 T = TypeVar("T", bound=Section)
@@ -65,7 +66,9 @@ class Asked(Section, Generic[Unset]):
         "preset", description="probability a rewrite must exceed; 0: edit freely; null: no editing"
     )
     max_new_tokens: Tokens | Unset = Field(128, description="tokens to generate at most")
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] | Unset = Field(0, description="seed of sampling")
+    seed: Annotated[int, Field(ge=FRESH, le=MOST_SEED)] | Unset = Field(
+        0, description="seed of sampling; -1: a fresh one, told in the result"
+    )
     temperature: Temperature | Unset = Field(0.0, description="of sampling; 0, or below 0.00001: greedy")
     top_k: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | Unset = Field(
         0, description="tokens kept before sampling, a count; 0: all"

@@ -29,11 +29,13 @@ def load_config(
     overrides: Sequence[str] = (),
     base: Mapping[str, Any] | None = None,
     check: Callable[[Mapping[str, Any]], list[str]] | None = None,
+    admit: Callable[[Path], None] | None = None,
 ) -> Config:
     """The resolved configuration: defaults, then `base`, then the file and what it extends, then `a.b=value` overrides.
-    `check` finds problems the schema cannot see (registry.plugin_problems). ConfigError names every problem at once."""
+    `check` finds problems the schema cannot see (registry.plugin_problems); `admit` raises for a file that may not be
+    read, the extended ones too. ConfigError names every problem at once."""
     found: list[str] = []
-    values = merge(dict(base or {}), _read(path, ()) if path is not None else {})
+    values = merge(dict(base or {}), _read(path, (), admit) if path is not None else {})
     for override in overrides:
         _apply(values, override, found)
     values = _substitute(values, "", found)
@@ -68,7 +70,9 @@ def merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...], admit: Callable[[Path], None] | None = None) -> dict[str, Any]:
+    if admit is not None:
+        admit(path)
     if path.resolve() in seen:
         raise ConfigError(f"{path}: 'extends' goes in a circle; break it at one of {', '.join(str(p) for p in seen)}")
     try:
@@ -85,7 +89,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     parents = values.pop("extends", [])
     result: dict[str, Any] = {}
     for parent in [parents] if isinstance(parents, str) else parents:
-        result = merge(result, _read(path.parent / parent, (*seen, path.resolve())))
+        result = merge(result, _read(path.parent / parent, (*seen, path.resolve()), admit))
     return merge(result, values)
 
 

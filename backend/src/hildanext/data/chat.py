@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from hildanext.data.document import Message
+from hildanext.data.template_time import within
 from hildanext.data.tokenizers import begun, encode_texts
 from hildanext.errors import DataError
 
@@ -72,7 +73,9 @@ def generation_prompt(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> 
     asked = [*messages, {"role": "assistant", "content": ""}]
     encoded = encode_texts(tokenizer, [message["content"] for message in asked])
     ids: list[int] = []
-    for number, text in _pieces(asked, tokenizer):
+    with within():
+        pieces = _pieces(asked, tokenizer)
+    for number, text in pieces:
         ids += tokenizer.encode(text, add_special_tokens=False)
         if number == len(asked) - 1:
             break

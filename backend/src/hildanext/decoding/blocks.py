@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hildanext.errors import DecodeError
+from hildanext.errors import WindowError
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,19 @@ class Blocks:
         if self.block < 1 or self.given < 0 or self.new < 0:
             raise ValueError(f"layout: given {self.given}, new {self.new}, block {self.block} must be >= 0, >= 0, >= 1")
         if self.window and self.limit > self.window:
-            raise DecodeError(
-                f"max_new_tokens: {self.given} prompt tokens + {self.new} new tokens = {self.limit} exceed the model's "
-                f"window of {self.window}; shorten the prompt or ask for at most {max(0, self.window - self.given)}"
-            )
+            raise WindowError(self._too_long())
+
+    def _too_long(self) -> str:
+        most = f"the model's maximum context length (its window) is {self.window} tokens"
+        if not self.whole:
+            return f"prompt: {most}, text and gaps take {self.limit}; shorten them by {self.limit - self.window}"
+        if self.given >= self.window:
+            over = self.given - self.window + 1
+            return f"prompt: {most}, the prompt has {self.given} and max_new_tokens comes on top; shorten it by {over}"
+        return (
+            f"max_new_tokens: {most}, {self.given} prompt tokens + {self.new} new ones are {self.limit}; "
+            f"ask for at most {self.window - self.given}, or shorten the prompt"
+        )
 
     @property
     def limit(self) -> int:

@@ -22,6 +22,7 @@ from hildanext.decoding.events import Event
 from hildanext.decoding.forward import ForwardRow, forward
 from hildanext.decoding.modes import resolve_mode
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
+from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
 from hildanext.decoding.state import Live, RequestCanvas, Window
 from hildanext.decoding.step import advance, finished, result, rows
@@ -102,7 +103,7 @@ class BlockEngine:
         canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)
         text = TextStream(self.tokenizer, prepared.prompt, request.stop, ends)
-        seed = self.config.seed if request.seed is None else request.seed
+        seed = chosen(self.config.seed if request.seed is None else request.seed)
         live = Live(
             next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.blocks.given,
             denoiser.exact, (*prepared.notes, *self.meta.cautions(block)),

@@ -1,5 +1,5 @@
 # The modes, and how their values meet a model folder's calibration and a request's own.
-# Entry points: resolve_mode(request, config, calibrated) -> ResolvedMode, mode_values, checked(calibrated).
+# Entry points: resolve_mode(request, config, calibrated) -> ResolvedMode, mode_values, known_mode, checked(calibrated).
 # Modes are configuration (decode.modes). Precedence: mode < model folder < configuration < request.
 """Resolution of a request's mode and policy."""
 
@@ -35,17 +35,24 @@ class ResolvedMode:
     name: str
 
 
+def known_mode(name: str, modes: Mapping[str, Any]) -> str:
+    """The mode of that name, upper or lower case. DecodeError with the nearest where there is none."""
+    found = name if name in modes else next((mode for mode in modes if mode.lower() == name.lower()), None)
+    if found is None:
+        raise DecodeError(f"mode: no mode {name!r}, {nearest(name, modes, listed=True)}")
+    return found
+
+
 def mode_values(mode: str, config: DecodeConfig, calibrated: Calibrated) -> dict[str, Any]:
     """The values of a mode, the model folder's own over the configured ones. DecodeError for an unknown mode."""
-    if mode not in config.modes:
-        raise DecodeError(f"mode: no mode {mode!r}, {nearest(mode, config.modes, listed=True)}")
+    mode = known_mode(mode, config.modes)
     return {**config.modes[mode].values(), **calibrated.get(mode, {})}
 
 
 def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated) -> ResolvedMode:
     """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field.
     The preset names the mode only if something of it is left; else its source says what replaced every value."""
-    mode = request.mode or config.mode
+    mode = known_mode(request.mode or config.mode, config.modes)
     offered = mode_values(mode, config, calibrated)
     sampling = _sampling(request, config)
     if isinstance(request.policy, Plugin):

@@ -18,7 +18,7 @@ from hildanext.config.decode import MOST_TOKENS
 from hildanext.data.chat import prompt_ids
 from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.request import Request
-from hildanext.errors import DecodeError
+from hildanext.errors import DecodeError, HildaError, first_line
 
 GAP = re.compile(r"<gap:([0-9]+)>")
 INFILL_NOTE = (
@@ -52,7 +52,8 @@ class Bounds:
 
 
 def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
-    """The starting canvas. DecodeError for a prompt that holds [MASK] or unknown ids, gaps without infill, no room."""
+    """The starting canvas; new tokens that nobody asked for by number are as many as the window has room for.
+    DecodeError for a prompt that holds [MASK] or unknown ids, or that the tokenizer cannot encode; no room."""
     if request.infill:
         return _infill(request, tokenizer, bounds)
     if request.prompt is not None and (gap := GAP.search(request.prompt)):
@@ -65,7 +66,10 @@ def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     unknown = [token for token in prompt if token < 0 or 0 < bounds.vocabulary <= token]
     if unknown:
         raise DecodeError(f"prompt: token id {unknown[0]} is none of this model's {bounds.vocabulary}; tokenize again")
-    blocks = Blocks(len(prompt), bounds.new, bounds.block, bounds.window)
+    new = bounds.new
+    if request.max_new_tokens is None and bounds.window:
+        new = min(new, max(1, bounds.window - len(prompt)))
+    blocks = Blocks(len(prompt), new, bounds.block, bounds.window)
     tokens = torch.full((blocks.length,), bounds.mask_id, dtype=torch.long)
     tokens[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
     return Prepared(blocks, tokens, torch.arange(blocks.length) >= len(prompt), tuple(prompt))
@@ -76,7 +80,14 @@ def _encode(request: Request, tokenizer: Any, start: Sequence[int] | None) -> li
         return list(request.prompt_ids)
     if tokenizer is None:
         raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
-    return prompt_ids(tokenizer, request.prompt, request.messages, start)
+    try:
+        return prompt_ids(tokenizer, request.prompt, request.messages, start)
+    except HildaError:
+        raise
+    except Exception as error:  # tokenizers raises plain ones, for a word it has no token for
+        raise DecodeError(
+            f"prompt: this model's tokenizer cannot encode it ({first_line(error)}); change it"
+        ) from error
 
 
 def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:

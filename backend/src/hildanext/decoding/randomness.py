@@ -1,9 +1,11 @@
 # Randomness for the decoder; a uniform number depends on what is decided, not on when or beside whom.
-# Entry points: uniform(seed, stream, positions, step, purpose).
+# Entry points: uniform(seed, stream, positions, step, purpose), chosen(seed).
 # A counter-based hash, not a torch.Generator: batch mates cannot shift a request's numbers.
 """Uniform numbers keyed by (seed, stream, position, step)."""
 
 from __future__ import annotations
+
+import secrets
 
 import numpy as np
 import torch
@@ -12,6 +14,11 @@ from torch import Tensor
 from hildanext.core.row_streams import GOLDEN, finalise
 
 SAMPLE, CHOICE = 1, 2
+
+
+def chosen(seed: int) -> int:
+    """The seed; for -1 (config.decode.FRESH) a fresh one below 2**31, which every client's integers can hold."""
+    return seed if seed >= 0 else secrets.randbelow(1 << 31)
 
 
 def uniform(seed: int, stream: int, positions: Tensor, step: int, purpose: int) -> Tensor:

@@ -108,7 +108,8 @@ class Metrics:
 @dataclass(frozen=True)
 class Result:
     """A finished generation. text holds nothing after EOS, a stop string or the limit; token_ids keep the first EOS.
-    exact: every number came from an exact cache; preset: mode (null where it gave nothing), source, values used."""
+    exact: every number came from an exact cache; preset: mode (null where it gave nothing), source, values used;
+    seed: the one used, by which a draw can be repeated; None where the engine draws nothing of ours."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -120,6 +121,7 @@ class Result:
     preset: Mapping[str, Any] | None = None
     trace: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    seed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the trace."""

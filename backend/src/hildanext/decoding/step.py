@@ -177,5 +177,5 @@ def result(live: Live) -> Result:
     reason: FinishReason = live.finish or "cancelled"
     return Result(
         live.text.text, tuple(kept), reason, metrics, exact=live.exact, preset=live.plan.preset,
-        trace=tuple(live.trace), notes=live.notes,
+        trace=tuple(live.trace), notes=live.notes, seed=live.seed,
     )  # fmt: skip

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from hildanext.config import Config
 from hildanext.engines.protocol import EnginePlugin, Session
 from hildanext.errors import EngineError
+from hildanext.models.load import NEW, model_folder
 from hildanext.progress import Console
 from hildanext.registry import build
 
 
 def choose(config: Config, console: Console) -> tuple[Session, tuple[str, ...]]:
     """The first engine of serve.engines that opens, and why earlier ones did not (`name: reason`).
-    EngineError with every reason when none opens."""
+    EngineError with every reason when none opens; ModelError where model.path leads nowhere."""
     reasons: list[str] = []
+    if config.model.path != NEW and not any(getattr(section, "instead", False) for section in config.serve.engines):
+        model_folder(config.model.path)  # a path that is wrong is wrong for every engine, and said once
     for section in config.serve.engines:
         plugin: EnginePlugin = build("engines", section, "serve.engines")
         opening = plugin.open(config, console)

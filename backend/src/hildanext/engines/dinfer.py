@@ -28,7 +28,7 @@ from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, 
 from hildanext.engines.relay import Relay, refuse_fixed
 from hildanext.errors import HildaError, RunError
 from hildanext.models.hardware import devices
-from hildanext.models.load import model_folder
+from hildanext.models.load import model_folder, name_of
 from hildanext.models.meta import HildaMeta
 from hildanext.progress import Console
 
@@ -105,7 +105,9 @@ class Dinfer(EnginePlugin):
             str(folder), model_type=MODEL_TYPES[shape["architectures"][0]], sample_params=sampling, num_gpus=self.gpus,
             dp_size=1, backend="sglang", timeout=self.seconds,
         )  # fmt: skip
-        facts = Facts(config.serve.name or folder.name, "cuda", "bfloat16", "dInfer's own", window, meta.block or 32)
+        facts = Facts(
+            config.serve.name or name_of(folder), "cuda", "bfloat16", "dInfer's own", window, meta.block or 32
+        )
         mask_id, tau_mask, start = int(meta.mask_id or 0), values["tau_mask"], meta.document_start
         return DinferSession(self, engine, tokenizer, facts, config, mask_id, tau_mask, start)
 

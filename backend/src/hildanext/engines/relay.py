@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hildanext.decoding.events import Commit, Done, Event
@@ -36,7 +36,8 @@ class Relay:
     emitted: int = 0
 
     def __post_init__(self) -> None:
-        self.prompt = prepare(self.request, self.tokenizer, self.bounds).prompt
+        prepared = prepare(self.request, self.tokenizer, self.bounds)
+        self.prompt, self.bounds = prepared.prompt, replace(self.bounds, new=prepared.blocks.new)
         self.ends = end_ids(self.request, self.tokenizer)
         self.text = TextStream(self.tokenizer, self.prompt, self.request.stop, self.ends)
 
@@ -82,6 +83,6 @@ def refuse_fixed(request: Request, engine: str, mode: str) -> None:
     found = [name for name, given in fixed.items() if given]
     if found:
         raise DecodeError(
-            f"{', '.join(found)}: {engine} fixes this when it starts (it serves {mode}); leave it out, or use the"
-            " engine transformers"
+            f"{', '.join(found)}: {engine} fixes this when it starts (it serves {mode}); leave it out (the engine"
+            " transformers takes it)"
         )

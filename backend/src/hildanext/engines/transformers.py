@@ -14,7 +14,7 @@ from hildanext.decoding.events import Event
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Opening, refused
 from hildanext.errors import HildaError
-from hildanext.models.load import load_model
+from hildanext.models.load import NEW, load_model, name_of
 from hildanext.models.quantise import int8
 from hildanext.progress import Console
 
@@ -49,7 +49,9 @@ class NativeSession:
     def facts(self) -> Facts:
         """The loaded folder, where it is and in which dtype."""
         loaded, engine = self.loaded, self.engine
-        name = self.config.serve.name or (BUNDLED if self.name == BUNDLED else getattr(loaded.path, "name", "new"))
+        name = self.config.serve.name or (
+            BUNDLED if self.name == BUNDLED else name_of(loaded.path) if loaded.path else NEW
+        )
         dtype = str(loaded.dtype).removeprefix("torch.")
         return Facts(name, str(loaded.device), dtype, loaded.dtype_reason, engine.window, engine.block)
 

@@ -31,7 +31,7 @@ def evaluate(
     others = [read_report(path) for path in against]
     tasks: list[Task] = [build("tasks", section, "eval.tasks") for section in config.eval.tasks]
     run = RunDir.create(config, "eval", run_dir)
-    with run.running():
+    with run.running(console):
         loaded = load_model(config.model, console)
         run.environment(device=str(loaded.device), dtype=str(loaded.dtype), dtype_reason=loaded.dtype_reason)
         context = EvalContext.of(loaded, config, console)

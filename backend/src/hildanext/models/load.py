@@ -1,5 +1,5 @@
 # A local model folder, or the bundled pair, as a denoiser with its tokenizer.
-# Entry points: load_model, Loaded, kind_at, model_folder, place, read_config, choose_dtype, choose_device.
+# Entry points: load_model, Loaded, kind_at, model_folder, name_of, place, read_config, choose_dtype, choose_device.
 # Which plugin of models/kinds reads the folder stands in its hildanext.json. dtype and device come with their reason.
 """Loading models."""
 
@@ -53,8 +53,21 @@ class Loaded:
 
 
 def place(path: str) -> Path:
-    """The folder of a bundled name, else the path as it is."""
-    return Path(__file__).parent.parent / "tiny" / BUNDLED[path] if path in BUNDLED else Path(path)
+    """The folder of a bundled name; of a run, the model it wrote; else the path as it is."""
+    if path in BUNDLED:
+        return Path(__file__).parent.parent / "tiny" / BUNDLED[path]
+    folder = Path(path)
+    return folder / "model" if (folder / "status.json").is_file() else folder
+
+
+def name_of(folder: Path) -> str:
+    """What a model is called: its folder, and where that is one of a run (model, merged, checkpoints/step-N), the run
+    with it."""
+    whole = folder.absolute()
+    run = whole.parent.parent if whole.parent.name == "checkpoints" else whole.parent
+    if whole.name == "model" and run.name:
+        return run.name
+    return f"{run.name}-{whole.name}" if (run / "status.json").is_file() else whole.name
 
 
 def model_folder(path: str) -> Path:
@@ -67,10 +80,17 @@ def model_folder(path: str) -> Path:
         raise ModelError(
             f"model.path {path!r}: the bundled model is missing from this installation; reinstall hildanext"
         )
-    raise ModelError(
-        f"model.path {path!r}: no Hugging Face model folder there (no config.json); give a local folder, or one of"
-        f" {', '.join(BUNDLED)}, {NEW}"
-    )
+    raise ModelError(f"model.path {path!r}: {_missing(Path(path))}")
+
+
+def _missing(folder: Path) -> str:
+    if (folder / "status.json").is_file():
+        saved = sorted((folder / "checkpoints").glob("step-*"))
+        instead = f"its newest checkpoint is {saved[-1]}" if saved else "it has no checkpoint either"
+        return f"a run that has not written its model yet; {instead}"
+    found = "no config.json" if folder.is_dir() else "it is a file" if folder.exists() else "no such folder"
+    known = ", ".join((*BUNDLED, NEW))
+    return f"no Hugging Face model folder there ({found}); give a local folder, a run, or one of {known}"
 
 
 def read_config(folder: Path, trust: bool = False) -> Any:

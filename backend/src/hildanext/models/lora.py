@@ -1,10 +1,12 @@
 # Low-rank adapters through peft: on full weights (LoRA) or on 4-bit or 8-bit ones (QLoRA), and merging them back.
-# Entry points: quantisation, keep_differentiable, add_adapter, has_adapter, merge_adapter, adapter_state.
+# Entry points: quantisation, quiet_bitsandbytes, keep_differentiable, add_adapter, has_adapter, merge_adapter,
+# adapter_state.
 # The denoiser keeps its network: adapted layers replace linear layers in place, so masks and caches are unchanged.
 """Parameter-efficient tuning."""
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,10 +23,16 @@ QUANTISED = ("quantization_config", "_pre_quantization_dtype")
 
 
 def _need(package: str, wanted: str) -> None:
+    quiet_bitsandbytes()
     if find_spec(package) is None:
         raise ModelError(
             f"model.adapter.kind {wanted}: package {package} is not installed; pip install hildanext[quant]"
         )
+
+
+def quiet_bitsandbytes() -> None:
+    """Keep bitsandbytes from warning, as it is imported, of packed CPU products that keep_differentiable turns off."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def quantisation(adapter: AdapterConfig, device: torch.device) -> Any:

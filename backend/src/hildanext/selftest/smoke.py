@@ -56,7 +56,7 @@ def smoke_test(config: Config, console: Console, run_dir: Path | None = None) ->
     setup = Setup(_small(config, run.path / "work"), run.path / "work", Console(quiet=True))
     rows: list[dict[str, Any]] = []
     started = time.monotonic()
-    with run.running():
+    with run.running(console):
         for name, stage in STAGES.items():
             before = time.monotonic()
             with _Stage(name):

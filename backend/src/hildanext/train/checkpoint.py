@@ -209,11 +209,14 @@ class ModelFiles:
         elif self.ranks.first:
             save_optimizer(self.optimizer, folder)
 
-    def write_model(self, folder: Path) -> Path:
-        """The final model as one plain Hugging Face folder; adapters are merged into the weights."""
+    def write_model(self, folder: Path, dtype: torch.dtype | None = None) -> Path:
+        """The final model as one plain Hugging Face folder; adapters are merged into the weights, which are then turned
+        into `dtype` (None: left as they are)."""
         whole = _gathered(self.loaded, self.ranks) if self.ranks.kind == "fsdp2" else self.loaded.denoiser
         if self.ranks.first:
             merge_adapter(whole)
+            if dtype is not None:
+                network(whole).to(dtype)
             save_model(whole, self.loaded.tokenizer, folder, self.meta)
         self.ranks.wait()
         return folder

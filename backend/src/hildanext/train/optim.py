@@ -16,6 +16,7 @@ from torch import nn
 
 from hildanext.config.train import OptimizerConfig
 from hildanext.errors import ConfigError
+from hildanext.models.lora import quiet_bitsandbytes
 
 PARTS = {"embedding": ("embed_tokens", "lm_head"), "attention": ("self_attn", "attention"), "mlp": ("mlp",)}
 
@@ -96,6 +97,7 @@ def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.
 
 
 def _eight_bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    quiet_bitsandbytes()
     import bitsandbytes
 
     device = groups[0]["params"][0].device

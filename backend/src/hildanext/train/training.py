@@ -20,7 +20,7 @@ from hildanext.data.shards import ShardSet, check_tokenizer
 from hildanext.data.tokenize import tokenize
 from hildanext.errors import DataError, HildaError
 from hildanext.models.denoiser import module, network
-from hildanext.models.load import NEW, Loaded, load_model
+from hildanext.models.load import NEW, Loaded, load_model, name_of
 from hildanext.models.lora import add_adapter
 from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate, require_memory
@@ -60,16 +60,12 @@ class Training:
     def meta(self) -> HildaMeta:
         """hildanext.json of what the run saves."""
         meta, path, run = self.loaded.meta, self.loaded.path, self.run.path.name
-        parent = meta.parent if meta.block or path is None else _named(path)
+        parent = meta.parent if meta.block or path is None else name_of(path)
         past = [*meta.history, {"run": run, "objective": self.config.objective.type, "steps": self.ladder.steps}]
         block = None if self.causal else self.ladder.last
         start = self.shards.manifest.get("document_start", [])
         facts = {"block": block, "document_start": start, "parent": parent, "run": run, "history": past}
         return meta.model_copy(update=facts)
-
-
-def _named(folder: Path) -> str:
-    return folder.absolute().parent.name if folder.name == "model" else folder.name
 
 
 def is_causal(config: Config) -> bool:
@@ -87,8 +83,21 @@ def open_shards(config: Config, split: str) -> ShardSet:
     """One split of the run's shards. DataError where it is missing."""
     folder = shards_folder(config) / split
     if not folder.is_dir():
-        raise DataError(f"train.data: no shards in {folder}; run `hildanext tokenize` first, or set train.data")
+        raise DataError(f"train.data: {_without(folder.parent, split)}")
     return ShardSet.open(folder)
+
+
+def _without(folder: Path, split: str) -> str:
+    has = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    chats = not split.startswith("sft_")
+    if chats and "sft_train" in has:
+        return (
+            f"{folder} holds chats only ({', '.join(has)}), no {split} rows; run `hildanext sft`, or tokenize them as"
+            " text with data.chat_in_text=true, or say train.split=sft_train and train.eval_split=sft_eval"
+        )
+    if not chats and "train" in has:
+        return f"{folder} holds no chats, only {', '.join(has)}; run `hildanext convert-wsd`, or prepare chats"
+    return f"no {split} shards in {folder}; run `hildanext tokenize` first, or set train.data"
 
 
 def tokens_per_step(config: Config, window: int, ranks: int) -> int:
@@ -112,7 +121,7 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
         created = RunDir.create(config, command, path) if ranks.first else None
         told = ranks.tell(str(created.path) if created else "")
         run, quiet = created or RunDir(Path(told)), console if ranks.first else Console(quiet=True)
-        with run.running() if ranks.first else nullcontext():
+        with run.running(quiet) if ranks.first else nullcontext():
             if ranks.first:
                 Checkpoints(run.checkpoints).clear()
             if config.train.prepare and ranks.first and not shards_folder(config).is_dir():
@@ -186,5 +195,4 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
     choice = build_optimizer(trained, config.optimizer)
     if choice.reason:
         training.console.warn(choice.reason)
-        training.run.log(choice.reason)
     return model, choice

@@ -5,14 +5,14 @@ import { drawLoss } from "./chart.js";
 const POLL = 1500;
 const cards = new Map();
 const $ = id => document.getElementById(id);
-let timer = 0, kinds = [];
+let timer = 0, kinds = [], refused = "", unreachable = "";
 
 export function openJobs() { clearTimeout(timer); if (!kinds.length) loadKinds(); refresh(); }
 export function closeJobs() { clearTimeout(timer); }
 
 // The form is made of what the server says of its kinds of job: their help, and the values each reads.
 async function loadKinds() {
-  try { ({ kinds } = await get("/jobs/kinds")); } catch (error) { problem(error.message); return; }
+  try { ({ kinds } = await get("/jobs/kinds")); } catch (error) { unreachable = error.message; problem(); return; }
   $("job-command").replaceChildren(...kinds.map(kind => new Option(kind.command)));
   describeKind();
 }
@@ -41,9 +41,10 @@ async function refresh() {
   try {
     const { jobs } = await get("/jobs?limit=50");
     show(jobs);
-    problem("");
+    unreachable = "";
+    problem();
     await Promise.all(jobs.filter(job => worthLooking(job)).map(details));
-  } catch (error) { problem(error.message); }
+  } catch (error) { unreachable = error.message; problem(); }
   timer = setTimeout(refresh, POLL);
 }
 
@@ -133,7 +134,8 @@ async function details(job) {
   }
   if (card.details.open) {
     const { log, output } = await get(`/jobs/${job.id}/logs?tail=200`);
-    const text = [...output, ...log].join("\n") || "nothing yet";
+    const own = log.filter(line => !output.includes(line.slice(line.indexOf(" ") + 1)));
+    const text = [...output, ...own].join("\n") || "nothing yet";
     if (card.log.textContent !== text) { card.log.textContent = text; card.log.scrollTop = card.log.scrollHeight; }
   }
 }
@@ -153,11 +155,14 @@ function twice(button, work) {
 }
 
 async function act(work) {
-  try { await work(); problem(""); } catch (error) { problem(error.message); }
+  try { await work(); refused = ""; } catch (error) { refused = error.message; }
+  problem();
   openJobs();
 }
 
-function problem(text) {
+// What the server refused stays until something else is asked of it; that it does not answer, until it does.
+function problem() {
+  const text = refused || unreachable;
   $("job-problem").hidden = !text;
   $("job-problem").textContent = text;
 }

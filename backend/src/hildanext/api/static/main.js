@@ -80,7 +80,7 @@ $("no-edit").onchange = showTaus;
 
 function body() {
   const text = $("prompt").value;
-  const values = { stream: true, max_new_tokens: Number($("length").value), seed: Number($("seed").value) };
+  const values = { stream: true, max_new_tokens: Number($("length").value), seed: $("seed").value === "" ? -1 : Number($("seed").value) };
   if ($("chat").checked) values.messages = [{ role: "user", content: text }]; else values.prompt = text;
   if (mode()) values.mode = mode();
   if (touched["tau-mask"]) values.tau_mask = Number($("tau-mask").value);
@@ -96,6 +96,8 @@ async function generate() {
   stop();
   const mine = running = new AbortController();
   problem("");
+  $("engine-line").textContent = "";
+  reasons([]);
   const values = body();
   recording = new Recording($("chat").checked ? "" : values.prompt, values.max_new_tokens);
   const own = recording;
@@ -115,7 +117,7 @@ async function generate() {
   } catch (error) {
     if (error.name !== "AbortError") problem(error.message);
     else own.stopped = true;
-    if (!own.frames.length) view.clear();
+    if (!own.frames.length) { view.clear(); recording = null; blank(); }
   } finally {
     if (running === mine) { running = null; busy(false); }
     schedule();
@@ -125,7 +127,7 @@ async function generate() {
 function finish(own, result) {
   own.result = result;
   const figures = result.metrics;
-  $("engine-line").textContent = `Engine ${result.engine}${result.exact ? ", exact" : ""}, ${figures.policy || "own policy"}, first block after ${figures.first_block_seconds.toFixed(2)} s.`;
+  $("engine-line").textContent = `Engine ${result.engine}${result.exact ? ", exact" : ""}, ${figures.policy || "own policy"}, first block after ${figures.first_block_seconds.toFixed(2)} s${result.seed === null ? "" : `, seed ${result.seed}`}.`;
   reasons(result.reasons);
   $("spoken").textContent = `Done: ${figures.tokens} tokens in ${figures.forwards} forwards. ${result.text}`;
 }
@@ -145,6 +147,13 @@ function busy(on) {
   $("play").disabled = on;
   $("scrub").disabled = on || !recording;
   pause();
+}
+
+function blank() {
+  for (const name of ["tokens", "forwards", "tpf", "edits", "tps", "end"]) $(`n-${name}`).textContent = "–";
+  $("chart").replaceChildren();
+  $("step").textContent = "step 0";
+  $("axis-last").textContent = "";
 }
 
 function problem(text) { $("problem").hidden = !text; $("problem").textContent = text; }

@@ -64,7 +64,7 @@ def demo(config: Config, console: Console, run_dir: Path | None = None, quick: b
     run = RunDir.create(config, "demo", run_dir)
     stage = Stage(config, console, run, QUICK if quick else FULL)
     started = time.monotonic()
-    with run.running():
+    with run.running(console):
         missing = _missing()
         parts = [_part(stage, name, part, missing) for name, part in PARTS]
         seconds = time.monotonic() - started
