@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,5 +74,5 @@ def _chosen(logits: Tensor, mask_id: int, rows: Sequence[Row], sampling: Samplin
         places = [torch.tensor([len(row.prompt) + row.written]) for row in rows]
         drawn = [uniform(row.seed, row.sample, place, 0, SAMPLE) for row, place in zip(rows, places, strict=True)]
         draws = torch.cat(drawn).to(logits.device)
-    best: Any = statistics(logits, mask_id, sampling, frozenset(), draws, None).best
-    return best.to(logits.device)
+    best: Tensor = statistics(logits, mask_id, sampling, frozenset(), draws, None).best
+    return best

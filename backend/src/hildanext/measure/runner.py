@@ -27,9 +27,9 @@ FORMAT = 1
 def evaluate(
     config: Config, console: Console, against: Sequence[Path] = (), run_dir: Path | None = None
 ) -> dict[str, Any]:
-    """The report of all tasks of config.eval; report.json, report.md and plots/*.png in the run directory, written after
-    every task. against: run directories or report files whose numbers stand beside these. DataError before anything
-    runs where a task's file cannot be read."""
+    """The report of all tasks of config.eval; report.json, report.md and plots/*.png in the run directory, written
+    after every task. against: run directories or report files whose numbers stand beside these. DataError before
+    anything runs where a task's file cannot be read."""
     others = [read_report(path) for path in against]
     tasks: list[Task] = [build("tasks", section, "eval.tasks") for section in config.eval.tasks]
     for task in tasks:
@@ -75,15 +75,13 @@ def _one(name: str, task: Task, context: EvalContext) -> dict[str, Any]:
     outcome = task.run(context)
     for label, measure in outcome.measures.items():
         context.console.say(f"  {label}: {measure.text()}, {measure.items} items")
-    settings = task.model_dump(mode="json")
+    settings, wrong = task.model_dump(mode="json"), context.failed
     found = {"task": name, "version": task.version, "settings": settings, "seconds": time.monotonic() - started}
-    found |= outcome.as_dict()
-    if context.failed:
-        context.console.warn(
-            f"task {name}: {len(context.failed)} items failed and count as wrong; they are in the report"
-        )
-        found["counts"]["failed items"] = len(context.failed)
-    return found | {"failed": context.failed[: context.config.eval.samples]}
+    found |= outcome.as_dict() | {"failed": wrong[: context.config.eval.samples]}
+    if wrong:
+        context.console.warn(f"task {name}: {len(wrong)} items failed and count as wrong")
+        found["counts"] = {**outcome.counts, "failed items": len(wrong)}
+    return found
 
 
 def _write(run: RunDir, report: dict[str, Any]) -> None:
