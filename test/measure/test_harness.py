@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import math
 import os
 import subprocess
@@ -32,7 +31,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import Registry
 
 from hildanext.measure.harness import HildanextLM
-from hildanext.measure.harness_arguments import asked, settings
+from hildanext.measure.harness_arguments import LOG, asked, settings
 from hildanext.measure.harness_command import main
 
 COMMON = """dataset_path: json
@@ -125,6 +124,7 @@ def test_arguments_that_are_not_understood_are_refused_on_one_line(
 
     lean = functools.partialmethod(TaskManager.__init__, include_defaults=False)
     monkeypatch.setattr(TaskManager, "__init__", lean)
+    monkeypatch.setattr("lm_eval.__main__.setup_logging", lambda: None)
     given = "pretrained=tiny,dtype=float8,parallelize=True,greedy=False,temperature=1"
     arguments = ["--model", "hildanext", "--model_args", given, "--tasks", str(_written(tmp_path, "a") / "ranked.yaml")]
     monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments])
@@ -173,16 +173,17 @@ def test_a_greedy_continuation_is_recognised_without_being_asked_for(generator: 
 
 
 def test_a_context_longer_than_the_window_loses_its_left_with_a_warning(
-    model: HildanextLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    model: HildanextLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("lm_eval"), "propagate", True)
+    warned: list[str] = []
+    monkeypatch.setattr(LOG, "warning", lambda message, *values: warned.append(message % values))
     long, arguments = " Tom" * 260 + " had a dog.", {"max_gen_toks": 16, "do_sample": False}
     ids = model.loaded.tokenizer(long)["input_ids"]
     cut = model.generator.complete([Request(prompt_ids=tuple(ids[-240:]), max_new_tokens=16)])[0].text
     assert model.generate_until([_asked(long, arguments)]) == [cut]
     (nats, _), (same, _) = model.loglikelihood([_asked(long, " Lily"), _asked(" Tom" + long, " Lily")])
     assert nats == same < 0
-    assert [record.getMessage().count("cut on the left") for record in caplog.records] == [1, 1, 1]
+    assert [line.count("cut on the left") for line in warned] == [1, 1, 1]
     with pytest.raises(ConfigError, match="--gen_kwargs max_gen_toks=128"):
         model.generate_until([_asked("Tom", {"max_gen_toks": 256})])
 
@@ -193,7 +194,7 @@ def test_the_same_request_again_is_another_sample(model: HildanextLM) -> None:
     assert len(set(texts)) == 5 and texts == model.generate_until([_asked("Tom had", arguments)] * 5)
 
 
-def test_model_arguments_of_lm_eval_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+def test_model_arguments_of_lm_eval_are_taken() -> None:
     given = {"pretrained": "tiny", "device": "cuda:7", "dtype": "torch.half", "trust_remote_code": True}
     given |= {"max_new_tokens": 9, "max_length": 99, "batch_size": 4, "max_batch_size": None, "enable_thinking": False}
     found = settings({**given, "tau_mask": 0.9, "tau_edit": None, "samples": 0, "seed": 3, "mode": "S_MODE"})
