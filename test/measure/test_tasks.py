@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from hildanext.config import Config
+from hildanext.core.likelihood import autoregressive_nll
 from hildanext.decoding.request import Request
 from hildanext.errors import DataError, DecodeError
 from hildanext.measure.generation import Completion
+from hildanext.measure.scoring import causal_nats, pair_batch
 from hildanext.measure.task import EvalContext, Outcome, Task
 from hildanext.progress import Console
 from hildanext.registry import build, names
@@ -185,6 +187,15 @@ def test_a_long_item_fails_alone_is_counted_and_loses_nothing(
     assert len(context.failed) == 1 and "item 3 of 5 failed: max_new_tokens" in capsys.readouterr().err
     with pytest.raises(DecodeError, match="exceeds the window"):
         task("gsm8k", path=str(tmp_path / "q.jsonl")).run(replace(whole, generator=Narrow(whole.generator, 1)))
+
+
+def test_a_text_longer_than_the_judges_window_is_scored_whole(loaded: Any) -> None:
+    words = [" dog", " cat", " Tom", " had", " a"] * 160
+    told = [causal_nats(loaded, "Tom", "".join(words[:count])) for count in (100, 240, 400, 800)]
+    assert told[0] < told[1] < told[2] < told[3]
+    assert told[3] / 800 == pytest.approx(told[1] / 240, rel=0.1)
+    batch = pair_batch(loaded.tokenizer, "Tom", "".join(words[:240]), 0)
+    assert told[1] == pytest.approx(autoregressive_nll(loaded.denoiser, batch).nats)
 
 
 def test_a_failed_story_or_answer_is_not_right(scripted: Script) -> None:
