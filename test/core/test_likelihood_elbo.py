@@ -17,7 +17,7 @@ from core.orders import mixture_nll
 from core.stand_ins import LayerModel, TableModel, UniformModel, batch_of
 
 from hildanext.core import likelihood
-from hildanext.core.likelihood import Estimate, block_elbo, sampled_block_elbo
+from hildanext.core.likelihood import Estimate, autoregressive_nll, block_elbo, sampled_block_elbo
 from hildanext.core.noise import rank_in_unit
 
 RIGHT, PER_TOKEN = likelihood._pattern_weight, likelihood.linear_cross_entropy
@@ -178,6 +178,19 @@ def test_documents_and_prompts_cut_blocks_and_are_enumerated_by_their_own_size()
     many = sampled_block_elbo(model, batch_of(tokens, learn, docs), 4, rng(), 400)
     assert packed.tokens == 5
     assert abs(packed.nats - many.nats) <= 4 * many.standard_error
+
+
+@pytest.mark.parametrize("score", [lambda *given: block_elbo(*given, 4, rng()), autoregressive_nll])
+def test_the_nats_of_documents_are_those_of_each_alone(score):
+    model, tokens = LayerModel(), torch.randint(0, 11, (2, 8), generator=rng())
+    learn = torch.ones(2, 8, dtype=torch.bool)
+    learn[1, 4:] = False
+    found = score(model, batch_of(tokens, learn, torch.tensor([[0] * 4 + [1] * 4, [0] * 4 + [1] * 4])))
+    parts = (tokens[:1, :4], tokens[:1, 4:], tokens[1:, :4])
+    alone = [score(model, batch_of(part)) for part in parts]
+    assert [count for _, count in found.documents] == [3, 3, 3] == [one.tokens for one in alone]
+    assert [nats for nats, _ in found.documents] == pytest.approx([one.nats for one in alone], rel=1e-5)
+    assert sum(nats for nats, _ in found.documents) == pytest.approx(found.nats)
 
 
 def test_exact_refuses_blocks_it_cannot_enumerate_and_one_sample_has_no_error():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,8 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) ->
         [str(binaries / "hildanext"), "doctor", "--json"], capture_output=True, text=True, env=environment
     )
     assert shown.returncode == 0, shown.stderr
+    if find_spec("lm_eval") is not None:
+        shown = subprocess.run(
+            [str(binaries / "lm_eval"), "run", "--help"], capture_output=True, text=True, env=environment
+        )
+        assert shown.returncode == 0 and "--model_args" in shown.stdout, shown.stderr

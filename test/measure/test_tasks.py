@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hildanext.config import Config
+from hildanext.core.likelihood import autoregressive_nll
 from hildanext.decoding.request import Request
-from hildanext.errors import DataError
+from hildanext.errors import DataError, DecodeError
+from hildanext.measure.generation import Completion
+from hildanext.measure.scoring import causal_nats, pair_batch
 from hildanext.measure.task import EvalContext, Outcome, Task
 from hildanext.progress import Console
 from hildanext.registry import build, names
@@ -144,6 +148,65 @@ def test_the_bound_of_block_one_is_exact_and_larger_blocks_agree_with_enumeratio
     error = drawn.series["bound"][1]["standard_error"]
     assert error > 0 and abs(value(exact, "block_4") - value(drawn, "block_4")) < 5 * error
     assert 0.1 < value(exact, "true_entropy") < 0.3
+
+
+def test_intervals_of_the_nll_task_are_over_documents_however_many_rows_share_a_forward(loaded: Any) -> None:
+    context = EvalContext.of(loaded, Config(), Console(quiet=True))
+    alone, together = (task("nll", limit=6, blocks=(1,), rows=rows).run(context).measures for rows in (1, 6))
+    for name in ("autoregressive", "block_1"):
+        assert alone[name].items == together[name].items == 6
+        assert (together[name].low, together[name].high) == pytest.approx((alone[name].low, alone[name].high))
+        assert together[name].low < together[name].value < together[name].high
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A scripted generator whose window some prompts exceed."""
+
+    inner: Any
+    longest: int
+    kind: str = "diffusion"
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        for request in requests:
+            if len(request.prompt or "") > self.longest:
+                raise DecodeError(f"max_new_tokens: a prompt of {len(request.prompt or '')} exceeds the window")
+        found: list[Completion] = self.inner.complete(requests)
+        return found
+
+
+def test_a_long_item_fails_alone_is_counted_and_loses_nothing(
+    scripted: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": "q" * size, "answer": "#### 4"} for size in (5, 5, 900, 5, 5)]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    whole = scripted(lambda request: "#### 4")
+    context = replace(whole, generator=Narrow(whole.generator, 100))
+    found = task("gsm8k", path=str(tmp_path / "q.jsonl")).run(context)
+    assert value(found, "exact_match") == 0.8 and value(found, "tokens_per_text") == 8
+    assert len(context.failed) == 1 and "item 3 of 5 failed: max_new_tokens" in capsys.readouterr().err
+    with pytest.raises(DecodeError, match="exceeds the window"):
+        task("gsm8k", path=str(tmp_path / "q.jsonl")).run(replace(whole, generator=Narrow(whole.generator, 1)))
+
+
+def test_a_text_longer_than_the_judges_window_is_scored_whole(loaded: Any) -> None:
+    words = [" dog", " cat", " Tom", " had", " a"] * 160
+    told = [causal_nats(loaded, "Tom", "".join(words[:count])) for count in (100, 240, 400, 800)]
+    assert told[0] < told[1] < told[2] < told[3]
+    assert told[3] / 800 == pytest.approx(told[1] / 240, rel=0.1)
+    batch = pair_batch(loaded.tokenizer, "Tom", "".join(words[:240]), 0)
+    assert told[1] == pytest.approx(autoregressive_nll(loaded.denoiser, batch).nats)
+
+
+def test_a_failed_story_or_answer_is_not_right(scripted: Script) -> None:
+    starts = [story(f"5:{index}").sentences[0] for index in range(3)]
+    whole = scripted(_rest_of(5))
+    longest = sorted(map(len, starts))[1]
+    found = task("storyworld", stories=3, answers=0, seed=5).run(
+        replace(whole, generator=Narrow(whole.generator, longest))
+    )
+    assert value(found, "valid") == pytest.approx(sum(len(start) <= longest for start in starts) / 3)
+    assert value(found, "valid") < 1 and value(found, "problems_per_story") == 0.0
 
 
 def test_the_true_entropy_of_the_nll_task_is_that_of_the_sentences_scored(loaded: Any) -> None:

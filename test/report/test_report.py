@@ -62,6 +62,35 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
         read_report(tmp_path)
 
 
+def test_finished_tasks_are_written_before_the_next_one_runs_and_files_are_opened_before_the_first(
+    story_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["eval", "--quiet", "--model", str(story_model)]
+    (tmp_path / "q.jsonl").write_text('{"question": "' + "why " * 300 + '", "answer": "#### 1"}')
+    late = f'{{"type": "gsm8k", "path": "{tmp_path}/q.jsonl"}}'
+    assert cli.main([*start, "--set", f"eval.tasks=[{TASK}, {late}]", "--run-dir", str(tmp_path / "a")]) == 2
+    assert [task["task"] for task in read_report(tmp_path / "a")["tasks"]] == ["nll"]
+    assert "window of 256" in capsys.readouterr().err
+    missing = late.replace("q.jsonl", "none.jsonl")
+    assert cli.main([*start, "--set", f"eval.tasks=[{TASK}, {missing}]", "--run-dir", str(tmp_path / "b")]) == 2
+    assert "none.jsonl" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_columns_side_by_side_are_named_by_how_their_texts_were_made() -> None:
+    decode: dict[str, Any] = {"mode": "Q_MODE", "policy": None, "tau_mask": "preset", "tau_edit": "preset", "block": 0}
+    decode |= {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
+    one = {"task": "t", "version": 1, "measures": {"m": 1}}
+    child = {"model": "c", "run": "r", "generator": "diffusion", "decode": decode, "tasks": [one, one]}
+    edited = {**child, "decode": decode | {"tau_mask": 0.9, "tau_edit": None, "temperature": 0.5}}
+    parent = {**child, "model": "p", "generator": "autoregressive"}
+    rows = side_by_side(child, [edited, parent, parent])
+    assert [row["task"] for row in rows] == ["t v1", "t #2 v1"]
+    assert list(rows[0]["values"]) == [
+        "c Q_MODE (r)", "c Q_MODE, tau_mask 0.9, tau_edit off, temperature 0.5 (r)", "p left to right (r)",
+        "p left to right (r) #2",
+    ]  # fmt: skip
+
+
 def test_labels_of_points_side_by_side_do_not_cover_each_other() -> None:
     near = [
         {"x": 4.0 + 0.1 * i, "y": 1.0, "label": label} for i, label in enumerate(("Q_MODE", "0.7", "S_MODE", "0.9"))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hildanext.core.linear_cross_entropy import TokenScores, linear_cross_entropy
-from hildanext.core.loss_report import autoregressive_report, scored_positions
+from hildanext.core.loss_report import autoregressive_scores, scored_positions
 from hildanext.core.noise import rank_in_unit, unit_sizes, units
 from hildanext.core.row_streams import row_uniforms
 from hildanext.core.types import Batch, Denoiser
@@ -24,16 +24,19 @@ LARGEST_EXACT = 8
 
 @dataclass(frozen=True)
 class Estimate:
-    """nats: over `tokens` scored tokens; standard_error of nats: 0 where exact, NaN of one sample."""
+    """nats: over `tokens` scored tokens; standard_error of nats: 0 where exact, NaN of one sample; documents: (nats,
+    tokens) of each document with a scored token, a document being what a row holds of it."""
 
     nats: float
     tokens: int
     standard_error: float
+    documents: tuple[tuple[float, int], ...] = ()
 
     def __add__(self, other: Estimate) -> Estimate:
         """The estimate of both texts together, their errors independent."""
         error = math.hypot(self.standard_error, other.standard_error)
-        return Estimate(self.nats + other.nats, self.tokens + other.tokens, error)
+        documents = self.documents + other.documents
+        return Estimate(self.nats + other.nats, self.tokens + other.tokens, error, documents)
 
     @property
     def nats_per_token(self) -> float:
@@ -52,8 +55,30 @@ def autoregressive_nll(model: Denoiser, batch: Batch) -> Estimate:
     """NLL of the scored positions under the causal model; exact, no gradient. Source: docs/papers.md, AR NLL on the
     same positions."""
     with torch.no_grad():
-        report = autoregressive_report(model, batch)
-    return Estimate(float(report.parts["autoregressive"]), int(report.normaliser), 0.0)
+        report, scores = autoregressive_scores(model, batch)
+    documents = _Documents(batch, scored_positions(batch, model.mask_id))
+    documents.add(documents.scored, scores.nll)
+    return Estimate(float(report.parts["autoregressive"]), int(report.normaliser), 0.0, documents.found())
+
+
+class _Documents:
+    """Sums of nats by document: a row's tokens of one number in batch.docs."""
+
+    def __init__(self, batch: Batch, scored: Tensor) -> None:
+        width = int(batch.docs.max()) + 1
+        self.number = batch.docs + width * torch.arange(len(batch.docs), device=batch.docs.device)[:, None]
+        self.scored, size = scored, width * len(batch.docs)
+        self.nats = torch.zeros(size, dtype=torch.float64, device=batch.docs.device)
+        self.tokens = self.number[scored].bincount(minlength=size)
+
+    def add(self, select: Tensor, nats: Tensor) -> None:
+        """nats [n] of the positions at select [B, L] bool."""
+        self.nats.index_add_(0, self.number[select], nats.double())
+
+    def found(self, samples: int = 1) -> tuple[tuple[float, int], ...]:
+        """(nats / samples, tokens) of each document with a scored token."""
+        pairs = zip((self.nats / samples).tolist(), self.tokens.tolist(), strict=True)
+        return tuple((nats, count) for nats, count in pairs if count)
 
 
 def block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int = 0) -> Estimate:
@@ -72,11 +97,13 @@ def exact_block_elbo(model: Denoiser, batch: Batch, block: int) -> Estimate:
     scored, unit, size = _layout(model, batch, block)
     starts = unit_sizes(unit, scored).cumsum(dim=1) - unit_sizes(unit, scored)
     ordinal = (scored.long().cumsum(dim=1) - 1 - starts.gather(1, unit)).clamp(min=0)
-    nats = 0.0
+    nats, documents = 0.0, _Documents(batch, scored)
     for pattern in range(1, 2**block):
         masked = scored & ((pattern >> ordinal) & 1).bool() & ((pattern >> size) == 0)
-        nats += _weighted_nats(model, batch, block, masked, _pattern_weight(pattern, size))
-    return Estimate(nats, int(scored.sum()), 0.0)
+        found = _weighted_nats(model, batch, block, masked, _pattern_weight(pattern, size))
+        documents.add(masked, found)
+        nats += float(found.sum())
+    return Estimate(nats, int(scored.sum()), 0.0, documents.found())
 
 
 def _pattern_weight(pattern: int, size: Tensor) -> Tensor:
@@ -91,13 +118,15 @@ def sampled_block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Gen
     Source: LLaDA arXiv:2502.09992 sec. 2.4 (exact counts); strata are ours."""
     scored, unit, size = _layout(model, batch, block)
     shift = row_uniforms(batch, rng, 1)[0].gather(1, unit)
-    totals = torch.zeros(samples, dtype=torch.float64)
+    totals, documents = torch.zeros(samples, dtype=torch.float64), _Documents(batch, scored)
     for sample in range(samples):
         count = (((shift + sample / samples) % 1.0) * size).long() + 1
         masked = scored & (rank_in_unit(unit, scored, row_uniforms(batch, rng, 1)[0]) < count)
-        totals[sample] = _weighted_nats(model, batch, block, masked, size / count.double())
+        found = _weighted_nats(model, batch, block, masked, size / count.double())
+        documents.add(masked, found)
+        totals[sample] = float(found.sum())
     error = float(totals.std() / math.sqrt(samples)) if samples > 1 else math.nan
-    return Estimate(float(totals.mean()), int(scored.sum()), error)
+    return Estimate(float(totals.mean()), int(scored.sum()), error, documents.found(samples))
 
 
 def _layout(model: Denoiser, batch: Batch, block: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +135,7 @@ def _layout(model: Denoiser, batch: Batch, block: int) -> tuple[Tensor, Tensor, 
     return scored, unit, unit_sizes(unit, scored).gather(1, unit)
 
 
-def _weighted_nats(model: Denoiser, batch: Batch, block: int, masked: Tensor, weight: Tensor) -> float:
+def _weighted_nats(model: Denoiser, batch: Batch, block: int, masked: Tensor, weight: Tensor) -> Tensor:
     with torch.no_grad():
         scores = token_nll(model, batch.tokens.masked_fill(masked, model.mask_id), batch, block, masked)
-    return float((scores.nll.double() * weight[masked]).sum())
+    return scores.nll.double() * weight[masked]

@@ -1,5 +1,5 @@
 # From scored positions to a LossReport: sums by set, by mask rate and by block size, each with its count.
-# Entry points: sums_of, autoregressive_report, scored_positions, merged, joined, RATE_BUCKETS.
+# Entry points: sums_of, autoregressive_report, autoregressive_scores, scored_positions, merged, joined, RATE_BUCKETS.
 # parts[name] / counts[name], both summed over micro-batches and ranks, is the mean the name stands for.
 """Reported sums of a loss."""
 
@@ -63,6 +63,11 @@ def scored_positions(batch: Batch, mask_id: int) -> Tensor:
 def autoregressive_report(model: Denoiser, batch: Batch, exclude_mask: bool = True) -> LossReport:
     """Next-token cross-entropy over scored_positions; normaliser: their count. Source: docs/papers.md, next-token
     loss."""
+    return autoregressive_scores(model, batch, exclude_mask)[0]
+
+
+def autoregressive_scores(model: Denoiser, batch: Batch, exclude_mask: bool = True) -> tuple[LossReport, TokenScores]:
+    """autoregressive_report, and the scores [n] of its positions. Source: docs/papers.md, next-token loss."""
     select = scored_positions(batch, model.mask_id)
     features, targets = model.causal_features(batch, select), batch.tokens[select]
     options = HeadOptions(model.mask_id if exclude_mask else None)
@@ -70,7 +75,7 @@ def autoregressive_report(model: Denoiser, batch: Batch, exclude_mask: bool = Tr
     total, scores = weighted_cross_entropy(features, model.head(), targets, weights, options)
     count = select.sum().float()
     parts = {"autoregressive": total.detach().double(), "autoregressive_accuracy": scores.correct.double().sum()}
-    return LossReport(total.float(), count, parts, dict.fromkeys(parts, count.double()))
+    return LossReport(total.float(), count, parts, dict.fromkeys(parts, count.double())), scores
 
 
 def merged(reports: Sequence[LossReport]) -> LossReport:

@@ -1,16 +1,19 @@
 # Several evaluation reports side by side.
 # Entry points: read_report, side_by_side.
-# Tasks are matched by name and version: numbers of different versions never share a line.
+# Tasks are matched by name, version and, where one is run several times, order: numbers of different versions never
+# share a line.
 """Comparison of evaluation runs."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hildanext.errors import DataError
+from hildanext.report.markdown import decoder
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -32,7 +35,11 @@ def side_by_side(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) ->
     Empty without others."""
     if not others:
         return []
-    reports = {_label(report): _flat(report) for report in (own, *others)}
+    reports: dict[str, dict[tuple[str, int, str], Any]] = {}
+    for report in (own, *others):
+        label = _label(report)
+        again = sum(name == label or name.startswith(f"{label} #") for name in reports)
+        reports[f"{label} #{again + 1}" if again else label] = _flat(report)
     keys = dict.fromkeys(key for found in reports.values() for key in found)
     return [
         {
@@ -45,12 +52,15 @@ def side_by_side(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) ->
 
 
 def _label(report: Mapping[str, Any]) -> str:
-    return f"{report['model']} {report['decode']['mode']} ({report['run']})"
+    return f"{report['model']} {decoder(report)} ({report['run']})"
 
 
 def _flat(report: Mapping[str, Any]) -> dict[tuple[str, int, str], Any]:
-    return {
-        (task["task"], task["version"], measure): found
-        for task in report["tasks"]
-        for measure, found in task["measures"].items()
-    }
+    found: dict[tuple[str, int, str], Any] = {}
+    seen: Counter[tuple[str, int]] = Counter()
+    for task in report["tasks"]:
+        kind = (task["task"], task["version"])
+        seen[kind] += 1
+        name = task["task"] if seen[kind] == 1 else f"{task['task']} #{seen[kind]}"
+        found |= {(name, task["version"], measure): one for measure, one in task["measures"].items()}
+    return found

@@ -1,6 +1,7 @@
 # Text for evaluation, from a diffusion decoder or from the same weights read autoregressively.
 # Entry points: Completion, DiffusionGenerator, ARGenerator, generator_for.
-# Both are asked with the same prompt ids; the AR side is transformers' own generate, batched over equal lengths.
+# Both are asked with the same prompt ids, decode.requests of them at once, and timed by the same clock: the seconds of
+# all texts are those that passed while they were written, whoever shared a batch.
 """Generators that tasks ask."""
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-
 from hildanext.config.decode import DecodeConfig
+from hildanext.core.types import Denoiser
 from hildanext.data.chat import prompt_ids
+from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.prompt import end_ids
 from hildanext.decoding.request import Request, Result
+from hildanext.decoding.statistics import Sampling
+from hildanext.decoding.text import TextStream
 from hildanext.errors import ConfigError
-from hildanext.models.denoiser import network
-
-LARGEST_BATCH = 64
+from hildanext.measure.left_to_right import Row, write
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated text. tokens and forwards are counts; edits: applied rewrites; seconds: of this request alone where
-    the generator knows it, else its share of the batch's time."""
+    """One generated text. forwards, edits: counts, of forwards it took part in and of applied rewrites; seconds: its
+    share of the time that passed; finish: eos, stop, length, or failed with an empty text and the error."""
 
     text: str
     ids: tuple[int, ...]
@@ -35,6 +36,7 @@ class Completion:
     edits: int
     seconds: float
     finish: str
+    error: str = ""
 
     @property
     def tokens(self) -> int:
@@ -62,37 +64,39 @@ class DiffusionGenerator:
     kind: str = "diffusion"
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """All requests through one engine."""
-        return [_completion(result) for result in Driver(BlockEngine(self.loaded, self.config)).run(requests)]
+        """All requests through one engine, decode.requests of them at once."""
+        engine = BlockEngine(self.loaded, self.config)
+        started = time.monotonic()
+        results = Driver(engine).run(requests)
+        seconds = (time.monotonic() - started) / max(1, sum(result.metrics.forwards for result in results))
+        return [_completion(result, seconds * result.metrics.forwards) for result in results]
 
 
-def _completion(result: Result) -> Completion:
+def _completion(result: Result, seconds: float) -> Completion:
     edits = sum(result.metrics.edits_applied)
-    return Completion(
-        result.text, result.token_ids, result.metrics.forwards, edits, result.metrics.seconds, result.finish_reason
-    )
+    return Completion(result.text, result.token_ids, result.metrics.forwards, edits, seconds, result.finish_reason)
 
 
 @dataclass(frozen=True)
 class ARGenerator:
-    """transformers' generate on the loaded model, left to right; greedy at temperature 0. [MASK] is never drawn."""
+    """The loaded model left to right with its own cache; greedy at temperature 0. [MASK] is never drawn."""
 
     loaded: Any
     config: DecodeConfig
     kind: str = "autoregressive"
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Requests in batches of equal prompt length and settings; the seed of a batch is its first request's."""
-        groups: dict[tuple[int, int, float], list[int]] = {}
-        prompts = [self.prompt(request) for request in requests]
-        for index, request in enumerate(requests):
-            key = (len(prompts[index]), self._new(request), self._temperature(request))
-            groups.setdefault(key, []).append(index)
+        """Requests in batches of decode.requests with equal sampling, prompts of similar length together. DecodeError
+        where one does not fit the window."""
+        rows = [self._row(request) for request in requests]
+        groups: dict[Sampling, list[int]] = {}
+        for index in sorted(range(len(rows)), key=lambda each: len(rows[each].prompt)):
+            groups.setdefault(self._sampling(requests[index]), []).append(index)
         found: dict[int, Completion] = {}
-        for indices in groups.values():
-            for start in range(0, len(indices), LARGEST_BATCH):
-                part = indices[start : start + LARGEST_BATCH]
-                done = self._batch([requests[i] for i in part], [prompts[i] for i in part])
+        for sampling, indices in groups.items():
+            for start in range(0, len(indices), self.config.requests):
+                part = indices[start : start + self.config.requests]
+                done = self._batch([rows[index] for index in part], sampling)
                 found.update(zip(part, done, strict=True))
         return [found[index] for index in range(len(requests))]
 
@@ -104,37 +108,30 @@ class ARGenerator:
         start = self.loaded.meta.document_start
         return prompt_ids(tokenizer, request.prompt, request.messages, start) or [int(tokenizer.eos_token_id)]
 
-    def _new(self, request: Request) -> int:
-        return self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+    def _row(self, request: Request) -> Row:
+        denoiser, prompt = self.loaded.denoiser, self.prompt(request)
+        new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        Blocks(len(prompt), new, 1, window_of(denoiser, self.config))
+        ends = end_ids(request, self.loaded.tokenizer, denoiser.end_ids)
+        text = TextStream(self.loaded.tokenizer, prompt, request.stop, ends)
+        seed = self.config.seed if request.seed is None else request.seed
+        return Row(prompt, text, ends, new, seed, request.sample)
 
-    def _temperature(self, request: Request) -> float:
-        return self.config.temperature if request.temperature is None else request.temperature
+    def _sampling(self, request: Request) -> Sampling:
+        names = ("temperature", "top_k", "top_p")
+        asked = {name: getattr(request, name) for name in names}
+        return Sampling(**{name: getattr(self.config, name) if asked[name] is None else asked[name] for name in names})
 
-    def _batch(self, requests: Sequence[Request], prompts: list[list[int]]) -> list[Completion]:
-        model, first = network(self.loaded.denoiser), requests[0]
-        ends = sorted(end_ids(first, self.loaded.tokenizer, self.loaded.denoiser.end_ids))
-        ids = torch.tensor(prompts, device=self.loaded.denoiser.device)
-        temperature = self._temperature(first)
-        drawing = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    def _batch(self, rows: Sequence[Row], sampling: Sampling) -> list[Completion]:
         started = time.monotonic()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed((self.config.seed if first.seed is None else first.seed) + first.sample)
-            output = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=self._new(first), eos_token_id=ends or None,
-                pad_token_id=ends[0] if ends else 0, suppress_tokens=[self.loaded.denoiser.mask_id], **drawing,
-            )  # fmt: skip
-        seconds = (time.monotonic() - started) / len(requests)
-        rows = output[:, ids.shape[1] :].tolist()
-        return [self._cut(row, ends, request, seconds) for row, request in zip(rows, requests, strict=True)]
+        write(self.loaded.denoiser, rows, sampling)
+        seconds = (time.monotonic() - started) / len(rows)
+        return [Completion(row.text.text, tuple(row.text.ids), row.written, 0, seconds, row.finish) for row in rows]
 
-    def _cut(self, row: list[int], ends: Sequence[int], request: Request, seconds: float) -> Completion:
-        place = next((index for index, token in enumerate(row) if token in ends), None)
-        kept = row if place is None else row[: place + 1]
-        text = self.loaded.tokenizer.decode(kept if place is None else kept[:-1], skip_special_tokens=False)
-        cuts = [text.index(stop) for stop in request.stop if stop in text]
-        text = text[: min(cuts)] if cuts else text
-        finish = "stop" if cuts else "length" if place is None else "eos"
-        return Completion(text, tuple(kept), len(kept), 0, seconds, finish)
+
+def window_of(denoiser: Denoiser, config: DecodeConfig) -> int:
+    """Positions a text may have: the smaller of the model's and the configuration's window; 0: no bound."""
+    return min((size for size in (denoiser.window, config.window) if size), default=0)
 
 
 def generator_for(kind: str, loaded: Any, config: DecodeConfig) -> Generator:

@@ -1,50 +1,51 @@
 # A model class for lm-evaluation-harness: text by block diffusion, likelihoods by the block ELBO.
-# Entry points: HildanextLM; `python -m hildanext.measure.harness --model hildanext --model_args pretrained=...`, with
-# lm_eval's own arguments. A diffusion model's log-likelihoods are lower bounds: compare them with each other only.
+# Entry points: HildanextLM; `lm_eval --model hildanext --model_args pretrained=...`, or, whoever wrote the command
+# `lm_eval` last, `python -m hildanext.measure.harness` with the same arguments (harness_command.py).
+# A diffusion model's log-likelihoods are lower bounds: compare them with each other only.
 """Adapter to lm-evaluation-harness (needs the `eval` extra)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
+from lm_eval.api.registry import MODEL_REGISTRY, register_model
 
-from hildanext.config.decode import DecodeConfig
-from hildanext.config.model import ModelConfig
 from hildanext.core.batches import document_batch, padded
 from hildanext.core.likelihood import autoregressive_nll, block_elbo
 from hildanext.core.types import Batch
-from hildanext.data.chat import prompt_ids
+from hildanext.data.chat import PLAIN_TEMPLATE, prompt_ids
+from hildanext.data.tokenizers import encode_texts
 from hildanext.decoding.request import Request
-from hildanext.measure.generation import generator_for
+from hildanext.errors import ConfigError, DataError
+from hildanext.measure.generation import generator_for, window_of
+from hildanext.measure.harness_arguments import LOG, asked, settings
+from hildanext.measure.harness_command import NAME, main
 from hildanext.measure.scoring import pair_batch
 from hildanext.models.load import load_model
 
 DEFAULT_NEW_TOKENS = 256
 WINDOW = 1024
-KNOWN = {"until", "max_gen_toks", "temperature", "do_sample", "top_p", "top_k"}
+AT_ONCE = 64
+Chat = tuple[dict[str, str], ...]
 
 
-@register_model("hildanext")
 class HildanextLM(LM):  # type: ignore[misc]
-    """pretrained: folder; mode, tau_mask, tau_edit: of decoding; generator: auto | diffusion | autoregressive; samples:
-    Monte-Carlo draws of a bound, 0 exact (block <= 8); greedy: also decode, to say whether a continuation is the greedy
-    one (slow; False otherwise); seed: of draws."""
+    """pretrained: folder; device, dtype, trust_remote_code, max_length, batch_size as for lm_eval's own models;
+    max_new_tokens: of tasks that name no length; generator: auto | diffusion | autoregressive; samples: Monte-Carlo
+    draws of a bound, 0 exact (block <= 8); seed: of draws; mode, tau_mask and every other setting of decoding."""
 
-    def __init__(
-        self, pretrained: str = "tiny", samples: int = 16, greedy: bool = False, seed: int = 0, **settings: Any
-    ) -> None:
+    def __init__(self, pretrained: str = "tiny", **given: Any) -> None:
         super().__init__()
-        self.loaded = load_model(ModelConfig(path=pretrained, device=settings.pop("device", None) or "auto"))
-        self.samples, self.greedy, self.seed = int(samples), str(greedy).lower() == "true", int(seed)
-        kind = str(settings.pop("generator", "auto"))
-        for unused in ("batch_size", "max_batch_size"):
-            settings.pop(unused, None)
-        self.generator = generator_for(kind, self.loaded, DecodeConfig(**settings))
-        self._chats: dict[str, tuple[dict[str, str], ...]] = {}
+        found = settings({"pretrained": pretrained, **given})
+        self.loaded, self.samples, self.seed = load_model(found.model), found.samples, found.decode.seed
+        self.generator = generator_for(found.generator, self.loaded, found.decode)
+        self.window = window_of(self.loaded.denoiser, found.decode) or WINDOW
+        self.new_tokens = found.new_tokens or min(DEFAULT_NEW_TOKENS, self.window // 2)
+        self._chats: dict[str, tuple[Chat, list[int]]] = {}
 
     @property
     def tokenizer_name(self) -> str:
@@ -52,50 +53,107 @@ class HildanextLM(LM):  # type: ignore[misc]
         return str(self.loaded.tokenizer.name_or_path)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The tokenizer's template."""
-        return str(self.loaded.tokenizer.chat_template) if chat_template else None
+        """The template of chats. ConfigError where one of several is asked for by name."""
+        if isinstance(chat_template, str) and chat_template not in ("", "default"):
+            raise ConfigError(f"apply_chat_template {chat_template!r}: only the template of training is rendered")
+        return str(self.loaded.tokenizer.chat_template or PLAIN_TEMPLATE) if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The text of a chat's prompt ids, by which the chat is known again when it comes back as a context."""
-        tokenizer = self.loaded.tokenizer
-        if not add_generation_prompt:
-            return str(tokenizer.apply_chat_template(chat_history, tokenize=False, add_generation_prompt=False))
-        text = str(tokenizer.decode(prompt_ids(tokenizer, None, chat_history), clean_up_tokenization_spaces=False))
-        self._chats[text] = tuple(chat_history)
+        """The text of a chat's prompt ids, by which the chat is known again when it comes back as a context. Without
+        add_generation_prompt the last message begins the reply. A template without system turns is asked again without
+        them."""
+        try:
+            ids = self._rendered(chat_history, add_generation_prompt)
+        except DataError as error:
+            kept = [turn for turn in chat_history if turn["role"] != "system"]
+            if len(kept) == len(chat_history):
+                raise
+            LOG.warning("%s; going on without the system turn", error)
+            chat_history, ids = kept, self._rendered(kept, add_generation_prompt)
+        text = str(self.loaded.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        self._chats[text] = (tuple(chat_history), ids)
         return text
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Texts up to the first stop string. ValueError for generation arguments that would be ignored."""
-        asked = [_request(request.args[1], **self._asked(request.args[0])) for request in requests]
-        return [one.text for one in self.generator.complete(asked)]
+    def _rendered(self, chat: list[dict[str, str]], open_turn: bool) -> list[int]:
+        tokenizer = self.loaded.tokenizer
+        if open_turn:
+            return prompt_ids(tokenizer, None, chat)
+        return prompt_ids(tokenizer, None, chat[:-1]) + encode_texts(tokenizer, [chat[-1]["content"]])[0]
 
-    def _asked(self, context: str) -> dict[str, Any]:
-        chat = self._chats.get(context)
-        return {"prompt": context} if chat is None else {"messages": chat}
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Texts up to the first stop string; the same request again is another sample of it. A prompt that leaves no
+        room for its text loses tokens from its left. ConfigError for generation arguments that would be ignored."""
+        seen: Counter[str] = Counter()
+        made = [self._request(request.args, seen) for request in requests]
+        texts: list[str] = []
+        for start in range(0, len(made), AT_ONCE):
+            done = self.generator.complete(made[start : start + AT_ONCE])
+            for request, one in zip(requests[start:], done, strict=False):
+                self.cache_hook.add_partial("generate_until", request.args, one.text)
+            texts += [one.text for one in done]
+        return texts
+
+    def _request(self, arguments: tuple[str, dict[str, Any]], seen: Counter[str]) -> Request:
+        context, more = arguments
+        key, fields = repr(arguments), asked(more, self.new_tokens)
+        sample, seen[key] = seen[key], seen[key] + 1
+        room, new = self.window - fields["max_new_tokens"], fields["max_new_tokens"]
+        if room < 1:
+            raise ConfigError(
+                f"max_gen_toks: {new} new tokens fill the model's window of {self.window}; pass --gen_kwargs "
+                f"max_gen_toks={max(1, self.window // 2)} or less"
+            )
+        chat, ids = self._lead(context)
+        fields |= {"sample": sample} | ({"prompt": context} if chat is None else {"messages": chat})
+        if len(ids) > room:
+            LOG.warning("a context of %d tokens and %d new ones exceed %d: cut on the left", len(ids), new, self.window)
+        if len(ids) > room or (chat is not None and chat[-1]["role"] == "assistant"):
+            fields |= {"prompt": None, "prompt_ids": tuple(ids[-room:])}  # a chat's turns still say what ends the reply
+        return Request(**fields)
+
+    def _lead(self, context: str) -> tuple[Chat | None, list[int]]:
+        if context in self._chats:
+            return self._chats[context]
+        return None, prompt_ids(self.loaded.tokenizer, context, None)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """(log-likelihood or its lower bound in nats, whether the continuation is the greedy one) per request."""
-        found = []
-        for request in requests:
-            context, continuation = request.args
-            chat, tokenizer = self._chats.get(context), self.loaded.tokenizer
-            lead = context if chat is None else prompt_ids(tokenizer, None, chat)
-            batch = pair_batch(tokenizer, lead, continuation, self._window())
-            found.append((-self._nats(batch), self.greedy and self._is_greedy(batch)))
-        return found
+        """(log-likelihood or its lower bound in nats, whether the continuation is what greedy decoding writes) per
+        request."""
+        rows = [self._pair(*request.args) for request in requests]
+        nats = [self._nats(row) for row in rows]
+        return [(-value, greedy) for value, greedy in zip(nats, self._greedy(rows), strict=True)]
+
+    def _pair(self, context: str, continuation: str) -> Batch:
+        lead = self._chats[context][1] if context in self._chats else context
+        whole = pair_batch(self.loaded.tokenizer, lead, continuation, 0)
+        learned, length = int(whole.learn.sum()), whole.tokens.shape[1]
+        if learned >= self.window:
+            raise ConfigError(f"a continuation of {learned} tokens does not fit the model's window of {self.window}")
+        if length > self.window:
+            LOG.warning("a context and continuation of %d tokens exceed %d: cut on the left", length, self.window)
+        return document_batch([(whole.tokens[0, -self.window :].tolist(), min(length, self.window) - learned)], 0)
+
+    def _greedy(self, rows: Sequence[Batch]) -> list[bool]:
+        pairs = [(tuple(row.tokens[0][~row.learn[0]].tolist()), row.tokens[0][row.learn[0]].tolist()) for row in rows]
+        longest: dict[tuple[int, ...], int] = {}
+        for prompt, wanted in pairs:
+            longest[prompt] = max(longest.get(prompt, 0), len(wanted))
+        written = self.generator.complete([
+            Request(prompt_ids=prompt, max_new_tokens=max(1, size), ignore_eos=True, temperature=0.0)
+            for prompt, size in longest.items()
+        ])  # fmt: skip
+        texts = {prompt: list(one.ids) for prompt, one in zip(longest, written, strict=True)}
+        return [texts[prompt][: len(wanted)] == wanted for prompt, wanted in pairs]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood, or its lower bound, of whole texts, in windows that do not see each other."""
         return [-sum(map(self._nats, self._windows(request.args[0]))) for request in requests]
 
     def _windows(self, text: str) -> list[Batch]:
-        tokenizer, room = self.loaded.tokenizer, max(1, self._window() - 1)
+        tokenizer, room = self.loaded.tokenizer, max(1, self.window - 1)
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         rows = [[int(tokenizer.eos_token_id), *ids[start : start + room]] for start in range(0, len(ids), room)]
         return [document_batch([(row, 1)], 0) for row in rows]
-
-    def _window(self) -> int:
-        return self.loaded.denoiser.window or WINDOW
 
     def _nats(self, batch: Batch) -> float:
         model, batch = self.loaded.denoiser, batch.to(self.loaded.denoiser.device)
@@ -105,35 +163,8 @@ class HildanextLM(LM):  # type: ignore[misc]
         rng = torch.Generator().manual_seed(self.seed)
         return block_elbo(model, padded(batch, block, model.mask_id), block, rng, self.samples).nats
 
-    def _is_greedy(self, batch: Batch) -> bool:
-        ids, learn = batch.tokens[0], batch.learn[0]
-        prompt, wanted = tuple(ids[~learn].tolist()), tuple(ids[learn].tolist())
-        request = Request(prompt_ids=prompt, max_new_tokens=len(wanted), ignore_eos=True, temperature=0.0)
-        return self.generator.complete([request])[0].ids == wanted
-
-
-def _request(arguments: dict[str, Any], **asked: Any) -> Request:
-    unknown = set(arguments) - KNOWN
-    if unknown:
-        raise ValueError(f"generate_until: {sorted(unknown)} would be ignored; known are {sorted(KNOWN)}")
-    until = arguments.get("until") or []
-    sampled = bool(arguments.get("do_sample", False))
-    temperature = float(arguments.get("temperature", 1.0 if sampled else 0.0)) if sampled else 0.0
-    drawing = {name: arguments[name] for name in ("top_p", "top_k") if sampled and name in arguments}
-    return Request(
-        stop=tuple([until] if isinstance(until, str) else until), temperature=temperature,
-        max_new_tokens=int(arguments.get("max_gen_toks", DEFAULT_NEW_TOKENS)), **drawing, **asked,
-    )  # fmt: skip
-
-
-def main() -> None:
-    """lm_eval's command line with this model registered."""
-    from lm_eval.__main__ import cli_evaluate
-
-    cli_evaluate()
-
 
 if __name__ == "__main__":
-    from hildanext.measure.harness import main as registered
-
-    registered()
+    main()
+elif NAME not in MODEL_REGISTRY:
+    register_model(NAME)(HildanextLM)

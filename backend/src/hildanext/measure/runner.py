@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ FORMAT = 1
 def evaluate(
     config: Config, console: Console, against: Sequence[Path] = (), run_dir: Path | None = None
 ) -> dict[str, Any]:
-    """The report of all tasks of config.eval; report.json, report.md and plots/*.png in the run directory.
-    against: run directories or report files whose numbers stand beside these."""
+    """The report of all tasks of config.eval; report.json, report.md and plots/*.png in the run directory, written
+    after every task. against: run directories or report files whose numbers stand beside these. DataError before
+    anything runs where a task's file cannot be read."""
     others = [read_report(path) for path in against]
     tasks: list[Task] = [build("tasks", section, "eval.tasks") for section in config.eval.tasks]
+    for task in tasks:
+        task.ready()
     run = RunDir.create(config, "eval", run_dir)
     with run.running(console):
         loaded = load_model(config.model, console)
@@ -37,10 +41,13 @@ def evaluate(
         context = EvalContext.of(loaded, config, console)
         report = _header(config, run, context)
         for section, task in zip(config.eval.tasks, tasks, strict=True):
-            report["tasks"].append(_one(section.type, task, context))
+            done = _one(section.type, task, replace(context, failed=[]))
+            report["tasks"].append(done)
+            report["against"] = side_by_side(report, others)
+            _write(run, report)
+            _draw(run, report["tasks"], console)
             run.status(step=len(report["tasks"]), total=len(tasks))
-        report["against"] = side_by_side(report, others)
-        _write(run, report, console)
+        console.say(f"report: {run.path}/report.md")
     return report | {"run": str(run.path)}
 
 
@@ -58,6 +65,7 @@ def _header(config: Config, run: RunDir, context: EvalContext) -> dict[str, Any]
         "dtype": str(context.loaded.dtype),
         "device": str(context.loaded.device),
         "tasks": [],
+        "against": [],
     }
 
 
@@ -67,17 +75,24 @@ def _one(name: str, task: Task, context: EvalContext) -> dict[str, Any]:
     outcome = task.run(context)
     for label, measure in outcome.measures.items():
         context.console.say(f"  {label}: {measure.text()}, {measure.items} items")
-    settings = task.model_dump(mode="json")
+    settings, wrong = task.model_dump(mode="json"), context.failed
     found = {"task": name, "version": task.version, "settings": settings, "seconds": time.monotonic() - started}
-    return found | outcome.as_dict()
+    found |= outcome.as_dict() | {"failed": wrong[: context.config.eval.samples]}
+    if wrong:
+        context.console.warn(f"task {name}: {len(wrong)} items failed and count as wrong")
+        found["counts"] = {**outcome.counts, "failed items": len(wrong)}
+    return found
 
 
-def _write(run: RunDir, report: dict[str, Any], console: Console) -> None:
+def _write(run: RunDir, report: dict[str, Any]) -> None:
     run.write_json("report.json", report)
     write_atomic(run.path / "report.md", document(report))
-    for task in report["tasks"]:
-        for name, points in task["series"].items():
-            why = png(run.plots / f"{task['task']}-{name}.png", f"{task['task']}: {name}", points)
-            if why:
-                console.warn(why)
-    console.say(f"report: {run.path}/report.md")
+
+
+def _draw(run: RunDir, tasks: Sequence[dict[str, Any]], console: Console) -> None:
+    name, times = tasks[-1]["task"], sum(task["task"] == tasks[-1]["task"] for task in tasks)
+    for series, points in tasks[-1]["series"].items():
+        file = f"{name}-{series}.png" if times == 1 else f"{name}-{times}-{series}.png"
+        why = png(run.plots / file, f"{name}: {series}", points)
+        if why:
+            console.warn(why)

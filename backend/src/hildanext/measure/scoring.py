@@ -27,15 +27,20 @@ def pair_batch(tokenizer: Any, prompt: str | Sequence[int], text: str, window: i
     return document_batch([(ids, max(0, len(ids) - len(whole) + len(lead)))], 0)
 
 
-def _window(loaded: Any) -> int:
-    return int(loaded.denoiser.window)
-
-
 def _encoded(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
 
 def causal_nats(loaded: Any, prompt: str, text: str) -> float:
-    """-log p(text | prompt) in nats under the model read left to right."""
-    batch = pair_batch(loaded.tokenizer, prompt, text, loaded.denoiser.window).to(loaded.denoiser.device)
-    return autoregressive_nll(loaded.denoiser, batch).nats
+    """-log p(text | prompt) in nats under the model read left to right. A text beyond the window is scored in pieces,
+    each behind as much of what precedes it as half a window or more holds."""
+    whole, window = pair_batch(loaded.tokenizer, prompt, text, 0), loaded.denoiser.window
+    ids, first = whole.tokens[0].tolist(), int((~whole.learn[0]).sum())
+    step = window // 2 if window and len(ids) > window else len(ids)
+    total = 0.0
+    for start in range(first, len(ids), step):
+        row = ids[max(0, start + step - window) if window else 0 : start + step]
+        scored = min(step, len(ids) - start)
+        batch = document_batch([(row, len(row) - scored)], 0).to(loaded.denoiser.device)
+        total += autoregressive_nll(loaded.denoiser, batch).nats
+    return total

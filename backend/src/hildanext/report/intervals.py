@@ -1,6 +1,7 @@
 # Uncertainty of what evaluation reports: shares, means and ratios of sums with 95 % intervals.
 # Entry points: Measure, share, mean, ratio.
-# Standard library only; every measure carries how many items it rests on.
+# Every measure carries how many items it rests on. Means and ratios are bootstrapped over items with a fixed seed: an
+# interval ends at values that the items can give, so none is below zero where all are above, and it repeats.
 """Point estimates with confidence intervals."""
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 Z = 1.959963984540054
+RESAMPLES = 2000
+AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -45,21 +50,27 @@ def share(successes: int, items: int) -> Measure:
 
 
 def mean(values: Sequence[float], unit: str = "") -> Measure:
-    """The mean of independent values with its normal interval; a single value has the interval [value, value]."""
+    """The mean of independent values with its bootstrap interval; a single value has the interval [value, value]."""
     if not values:
         raise ValueError("mean: no values")
-    average = math.fsum(values) / len(values)
-    spread = math.sqrt(math.fsum((v - average) ** 2 for v in values) / max(1, len(values) - 1))
-    half = Z * spread / math.sqrt(len(values))
-    return Measure(average, average - half, average + half, len(values), unit)
+    return _bootstrapped(values, [1.0] * len(values), unit)
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float], unit: str = "") -> Measure:
-    """sum(tops) / sum(bottoms) over items, e.g. nats per token; interval by linearisation (the delta method)."""
-    if len(tops) != len(bottoms) or math.fsum(bottoms) <= 0:
+    """sum(tops) / sum(bottoms) over items, e.g. nats per token over documents, with its bootstrap interval.
+    bottoms >= 0."""
+    if len(tops) != len(bottoms) or math.fsum(bottoms) <= 0 or min(bottoms) < 0:
         raise ValueError(f"ratio: {len(tops)} numerators, {len(bottoms)} denominators of sum {math.fsum(bottoms)}")
-    total, count = math.fsum(bottoms), len(tops)
-    value = math.fsum(tops) / total
-    residual = math.fsum((top - value * bottom) ** 2 for top, bottom in zip(tops, bottoms, strict=True))
-    half = Z * math.sqrt(residual * count / max(1, count - 1)) / total
-    return Measure(value, value - half, value + half, count, unit)
+    return _bootstrapped(tops, bottoms, unit)
+
+
+def _bootstrapped(tops: Sequence[float], bottoms: Sequence[float], unit: str) -> Measure:
+    value, count = math.fsum(tops) / math.fsum(bottoms), len(tops)
+    rng, pairs = np.random.default_rng(0), np.array([tops, bottoms], dtype=np.float64).T
+    found: list[float] = []
+    while len(found) < RESAMPLES:
+        size = min(RESAMPLES - len(found), max(1, AT_ONCE // count))
+        sums = rng.multinomial(count, np.full(count, 1 / count), size=size) @ pairs
+        found += (sums[:, 0] / sums[:, 1])[sums[:, 1] > 0].tolist()
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Measure(value, min(value, float(low)), max(value, float(high)), count, unit)

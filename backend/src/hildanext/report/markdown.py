@@ -1,5 +1,5 @@
 # The report of an evaluation as Markdown tables.
-# Entry points: document, table.
+# Entry points: document, table, decoder.
 # Numbers are those of report.json; nothing is computed here.
 """Markdown of evaluation reports."""
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from hildanext.report.intervals import Measure
 
+DRAWING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; '|' in a cell is escaped."""
@@ -17,11 +19,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def decoder(report: Mapping[str, Any]) -> str:
+    """How the texts of a report were made: left to right, or a mode or policy and every value set beside it."""
+    decode = report["decode"]
+    names = ("temperature", "top_k", "top_p")
+    said = [f"{name} {decode[name]:g}" for name in names if decode.get(name) not in (None, DRAWING[name])]
+    if report["generator"] == "autoregressive":
+        return ", ".join(["left to right", *said])
+    policy = decode.get("policy")
+    values = {name: decode.get(name, "preset") for name in ("tau_mask", "tau_edit", "max_post_steps")}
+    set_here = [f"{name} {'off' if value is None else value}" for name, value in values.items() if value != "preset"]
+    block = [f"block {decode['block']}"] if decode.get("block") else []
+    return ", ".join([policy["type"] if policy else decode["mode"], *set_here, *block, *said])
+
+
 def document(report: Mapping[str, Any]) -> str:
     """The whole report: a heading, one table per task, samples, and the comparison where there is one."""
     lead = (
-        f"# Evaluation of {report['model']}\n\n{report['generator']} generation, mode {report['decode']['mode']}, "
-        f"seed {report['seed']}, {report['dtype']} on {report['device']}, run {report['run']}. "
+        f"# Evaluation of {report['model']}\n\n{report['generator']} generation, {decoder(report)}, "
+        f"at most {report['decode']['requests']} texts at once, seed {report['seed']}, {report['dtype']} on "
+        f"{report['device']}, run {report['run']}. "
         "Intervals are 95 %.\n"
     )
     parts = [lead, *(_task(task) for task in report["tasks"])]

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from hildanext.decoding.request import Request
 from hildanext.measure.extraction import gsm8k_answer, gsm8k_gold, same_number
-from hildanext.measure.items import chosen, read_items
+from hildanext.measure.items import Item, chosen, read_items
 from hildanext.measure.task import EvalContext, Outcome, Task, cost
 from hildanext.report.intervals import share
 
@@ -21,6 +21,7 @@ STOPS = ("\nQuestion:", "\n\nQ:", "Question:")
 class Gsm8k(Task):
     """Exact match of the final number. Source: Cobbe et al. arXiv:2110.14168; form of lm-evaluation-harness."""
 
+    version: ClassVar[int] = 2
     path: str = Field("hub:openai/gsm8k/main:test", description="file, or hub:<owner>/<name>[/<subset>]:<split>")
     download: bool = Field(False, description="allow the network for a path on the hub")
     shots: str = Field("", description="file of worked examples (train.jsonl) for the few-shot form; empty: none")
@@ -29,9 +30,14 @@ class Gsm8k(Task):
     rule: Literal["flexible", "strict"] = Field("flexible", description="strict: only a number after '####' counts")
     max_new_tokens: int = Field(256, ge=1, description="tokens per reply")
 
+    def ready(self) -> None:
+        """Read the items and the worked examples."""
+        self._items()
+        self.lead(0)
+
     def run(self, context: EvalContext) -> Outcome:
         """Ask, extract the number, compare."""
-        items = chosen(read_items(self.path, ("question", "answer"), self.download), self.limit, context.config.seed)
+        items = chosen(self._items(), self.limit, context.config.seed)
         lead = self.lead(context.config.seed)
         done = context.complete("gsm8k", [self.request(item, lead) for item in items])
         shown, right = [], 0
@@ -41,6 +47,9 @@ class Gsm8k(Task):
             shown.append({"question": item["question"], "reply": one.text, "found": found, "gold": gold})
         measures = {"exact_match": share(right, len(items))} | cost(done)
         return Outcome(measures, {"items": len(items)}, shown[: context.config.eval.samples])
+
+    def _items(self) -> list[Item]:
+        return read_items(self.path, ("question", "answer"), self.download)
 
     def lead(self, seed: int) -> str:
         """The worked examples, each `Question: ...` and `Answer: ...`, with a blank line after."""

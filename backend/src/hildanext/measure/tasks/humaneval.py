@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -23,12 +23,17 @@ ASK = "Complete this Python function. Answer with the whole function in one code
 class Humaneval(Task):
     """pass@1 on HumanEval. Source: Chen et al. arXiv:2107.03374."""
 
+    version: ClassVar[int] = 2
     path: str = Field("hub:openai/openai_humaneval:test", description="file, or hub:<owner>/<name>[/<subset>]:<split>")
     download: bool = Field(False, description="allow the network for a path on the hub")
     chat: bool = Field(False, description="ask as a chat turn instead of continuing the prompt")
     max_new_tokens: int = Field(512, ge=1, description="tokens per reply")
     cpu_seconds: int = Field(10, ge=1, description="processor time of one program's tests, seconds")
     canonical: bool = Field(False, description="run the reference solutions instead of the model's, to check the tests")
+
+    def ready(self) -> None:
+        """Read the items."""
+        read_items(self.path, FIELDS, self.download)
 
     def run(self, context: EvalContext) -> Outcome:
         """Generate, complete the function, run its tests."""

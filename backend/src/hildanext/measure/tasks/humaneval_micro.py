@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -20,6 +21,7 @@ from hildanext.measure.task import EvalContext, Outcome, Task
 class HumanevalMicro(Task):
     """pass@1 on micro coding tasks asked as chat turns, in HumanEval's schema."""
 
+    version: ClassVar[int] = 2
     limit: int = Field(100, ge=1, description="tasks")
     seed: int = Field(7_000_001, ge=0, lt=SEEDS, description="seed of the records")
     max_new_tokens: int = Field(32, ge=1, description="tokens per reply")

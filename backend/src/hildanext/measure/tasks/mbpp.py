@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ ASK = (
 class Mbpp(Task):
     """pass@1 on MBPP with its own prompt. Source: Austin et al. arXiv:2108.07732."""
 
+    version: ClassVar[int] = 2
     path: str = Field(
         "hub:google-research-datasets/mbpp:test", description="file, or hub:<owner>/<name>[/<subset>]:<split>"
     )
@@ -34,6 +35,11 @@ class Mbpp(Task):
     max_new_tokens: int = Field(512, ge=1, description="tokens per reply")
     cpu_seconds: int = Field(10, ge=1, description="processor time of one program's tests, seconds")
     canonical: bool = Field(False, description="run the reference solutions instead of the model's, to check the tests")
+
+    def ready(self) -> None:
+        """Read the items."""
+        for item in read_items(self.path, ("code",), self.download):
+            self.request(item)
 
     def run(self, context: EvalContext) -> Outcome:
         """Generate, take the code, run the tests."""

@@ -21,7 +21,7 @@ from hildanext.report.intervals import Measure, Z, ratio
 
 
 class Nll(Task):
-    """Nats per token with intervals over batches; the Monte-Carlo error of the bound is in the series."""
+    """Nats per token with intervals over documents; the Monte-Carlo error of the bound is in the series."""
 
     shards: str = Field("", description="folder of tokenized rows; empty: stories of the story world")
     limit: int = Field(64, ge=1, description="rows or stories")
@@ -30,6 +30,13 @@ class Nll(Task):
     autoregressive: bool = Field(True, description="also the exact NLL of the model read left to right")
     rows: int = Field(16, ge=1, description="rows of a forward")
     seed: int = Field(7_000_001, ge=0, lt=SEEDS, description="seed of stories and draws")
+
+    def ready(self) -> None:
+        """Open the shards."""
+        from hildanext.data.shards import ShardSet
+
+        if self.shards:
+            ShardSet.open(self.shards)
 
     def run(self, context: EvalContext) -> Outcome:
         """Score all rows under every reading."""
@@ -48,9 +55,9 @@ class Nll(Task):
                 points.append(_point(block, found))
                 bar.advance()
         tokens = int(sum(one.tokens for one in found)) if measures else 0
-        return Outcome(
-            measures, {"rows": sum(len(batch.tokens) for batch in batches), "tokens": tokens}, (), {"bound": points}
-        )
+        counts = {"rows": sum(len(batch.tokens) for batch in batches), "tokens": tokens}
+        counts["documents"] = sum(len(one.documents) for one in found) if measures else 0
+        return Outcome(measures, counts, (), {"bound": points})
 
     def _batches(self, loaded: Any) -> tuple[list[Batch], Measure | None]:
         device = loaded.denoiser.device
@@ -89,7 +96,8 @@ def story_batches(tokenizer: Any, seed: int, count: int, rows: int, multiple: in
 
 
 def _measure(found: Sequence[Estimate]) -> Measure:
-    return ratio([one.nats for one in found], [float(one.tokens) for one in found], "nats per token")
+    documents = [pair for one in found for pair in one.documents]
+    return ratio([nats for nats, _ in documents], [float(tokens) for _, tokens in documents], "nats per token")
 
 
 def _point(block: int, found: Sequence[Estimate]) -> dict[str, Any]:

@@ -27,9 +27,13 @@ class Steps(Task):
         ("preset",), description="thresholds of editing, probabilities; null: no editing"
     )
 
+    def ready(self) -> None:
+        """Open what the inner task reads."""
+        self._inner().ready()
+
     def run(self, context: EvalContext) -> Outcome:
         """Run the inner task at every setting."""
-        inner: Task = build("tasks", self.task, "eval.tasks.steps.task")
+        inner = self._inner()
         measures: dict[str, Measure] = {}
         points: list[dict[str, Any]] = []
         for tau_mask in self.tau_mask:
@@ -42,6 +46,10 @@ class Steps(Task):
                 point = {"x": tpf.value, "y": quality.value, "low": quality.low, "high": quality.high}
                 points.append(point | {"tau_mask": tau_mask, "tau_edit": tau_edit, "label": f"{tau_mask:g}"})
         return Outcome(measures, {"settings": len(points)}, (), {"frontier": points})
+
+    def _inner(self) -> Task:
+        inner: Task = build("tasks", self.task, "eval.tasks.steps.task")
+        return inner
 
 
 def _at(context: EvalContext, tau_mask: float, tau_edit: Any) -> EvalContext:

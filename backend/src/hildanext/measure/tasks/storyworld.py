@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,13 +15,14 @@ from hildanext.config.base import SEEDS
 from hildanext.config.decode import Temperature
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import Completion
-from hildanext.measure.task import EvalContext, Outcome, Task, cost
+from hildanext.measure.task import FAILED, EvalContext, Outcome, Task, cost
 from hildanext.report.intervals import Measure, mean, share
 
 
 class Storyworld(Task):
     """Share of generated stories the checker accepts, contradictions per story and their kinds, answers right."""
 
+    version: ClassVar[int] = 2
     stories: int = Field(100, ge=0, description="stories to generate")
     answers: int = Field(50, ge=0, description="questions per register")
     registers: tuple[Literal["chat", "arithmetic", "coding"], ...] = Field(
@@ -62,7 +63,10 @@ class Storyworld(Task):
             Request(messages=tuple(record["messages"][:-1]), max_new_tokens=self.max_new_tokens) for record in records
         ]
         done = context.complete(f"storyworld: {register}", asks)
-        right = [check_answer(record, one.text.strip()) for record, one in zip(records, done, strict=True)]
+        right = [
+            one.finish != FAILED and check_answer(record, one.text.strip())
+            for record, one in zip(records, done, strict=True)
+        ]
         for record, one, fits in list(zip(records, done, right, strict=True))[: context.config.eval.samples]:
             asked = record["messages"][-2]["content"]
             samples.append({"register": register, "asked": asked, "reply": one.text, "right": fits})
@@ -72,16 +76,18 @@ class Storyworld(Task):
 def judged(
     starts: Sequence[str], done: Sequence[Completion], counts: Counter[str], samples: list[dict[str, Any]], shown: int
 ) -> dict[str, Measure]:
-    """validity and contradictions of finished stories; kinds of problems are added to counts, texts to samples."""
+    """validity and contradictions of stories; kinds of problems are added to counts, texts to samples. A failed item is
+    not valid."""
     from hildanext.world import check
 
-    verdicts = [check(f"{start}{_gap(one.text)}{one.text}") for start, one in zip(starts, done, strict=True)]
+    told = [(start, one) for start, one in zip(starts, done, strict=True) if one.finish != FAILED]
+    verdicts = [check(f"{start}{_gap(one.text)}{one.text}") for start, one in told]
     counts.update(f"problem: {problem.kind}" for verdict in verdicts for problem in verdict.problems)
-    for start, one, verdict in list(zip(starts, done, verdicts, strict=True))[:shown]:
+    for (start, one), verdict in list(zip(told, verdicts, strict=True))[:shown]:
         first = verdict.problems[0].contradicts if verdict.problems else ""
         samples.append({"register": "stories", "asked": start, "reply": one.text, "right": verdict.valid, "why": first})
     return {
-        "valid": share(sum(verdict.valid for verdict in verdicts), len(verdicts)),
+        "valid": share(sum(verdict.valid for verdict in verdicts), len(done)),
         "problems_per_story": mean([float(len(verdict.problems)) for verdict in verdicts], "problems"),
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -17,19 +17,28 @@ from hildanext.errors import DataError
 from hildanext.measure.generation import Completion
 from hildanext.measure.items import chosen, read_items
 from hildanext.measure.scoring import causal_nats
-from hildanext.measure.task import EvalContext, Outcome, Task, cost
+from hildanext.measure.task import FAILED, EvalContext, Outcome, Task, cost
 from hildanext.report.intervals import Measure, mean, ratio, share
 
 
 class Tinystories(Task):
     """distinct-1/2/3, repetition of 4-grams, bits per character under an AR judge, for the text and for references."""
 
+    version: ClassVar[int] = 2
     path: str = Field("", description="file of stories with a `text` field, JSON lines")
     download: bool = Field(False, description="allow the network for a path on the hub")
     limit: int = Field(50, ge=1, description="stories to continue")
     prompt_words: int = Field(12, ge=1, description="words of each story given as the prompt")
     max_new_tokens: int = Field(128, ge=1, description="tokens per continuation")
     judge: str = Field("", description="AR model folder that scores the text; empty: no score")
+
+    def ready(self) -> None:
+        """Read the stories and find the judge."""
+        from hildanext.models.load import model_folder
+
+        read_items(self.path, ("text",), self.download)
+        if self.judge:
+            model_folder(self.judge)
 
     def run(self, context: EvalContext) -> Outcome:
         """Continue, then measure."""
@@ -43,7 +52,7 @@ class Tinystories(Task):
         done = context.complete(
             "tinystories", [Request(prompt=prompt, max_new_tokens=self.max_new_tokens) for prompt in prompts]
         )
-        measures = self._texts([one.text for one in done]) | cost(done)
+        measures = self._texts([one.text for one in done if one.finish != FAILED]) | cost(done)
         if self.judge:
             measures |= self._judged(prompts, done, stories)
         shown = [{"prompt": prompt, "reply": one.text} for prompt, one in zip(prompts, done, strict=True)]

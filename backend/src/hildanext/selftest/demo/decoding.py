@@ -29,7 +29,7 @@ def speed(stage: Stage) -> Part:
     parent, child = stage.model("parent"), stage.model("child")
     config = stage.config.decode
     variants: dict[str, tuple[Generator, str]] = {
-        "parent, transformers generate": (ARGenerator(parent, config), "Q_MODE"),
+        "parent, left to right": (ARGenerator(parent, config), "Q_MODE"),
         "child, Q_MODE": (DiffusionGenerator(child, config), "Q_MODE"),
         "child, S_MODE": (DiffusionGenerator(child, config), "S_MODE"),
     }
