@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from hildanext.config import Config, resolved_json
 from hildanext.environment import environment
-from hildanext.errors import HildaError, Interrupted
+from hildanext.errors import HildaError, Interrupted, first_line
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_SECONDS = 5.0
@@ -110,19 +110,30 @@ def read_status(path: Path) -> dict[str, Any]:
         status: dict[str, Any] = json.loads((path / "status.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HildaError(f"{path}: not a run directory (no status.json); `hildanext runs` lists them") from None
-    except json.JSONDecodeError as error:
-        raise HildaError(f"{path}/status.json: not valid JSON ({error}); the run cannot be read") from None
-    age = time.time() - float(status.get("heartbeat", 0.0))
-    silent = age > LOST_AFTER_SECONDS or not _alive(int(status.get("pid", 0)))
-    if status.get("state") == "running" and silent:
+        age = time.time() - float(status.get("heartbeat", 0.0))
+        process, running = int(status.get("pid", 0)), status.get("state") == "running"
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise HildaError(
+            f"{path}/status.json: cannot be read ({first_line(error)}); its folder is not touched, remove or repair it"
+        ) from None
+    silent = running and (age > LOST_AFTER_SECONDS or not _alive(process))
+    if silent:
         status["state"] = "lost"
     return status
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:
-    """The status of every run below `root`, newest first, each with its `id`."""
-    found = [{"id": path.parent.name, **read_status(path.parent)} for path in sorted(root.glob("*/status.json"))]
+    """The status of every run below `root`, newest first, each with its `id`; state `unreadable`, with the `error`,
+    where its status.json is damaged."""
+    found = [{"id": path.parent.name, **_listed(path.parent)} for path in sorted(root.glob("*/status.json"))]
     return sorted(found, key=lambda status: str(status.get("started", "")), reverse=True)
+
+
+def _listed(path: Path) -> dict[str, Any]:
+    try:
+        return read_status(path)
+    except (HildaError, OSError) as error:
+        return {"state": "unreadable", "error": first_line(error)}
 
 
 @dataclass

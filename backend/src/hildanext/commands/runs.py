@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context) -> dict[str, Any]:
     """{"runs": [status, ...]}, newest first."""
     runs = list_runs(Path(context.config.paths.runs))[: context.args.last]
-    rows = [(str(r["id"]), str(r["state"]), str(r.get("step", "")), _number(r.get("loss")), _age(r)) for r in runs]
+    rows = [(str(r["id"]), str(r.get("state", "")), str(r.get("step", "")), _number(r.get("loss")), _age(r)) for r in runs]
+    for damaged in (run for run in runs if run.get("state") == "unreadable"):
+        context.console.warn(f"{damaged['id']}: {damaged['error']}")
     if rows:
         context.console.table(rows, ("run", "state", "step", "loss", "age"))
     else:
@@ -33,10 +35,12 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def _number(value: Any) -> str:
-    return "" if value is None else f"{float(value):.4f}"
+    return f"{value:.4f}" if isinstance(value, int | float) else ""
 
 
 def _age(status: dict[str, Any]) -> str:
+    if "heartbeat" not in status:
+        return ""
     seconds = max(0.0, time.time() - float(status.get("heartbeat", 0.0)))
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:

@@ -96,7 +96,8 @@ class BlockEngine:
         DecodeError where it can never be served."""
         plan = resolve_mode(request, self.config, self.meta.decode)
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        bounds = Bounds(request.block or self.block, self.window, new, self.denoiser.mask_id, self.denoiser.vocab_size)
+        model, thinking = self.denoiser, self.config.thinking
+        bounds = Bounds(request.block or self.block, self.window, new, model.mask_id, model.vocab_size, thinking)
         prepared = prepare(request, self.tokenizer, bounds)
         canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)

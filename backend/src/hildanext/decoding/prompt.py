@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hildanext.data.chat import prompt_ids
+from hildanext.data.template import end_of_turn
 from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
@@ -38,20 +39,22 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a canvas must fit: block, window in positions (0: none), new tokens, [MASK], ids the model has (0: any)."""
+    """What a canvas must fit: block, window in positions (0: none), new tokens, [MASK], ids the model has (0: any); and
+    whether a request that does not say so begins with a thought."""
 
     block: int
     window: int
     new: int
     mask_id: int
     vocabulary: int = 0
+    thinking: bool = False
 
 
 def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     """The starting canvas. DecodeError for a prompt that holds [MASK] or unknown ids, gaps without infill, no room."""
     if request.infill:
         return _infill(request, tokenizer, bounds)
-    prompt = _encode(request, tokenizer)
+    prompt = _encode(request, tokenizer, bounds.thinking)
     if bounds.mask_id in prompt:
         raise DecodeError(f"prompt: holds the mask token (id {bounds.mask_id}); use infill with <gap:N> to leave gaps")
     unknown = [token for token in prompt if token < 0 or 0 < bounds.vocabulary <= token]
@@ -63,12 +66,14 @@ def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     return Prepared(blocks, tokens, torch.arange(blocks.length) >= len(prompt), tuple(prompt))
 
 
-def _encode(request: Request, tokenizer: Any) -> list[int]:
+def _encode(request: Request, tokenizer: Any, thinking: bool) -> list[int]:
     if request.prompt_ids is not None:
         return list(request.prompt_ids)
     if tokenizer is None:
         raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
-    return prompt_ids(tokenizer, request.prompt, request.messages)
+    return prompt_ids(
+        tokenizer, request.prompt, request.messages, thinking if request.thinking is None else request.thinking
+    )
 
 
 def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
@@ -113,6 +118,5 @@ def end_ids(request: Request, tokenizer: Any, own: frozenset[int] = frozenset())
     value = getattr(tokenizer, "eos_token_id", None)
     found = set(own) | (set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)})
     if request.messages is not None and tokenizer is not None:
-        turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        found |= {int(turn)} if turn is not None and turn != tokenizer.unk_token_id else set()
+        found |= {end_of_turn(tokenizer).id}
     return frozenset(found)

@@ -101,7 +101,8 @@ class ARGenerator:
         if request.prompt_ids is not None:
             return list(request.prompt_ids)
         tokenizer = self.loaded.tokenizer
-        return prompt_ids(tokenizer, request.prompt, request.messages) or [int(tokenizer.eos_token_id)]
+        thinking = bool(self.config.thinking if request.thinking is None else request.thinking)
+        return prompt_ids(tokenizer, request.prompt, request.messages, thinking) or [int(tokenizer.eos_token_id)]
 
     def _new(self, request: Request) -> int:
         return self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
