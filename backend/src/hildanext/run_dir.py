@@ -108,10 +108,10 @@ def read_status(path: Path) -> dict[str, Any]:
     """status.json of a run, its state `lost` where it says running but the process is gone or silent for a minute."""
     try:
         status: dict[str, Any] = json.loads((path / "status.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HildaError(f"{path}: not a run directory (no status.json); `hildanext runs` lists them") from None
         age = time.time() - float(status.get("heartbeat", 0.0))
         process, running = int(status.get("pid", 0)), status.get("state") == "running"
+    except FileNotFoundError:
+        raise HildaError(f"{path}: not a run directory (no status.json); `hildanext runs` lists them") from None
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise HildaError(
             f"{path}/status.json: cannot be read ({first_line(error)}); its folder is not touched, remove or repair it"

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
@@ -30,24 +30,46 @@ BEGINNINGS = (
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked where its name says it is packed."""
     packed = path.suffix.lower()
-    if packed in (".zst", ".zstd"):
-        with _zstd(path) as stream:
-            yield stream
-        return
-    unpacked: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    unpacked: dict[str, Callable[..., Any]] = {
+        ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _Frames, ".zstd": _Frames
+    }  # fmt: skip
     with unpacked.get(packed, open)(path, "rb") as file:
         yield io.BufferedReader(file) if packed in unpacked else file
 
 
-@contextmanager
-def _zstd(path: Path) -> Iterator[BinaryIO]:
-    import pyarrow
+class _Frames(io.RawIOBase):
+    def __init__(self, path: Path, mode: str) -> None:
+        self._path, self._done, self._broken = path, 0, False
+        self._stream = self._start()
 
-    with pyarrow.input_stream(str(path), compression="zstd") as stream:
+    def _start(self) -> Any:
+        import pyarrow
+
+        return pyarrow.input_stream(str(self._path), compression="zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
         try:
-            yield cast(BinaryIO, io.BufferedReader(stream))
+            found = self._stream.read(1 if self._broken else len(buffer))
         except OSError as error:
-            raise error if error.errno else EOFError(str(error)) from error
+            if error.errno or self._broken:
+                raise EOFError(str(error)) from error
+            self._read_up_to_the_damage()
+            return self.readinto(buffer)
+        self._done += len(found)
+        buffer[: len(found)] = found
+        return len(found)
+
+    def _read_up_to_the_damage(self) -> None:
+        self._stream, left, self._broken = self._start(), self._done, True
+        while left:
+            left -= len(self._stream.read(min(left, 1 << 16)))
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def suffix_of(path: Path | str) -> str:

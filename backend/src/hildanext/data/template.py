@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -248,8 +249,11 @@ def _kept(wide: str, bare: str, ends: str, starts: str) -> tuple[str, str]:
 
 def _start(text: str, before: Chat, tokenizer: Any, asked: Mapping[str, Any], thinking: Sequence[bool]) -> int:
     held = _held(before, tokenizer)[0]
-    prompts = (_rendered(held, tokenizer, **asked, add_generation_prompt=True, enable_thinking=on) for on in thinking)
+    prompts = [_rendered(held, tokenizer, **asked, add_generation_prompt=True, enable_thinking=on) for on in thinking]
     tails = [_split(prompt)[0][-1] for prompt in prompts]
+    if prompts[0] == _rendered(held, tokenizer, **asked):
+        said = [*held, {"role": "assistant", "content": HOLDER.format(0)}]
+        tails = [os.path.commonprefix([text, _split(_rendered(said, tokenizer, **asked))[0][-2]])]
     fits = [len(tail) for tail in tails if text.startswith(tail)]
     if not fits and len(thinking) > 1:
         raise ChatRefused("chat: the template shows no place where a reply without words begins")
