@@ -1,4 +1,4 @@
-# What people really have in their files: flags that say "do not learn", tools, parts, odd shapes, archives that break off.
+# What people really have in their files: flags that say "do not learn", tools, odd shapes, archives that break off.
 # Entry points: pytest.
 # Each input is one that once went wrong: it was learned, lost in silence, or ended in a traceback.
 """Hostile and unusual rows and files through data/records.py, messages.py, reading.py and tables.py."""
@@ -51,7 +51,8 @@ SHAPES: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
     ({"messages": [ASK, {"role": "assistant", "content": None, "tool_calls": [
         {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]},
         {"role": "tool", "tool_call_id": "1", "content": "2"}, TOLD]},
-     [ASK, {**CALLED, "tool_calls": [{"id": "1", **CALL}]}, {"role": "tool", "content": "2", "tool_call_id": "1"}, TOLD]),
+     [ASK, {**CALLED, "tool_calls": [{"id": "1", **CALL}]}, {"role": "tool", "content": "2", "tool_call_id": "1"},
+      TOLD]),
     ({"conversations": [{"from": "human", "value": "Hi"},
                         {"from": "function_call", "value": '{"name": "f", "arguments": {"a": 1}}'},
                         {"from": "observation", "value": "2"}, {"from": "gpt", "value": "Yes"}]},
@@ -95,7 +96,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("row", "reason"), REFUSED)
 def test_what_must_not_be_learned_is_refused_by_name(row: dict[str, Any], reason: str) -> None:
-    row["messages"] = row["messages"] if "messages" in row else None
+    row = {"messages": None, **row}
     with pytest.raises(Unusable, match=reason):
         to_document(row, detect(row) or "", "here", "1")
 

@@ -56,7 +56,12 @@ def test_files_with_other_metadata_and_other_formats_go_together(tmp_path: Path)
 
 
 def test_a_file_may_mix_the_shapes_of_its_rows_unless_one_is_named(tmp_path: Path) -> None:
-    rows = [{"text": "a"}, {"prompt": "p", "response": "r"}, {"other": 1}, {"text": None, "question": "q", "answer": "r"}]
+    rows = [
+        {"text": "a"},
+        {"prompt": "p", "response": "r"},
+        {"other": 1},
+        {"text": None, "question": "q", "answer": "r"},
+    ]
     path = write_rows(tmp_path / "a.jsonl", rows)
     source = build("sources", {"type": "jsonl", "path": str(path)})
     found = list(source.read(source.units()[0]))

@@ -92,7 +92,9 @@ def test_shards_with_chats_are_refused_by_a_model_with_another_template(tmp_path
     check_tokenizer(shards[1], other)
     with pytest.raises(DataError, match=r"written with chat template [0-9a-f]{12}, the model's is"):
         check_tokenizer(shards[0], other)
-    check_tokenizer(ShardSet(**{**vars(shards[0]), "manifest": {"tokenizer_hash": shards[0].manifest["tokenizer_hash"]}}), other)
+    check_tokenizer(
+        ShardSet(**{**vars(shards[0]), "manifest": {"tokenizer_hash": shards[0].manifest["tokenizer_hash"]}}), other
+    )
 
 
 def learned(root: Path, split: str) -> list[tuple[list[int], list[bool]]]:

@@ -1,7 +1,7 @@
 # The record every source yields and every later step reads, and the record of a row that could not be read.
 # Entry points: Document, BadRow, as_json, from_json.
-# A document holds exactly one of text, messages (chat) or tokens (pre-tokenised ids). A message is role and content and,
-# where a row has them, reasoning_content, tool_calls, name, tool_call_id, learn (false: a reply that is only context).
+# A document holds exactly one of text, messages (chat) or tokens (pre-tokenised ids). A message is role and content,
+# where a row has them reasoning_content, tool_calls, name, tool_call_id, and learn (false: a reply only seen).
 """Documents."""
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _refuse_nothing(
         if len(empty) == len(own):
             raise DataError(
                 f"data.sources.{number} ({section.type}): no usable document; "
-                f"{'; '.join(empty[:3]) or 'nothing asked'}; accepted are {ACCEPTED} as JSON lines, JSON, CSV, Parquet or Arrow"
+                f"{'; '.join(empty[:3]) or 'nothing asked'}; accepted are {ACCEPTED}"
             )
         for line in empty[:WARNED]:
             console.warn(f"no document from {line}")

@@ -19,8 +19,8 @@ TOKEN_FIELDS = ("input_ids", "token_ids", "tokens")
 MARKS = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask")
 SYSTEM_FIELDS = ("system", "system_prompt")
 ACCEPTED = (
-    "rows with text, messages, conversations, prompt/completion, question/answer, instruction/output or input_ids "
-    "(docs/training.md)"
+    "rows of JSON lines, JSON, CSV, Parquet or Arrow with text, messages, conversations, prompt/completion, "
+    "question/answer, instruction/output or input_ids (docs/training.md)"
 )
 FORMATS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
