@@ -153,6 +153,23 @@ def test_a_thought_stays_in_the_text_of_a_template_that_knows_none(base: Any) ->
         assert learned == f"{THOUGHT}<|im_end|>" and whole.count("Rome is in Italy.") == 1
 
 
+def test_a_thought_that_a_template_would_lose_is_refused_and_one_anywhere_else_stands_once(base: Any, qwen: Any) -> None:
+    drops = "{% for m in messages %}{{ m.role }}:{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+    base.chat_template = drops
+    with pytest.raises(ChatRefused, match="leaves out the thought of the last reply"):
+        render([TURNS[0], IN_CONTENT], base)
+    assert marked([TURNS[0], IN_CONTENT, *TURNS[2:]], base)[1].startswith("It is Rome.<|im_end|>")
+    for content in (f"Well. {THOUGHT}", f"{THOUGHT}<think>again</think>Rome."):
+        chat = [TURNS[0], {"role": "assistant", "content": content}]
+        with pytest.raises(ChatRefused):
+            render(chat, qwen)
+        base.chat_template = CHATML
+        assert marked(chat, base)[1] == f"{content}<|im_end|>"
+    short = [TURNS[0], {"role": "assistant", "content": "<think>\n\n</think>\n\nRome.\n"}]
+    assert marked(short, qwen)[0] == qwen.apply_chat_template(short, tokenize=False).rstrip("\n")
+    assert marked(short, qwen)[1] == "Rome.\n<|im_end|>"
+
+
 def test_earlier_thoughts_are_learned_once_where_each_turn_is_a_document(qwen: Any) -> None:
     chat = [TURNS[0], IN_FIELD, TURNS[2], IN_CONTENT]
     cuts = [marked(cut, qwen, turns="last") for cut in each_turn(chat)]

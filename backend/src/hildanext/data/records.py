@@ -28,11 +28,11 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "conversation": ("conversation",),
     "dialogue": ("dialogue",),
     "chat": ("chat",),
-    "instruction": ("instruction", "output"),
-    "instruction_response": ("instruction", "response"),
     "prompt_response": ("prompt", "response"),
     "prompt_completion": ("prompt", "completion"),
     "question_answer": ("question", "answer"),
+    "instruction": ("instruction", "output"),
+    "instruction_response": ("instruction", "response"),
     "question_response": ("question", "response"),
     "query_response": ("query", "response"),
     "problem_solution": ("problem", "solution"),
@@ -46,16 +46,22 @@ def detect(row: Row) -> str | None:
     """The name of a chat format, `text:<field>`, `tokens:<field>`, or None where the row shows none of them. Unusable
     for a preference or KTO row."""
     given = {key for key, value in row.items() if value is not None}
-    known = (name for name in FORMATS if "text" not in given or name not in BELOW_TEXT)
-    chat = next((name for name in known if given.issuperset(FORMATS[name])), None)
+    filled = {key for key in given if row[key] != "" and row[key] != []}
+    chat = _chat_format(filled)
     if {"chosen", "rejected"} <= given:
         raise Unusable("preference row (chosen, rejected): not for SFT unless the source's `format` names its chat")
     if chat and isinstance(row.get("label"), bool):
         raise Unusable("KTO row (label): not for SFT unless the source's `format` names its chat")
     if chat:
         return chat
-    text = next((f"text:{field}" for field in TEXT_FIELDS if field in given), None)
-    return text or next((f"tokens:{field}" for field in TOKEN_FIELDS if isinstance(row.get(field), list)), None)
+    text = next((f"text:{field}" for field in TEXT_FIELDS if field in filled), None)
+    tokens = next((f"tokens:{field}" for field in TOKEN_FIELDS if isinstance(row.get(field), list)), None)
+    return text or tokens or _chat_format(given) or next((f"text:{key}" for key in TEXT_FIELDS if key in given), None)
+
+
+def _chat_format(given: set[str]) -> str | None:
+    known = (name for name in FORMATS if "text" not in given or name not in BELOW_TEXT)
+    return next((name for name in known if given.issuperset(FORMATS[name])), None)
 
 
 def to_document(row: Row, form: str, source: str, fallback_id: str) -> Document:

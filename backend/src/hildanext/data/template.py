@@ -24,6 +24,7 @@ PLAIN_TEMPLATE = (
 HOLDER = "\ue000{}\ue001"
 HOLDERS = re.compile("\ue000(\\d+)\ue001")
 THINK = ("<think>", "</think>")
+TAGS = re.compile("(</?think>)")
 SHOWN = ("role", "name", "tool_calls", "tool_call_id")
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -74,7 +75,8 @@ def end_of_turn(tokenizer: Any) -> Ending:
 def _ending(tokenizer: Any, template: str) -> Ending:
     probe = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}] * 2
     texts = _split(_rendered(_held(probe, tokenizer)[0], tokenizer))[0]
-    added = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids) | {tokenizer.eos_token_id}
+    named = {token for text, token in tokenizer.get_added_vocab().items() if text.strip()}
+    added = named | set(tokenizer.all_special_ids) | {tokenizer.eos_token_id}
     first, between, after = ([t for t in _encoded(texts[i], tokenizer) if t in added] for i in (0, 2, 4))
     found = after[0] if after else between[0] if between and between[0] not in first else tokenizer.eos_token_id
     if found is None:
@@ -168,14 +170,15 @@ def _held(chat: Chat, tokenizer: Any, edges: bool = False) -> tuple[list[dict[st
             thought = hold(index, reason, True)
             shown |= {name: thought} if name else {}
             lead = "" if name else f"<think>\n{thought}\n</think>\n\n"
-        elif message["role"] == "assistant" and content.lstrip().startswith(THINK[0]) and THINK[1] in content:
-            inside, content = content.split(THINK[1], 1)
-            inside = inside.split(THINK[0], 1)[1]
-            (left, right), after = _edges(inside), _edges(content)[0]
-            thought = hold(index, inside.strip(), True) if inside.strip() else ""
-            lead = f"{THINK[0]}{left}{thought}{right}{THINK[1]}{after}"
-            content = content[len(after) :]
-        words = content or not message.get("tool_calls")
+        elif message["role"] == "assistant" and all(tag in content for tag in THINK):
+            inside = False
+            for piece in TAGS.split(content):
+                left, right = _edges(piece)
+                holds = piece.strip() and piece not in THINK
+                lead += f"{left}{hold(index, piece.strip(), inside)}{right}" if holds else piece
+                inside = piece == THINK[0] if piece in THINK else inside
+            content = ""
+        words = content or not (lead or message.get("tool_calls"))
         held.append({**shown, "content": lead + (hold(index, content) if words else "")})
     return held, slots
 
