@@ -121,8 +121,10 @@ def _refuse_bad(config: Config, reports: Sequence[Report]) -> None:
         )
     bad = sum(report["bad"] for report in reports)
     if bad > config.data.max_bad_rows:
-        examples = [row for report in reports for row in report["rows"]][:5]
-        shown = "; ".join(f"{file}:{line} {reason}" for file, line, reason in examples)
+        examples: dict[str, str] = {}
+        for file, line, reason in (row for report in reports for row in report["rows"]):
+            examples.setdefault(reason, f"{file}:{line} {reason}")
+        shown = "; ".join(list(examples.values())[:5])
         raise DataError(
             f"data.sources: {bad} or more unreadable rows, at most {config.data.max_bad_rows} are skipped ({shown}); "
             "repair them or raise data.max_bad_rows"
