@@ -153,6 +153,14 @@ def test_tables_and_every_kind_of_json_are_read_as_rows(name: str, tmp_path: Pat
     assert kept(tmp_path) == ["a", "b"]
 
 
+def test_one_object_with_a_list_inside_is_one_row_unless_it_holds_rows(tmp_path: Path) -> None:
+    item = {"question": "Which?", "choices": [{"text": "a"}, {"text": "b"}]}
+    (tmp_path / "one.jsonl").write_text(json.dumps(item))
+    assert [row for _, row in rows(tmp_path / "one.jsonl")] == [item]
+    (tmp_path / "own.json").write_text(json.dumps({"stories": [{"text": "a"}]}))
+    assert [row for _, row in rows(tmp_path / "own.json")] == [{"text": "a"}]
+
+
 def packed(kind: str, content: bytes) -> bytes:
     import pyarrow
 

@@ -153,7 +153,9 @@ def test_a_thought_stays_in_the_text_of_a_template_that_knows_none(base: Any) ->
         assert learned == f"{THOUGHT}<|im_end|>" and whole.count("Rome is in Italy.") == 1
 
 
-def test_a_thought_that_a_template_would_lose_is_refused_and_one_anywhere_else_stands_once(base: Any, qwen: Any) -> None:
+def test_a_thought_that_a_template_would_lose_is_refused_and_one_anywhere_else_stands_once(
+    base: Any, qwen: Any
+) -> None:
     drops = "{% for m in messages %}{{ m.role }}:{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
     base.chat_template = drops
     with pytest.raises(ChatRefused, match="leaves out the thought of the last reply"):

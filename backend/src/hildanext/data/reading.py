@@ -24,6 +24,7 @@ from hildanext.errors import DataError, first_line
 MAX_LINE_BYTES = 32 << 20
 KINDS = (".jsonl", ".json", ".ndjson", *TABLES)
 NO_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+HOLDING = ("data", "rows", "train", "test", "validation", "examples", "items", "instances", "records", "samples")
 VALUE = re.compile(r"\s*\S")
 Rows = Iterator[tuple[int, dict[str, Any] | BadRow]]
 
@@ -127,12 +128,16 @@ def _values(text: str) -> list[Any]:
 
 
 def _nested(row: dict[str, Any]) -> list[Any] | None:
+    lists = {
+        key: value for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+    }
     try:
-        form = detect(row)
+        if detect(row) is not None or len(lists) != 1:
+            return None
+        key, value = lists.popitem()
+        return value if key.lower() in HOLDING or (len(row) == 1 and detect(value[0])) else None
     except Unusable:
         return None
-    lists = [value for value in row.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    return lists[0] if form is None and len(lists) == 1 else None
 
 
 def files_below(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
