@@ -137,6 +137,12 @@ def test_a_thought_stands_once_where_qwens_template_puts_it_and_is_learned(qwen:
     assert prompt == own
 
 
+def test_a_tools_answer_in_a_users_turn_is_known_as_one(qwen: Any) -> None:
+    told = {"role": "user", "content": "<tool_response>\nsunny\n</tool_response>"}
+    chat = [TURNS[0], IN_FIELD, told, {"role": "assistant", "content": "Sunny."}]
+    assert marked(chat, qwen)[0] == qwen.apply_chat_template(chat, tokenize=False).rstrip("\n")
+
+
 def test_generation_has_a_thinking_switch(qwen: Any) -> None:
     asked = [{"role": "user", "content": " Capital?"}]
     for on in (False, True):

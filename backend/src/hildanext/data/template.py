@@ -25,6 +25,7 @@ HOLDER = "\ue000{}\ue001"
 HOLDERS = re.compile("\ue000(\\d+)\ue001")
 THINK = ("<think>", "</think>")
 TAGS = re.compile("(</?think>)")
+TOLD = re.compile("(<tool_response>)(.+)(</tool_response>)", re.DOTALL)
 SHOWN = ("role", "name", "tool_calls", "tool_call_id")
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -178,6 +179,8 @@ def _held(chat: Chat, tokenizer: Any, edges: bool = False) -> tuple[list[dict[st
                 lead += f"{left}{hold(index, piece.strip(), inside)}{right}" if holds else piece
                 inside = piece == THINK[0] if piece in THINK else inside
             content = ""
+        elif message["role"] == "user" and (told := TOLD.fullmatch(content)):
+            lead, content = told[1] + hold(index, told[2]) + told[3], ""
         words = content or not (lead or message.get("tool_calls"))
         held.append({**shown, "content": lead + (hold(index, content) if words else "")})
     return held, slots
@@ -251,6 +254,8 @@ def _kept(wide: str, bare: str, ends: str, starts: str) -> tuple[str, str]:
 
 
 def _start(text: str, before: Chat, tokenizer: Any, asked: Mapping[str, Any], thinking: Sequence[bool]) -> int:
+    if not before:
+        return len(text)
     held = _held(before, tokenizer)[0]
     prompts = [_rendered(held, tokenizer, **asked, add_generation_prompt=True, enable_thinking=on) for on in thinking]
     tails = [_split(prompt)[0][-1] for prompt in prompts]

@@ -71,9 +71,8 @@ def _encode(request: Request, tokenizer: Any, thinking: bool) -> list[int]:
         return list(request.prompt_ids)
     if tokenizer is None:
         raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
-    return prompt_ids(
-        tokenizer, request.prompt, request.messages, thinking if request.thinking is None else request.thinking
-    )
+    thinking = thinking if request.thinking is None else request.thinking
+    return prompt_ids(tokenizer, request.prompt, request.messages, thinking=thinking)
 
 
 def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:

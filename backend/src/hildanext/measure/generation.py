@@ -102,7 +102,8 @@ class ARGenerator:
             return list(request.prompt_ids)
         tokenizer = self.loaded.tokenizer
         thinking = bool(self.config.thinking if request.thinking is None else request.thinking)
-        return prompt_ids(tokenizer, request.prompt, request.messages, thinking) or [int(tokenizer.eos_token_id)]
+        found = prompt_ids(tokenizer, request.prompt, request.messages, thinking=thinking)
+        return found or [int(tokenizer.eos_token_id)]
 
     def _new(self, request: Request) -> int:
         return self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
