@@ -55,10 +55,21 @@ def test_files_with_other_metadata_and_other_formats_go_together(tmp_path: Path)
     assert found[1].metadata == {"length": "x", "deep": {"y": [1]}} and found[2].is_chat
 
 
-def test_the_format_of_a_file_binds_its_rows(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "a.jsonl", [{"text": "a"}, {"prompt": "p", "response": "r"}])
+def test_a_file_may_mix_the_shapes_of_its_rows_unless_one_is_named(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a"},
+        {"prompt": "p", "response": "r"},
+        {"other": 1},
+        {"text": None, "question": "q", "answer": "r"},
+    ]
+    path = write_rows(tmp_path / "a.jsonl", rows)
     source = build("sources", {"type": "jsonl", "path": str(path)})
-    assert list(source.read(source.units()[0]))[1] == BadRow("missing field 'text'", str(path), 2)
+    found = list(source.read(source.units()[0]))
+    assert [row.reason if isinstance(row, BadRow) else row.is_chat for row in found] == [
+        False, True, "missing field 'prompt'", True
+    ]  # fmt: skip
+    named = build("sources", {"type": "jsonl", "path": str(path), "format": "text:text"})
+    assert list(named.read(named.units()[0]))[1] == BadRow("missing field 'text'", str(path), 2)
 
 
 def test_a_named_field_is_read(tmp_path: Path) -> None:

@@ -24,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context) -> dict[str, Any]:
     """{"runs": [status, ...]}, newest first."""
     runs = list_runs(Path(context.config.paths.runs))[: context.args.last]
-    rows = [(str(r["id"]), str(r["state"]), str(r.get("step", "")), _number(r.get("loss")), _age(r)) for r in runs]
+    rows = [
+        (str(r["id"]), str(r.get("state", "")), str(r.get("step", "")), _number(r.get("loss")), _age(r)) for r in runs
+    ]
+    for damaged in (run for run in runs if run.get("state") == "unreadable"):
+        context.console.warn(f"{damaged['id']}: {damaged['error']}")
     if rows:
         context.console.table(rows, ("run", "state", "step", "loss", "age"))
     else:

@@ -47,6 +47,7 @@ class DataConfig(Section):
     )
     eval_share: float = Field(0.05, ge=0, lt=1, description="share of documents in the evaluation split, by hash")
     max_bad_rows: int = Field(100, ge=0, description="unreadable rows that are skipped before the command fails")
+    allow_damaged: bool = Field(False, description="take what can be read of files that break off; off: they fail")
     workers: int = Field(0, ge=0, description="processes; 0: the number of usable cores")
 
 

@@ -79,6 +79,9 @@ class Asked(Section, Generic[Unset]):
     cfg_scale: Annotated[float, Field(ge=0.0, le=100.0)] | Unset = Field(
         0.0, description="guidance away from the prompt-less prediction; 0: none"
     )
+    thinking: bool | Unset = Field(
+        False, description="a chat's reply begins with a thought, where the chat template has a switch for it"
+    )
 
 
 def unasked(model: type[T]) -> type[T]:

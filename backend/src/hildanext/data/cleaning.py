@@ -48,7 +48,13 @@ class Cleaner:
     def _normalized(self, document: Document) -> Document:
         if document.text is not None:
             return replace(document, text=self._normal(document.text).strip())
-        messages = ({**message, "content": self._normal(message["content"])} for message in document.messages or ())
+        messages = (
+            {
+                **message,
+                **{key: self._normal(message[key]) for key in ("content", "reasoning_content") if key in message},
+            }
+            for message in document.messages or ()
+        )
         return replace(document, messages=tuple(messages))
 
     def _normal(self, text: str) -> str:

@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from hildanext.config.data import TokenizeConfig
 from hildanext.data.chat import Rendered, Turns, each_turn, fit
-from hildanext.data.document import Document, from_json
+from hildanext.data.document import Document, Message, from_json
 from hildanext.data.packing import Packer, Piece
 from hildanext.data.shards import ShardWriter
+from hildanext.data.template import ChatRefused, template_hash
 from hildanext.data.tokenizers import begun, document_start, encode_texts, end_of_document
 from hildanext.errors import DataError
 from hildanext.progress import Bar
+
+NAMED = 20
 
 
 @dataclass
@@ -36,6 +39,7 @@ class SplitEncoder:
     hash: str
     place: str
     counts: Counter[str] = field(default_factory=Counter)
+    refused: list[list[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.start, self.end = document_start(self.tokenizer), end_of_document(self.tokenizer)
@@ -45,7 +49,7 @@ class SplitEncoder:
     def encode(self, path: Path, facts: dict[str, Any], folder: Path, bar: Bar) -> dict[str, Any]:
         """Shards of one prepared file, whose manifest entry is `facts`, in `folder`. Returns their manifest. DataError
         where pre-tokenised ids are of another tokenizer or outside the vocabulary."""
-        settings, self.counts = self.settings, Counter()
+        settings, self.counts, self.refused = self.settings, Counter(), []
         self.as_text = not path.stem.startswith("sft")
         writer = ShardWriter(folder, settings.window, self.vocabulary, self.end)
         packer = Packer(settings.window, settings.packing, settings.lookahead)
@@ -67,6 +71,10 @@ class SplitEncoder:
             **known,
             "dropped": {name[5:]: count for name, count in self.counts.items() if name.startswith("drop ")},
             "replaced_ids": self.counts["replaced_ids"],
+            "shortened": self.counts["shortened"],
+            "dropped_turns": self.counts["dropped_turns"],
+            "chat_template": template_hash(self.tokenizer) if self.counts["chats"] else None,
+            "refused": self.refused,
         })  # fmt: skip
 
     def _encoded(self, path: Path, bar: Bar) -> Iterator[Piece]:
@@ -93,13 +101,17 @@ class SplitEncoder:
             return self._chat(document)
         ids = list(document.tokens) if document.tokens is not None else next(texts)
         self._check_origin(document)
+        learn = list(document.learn or ())
         if self.settings.append_eos and (not ids or ids[-1] != self.end):
             ids.append(self.end)
         if not ids:
             return "no tokens"
-        ids = self._filled(begun(ids, self.tokenizer, self.start), self.settings.pad_text_to_block)
-        given = len(self.start)
-        return [Rendered(ids, [False] * given + [True] * (len(ids) - given) if given else [])]
+        learn += learn[-1:] * (len(ids) - len(learn))
+        whole, given = begun(ids, self.tokenizer, self.start), len(self.start)
+        if given:
+            learn = [False] * given + (learn or [True] * len(ids))[given - (len(whole) - len(ids)) :]
+        whole = self._filled(whole, self.settings.pad_text_to_block)
+        return [Rendered(whole, learn + learn[-1:] * (len(whole) - len(learn)))]
 
     def _check_origin(self, document: Document) -> None:
         origin = document.metadata.get("tokenizer_hash") if document.tokens is not None else None
@@ -110,18 +122,34 @@ class SplitEncoder:
             )
 
     def _chat(self, document: Document) -> list[Rendered] | str:
-        settings, messages = self.settings, document.messages or ()
-        turns: Turns = "all" if settings.turns == "all" else "last"
-        cuts = each_turn(messages) if settings.turns == "each" else [messages]
-        room = settings.window - int(self.as_text)
-        fitted = [fit(cut, self.tokenizer, room, turns, settings.over_length) for cut in cuts]
+        messages = document.messages or ()
+        cuts = each_turn(messages) if self.settings.turns == "each" else [messages]
+        try:
+            fitted = [self._fitted(cut, document.tools) for cut in cuts]
+        except ChatRefused as error:
+            self.refused += [[document.id, str(error)]] if len(self.refused) < NAMED else []
+            return "refused by the chat template"
         found = [rendered for rendered in fitted if rendered is not None]
-        return [self._filled_chat(rendered) for rendered in found] or "longer than the window"
+        self.counts["chats"] += bool(found)
+        self.counts["dropped_turns"] += len(fitted) - len(found) if found else 0
+        flagged = any(message.get("learn") is False for message in messages)
+        return [self._filled_chat(rendered, flagged) for rendered in found] or "longer than the window"
 
-    def _filled_chat(self, rendered: Rendered) -> Rendered:
-        if self.as_text:
-            return Rendered(self._filled([*rendered.ids, self.end], self.settings.pad_text_to_block), [])
-        ids = self._filled(rendered.ids, self.settings.pad_to_block)
+    def _fitted(self, messages: Sequence[Message], tools: tuple[Any, ...] | None) -> Rendered | None:
+        settings, room = self.settings, self.settings.window - int(self.as_text)
+        turns: Turns = "all" if settings.turns == "all" else "last"
+        whole = fit(messages, self.tokenizer, room, turns, "drop", tools)
+        if whole is not None or settings.over_length == "drop":
+            return whole
+        shorter = fit(messages, self.tokenizer, room, turns, settings.over_length, tools)
+        self.counts["shortened"] += shorter is not None
+        return shorter
+
+    def _filled_chat(self, rendered: Rendered, flagged: bool) -> Rendered:
+        block = self.settings.pad_text_to_block if self.as_text else self.settings.pad_to_block
+        ids = self._filled([*rendered.ids, self.end] if self.as_text else rendered.ids, block)
+        if self.as_text and not flagged:
+            return Rendered(ids, [])
         return Rendered(ids, rendered.learn + [True] * (len(ids) - len(rendered.learn)))
 
     def _filled(self, ids: list[int], block: int) -> list[int]:

@@ -22,10 +22,12 @@ from typing import Any
 
 from hildanext.config import Config
 from hildanext.config.data import DataConfig
+from hildanext.data.archives import looks_like
 from hildanext.data.cleaning import Cleaner
+from hildanext.data.records import ACCEPTED
 from hildanext.data.source import Source
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
-from hildanext.data.units import BAD_EXAMPLES, Report, UnitJob, run_unit
+from hildanext.data.units import BAD_EXAMPLES, WARNED, Report, UnitJob, run_unit
 from hildanext.disk import replacing, require_replaceable
 from hildanext.environment import die_with_parent, usable_cores
 from hildanext.errors import DataError
@@ -33,17 +35,19 @@ from hildanext.progress import Console
 from hildanext.registry import build
 
 FILES = ("train", "eval", "sft_train", "sft_eval")
+PART_FORMAT = 2
 
 
 def prepare(config: Config, console: Console) -> dict[str, Any]:
-    """Build <paths.data>/processed/<data.name> and return its manifest. DataError where a source has no data or more
-    than data.max_bad_rows rows are unreadable; nothing of the output is touched then."""
+    """Build <paths.data>/processed/<data.name> and return its manifest. DataError where a source has no usable data, a
+    file breaks off or more than data.max_bad_rows rows are unreadable; nothing of the output is touched then."""
     Cleaner(config.data.cleaning)
     sources: list[Source] = [build("sources", section, "data.sources") for section in config.data.sources]
     output = Path(config.paths.data) / "processed" / config.data.name
     require_replaceable(output, "data set")
     jobs = _jobs(config, sources, output)
     reports = _run_all(config, jobs, console)
+    _refuse_nothing(config, jobs, reports, console)
     with replacing(output, "data set") as folder:
         manifest = _merge(config, sources, jobs, reports, folder)
     for left in output.parent.glob(f".{output.name}.parts-*"):
@@ -55,7 +59,7 @@ def prepare(config: Config, console: Console) -> dict[str, Any]:
 def _jobs(config: Config, sources: Sequence[Source], output: Path) -> list[tuple[int, UnitJob]]:
     units = [source.units() for source in sources]
     settings = (config.data.cleaning, config.data.max_bad_rows)
-    key = hashlib.sha256(repr([settings, list(sources), units]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr([PART_FORMAT, settings, list(sources), units]).encode()).hexdigest()[:12]
     parts = output.parent / f".{output.name}.parts-{key}"
     parts.mkdir(parents=True, exist_ok=True)
     return [
@@ -93,11 +97,45 @@ def _results(jobs: Sequence[UnitJob], workers: int, stack: ExitStack) -> Iterato
     return pool.map(run_unit, jobs)
 
 
+def _refuse_nothing(
+    config: Config, jobs: Sequence[tuple[int, UnitJob]], reports: Sequence[Report], console: Console
+) -> None:
+    for number, section in enumerate(config.data.sources):
+        own = [report for (source, _), report in zip(jobs, reports, strict=True) if source == number]
+        empty = [_nothing(report) for report in own if not report["kept"]]
+        if len(empty) == len(own):
+            raise DataError(
+                f"data.sources.{number} ({section.type}): no usable document; "
+                f"{'; '.join(empty[:3]) or 'nothing asked'}; accepted are {ACCEPTED}"
+            )
+        for line in empty[:WARNED]:
+            console.warn(f"no document from {line}")
+        if len(empty) > WARNED:
+            console.warn(f"no document from {len(empty) - WARNED} more parts")
+
+
+def _nothing(report: Report) -> str:
+    looks = f", looks like {looks_like(report['unit'])}" if Path(report["unit"]).is_file() else ""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in report["dropped"].items())
+    return f"{report['unit']}: {report['read']:,} rows{looks}{f' ({reasons})' if reasons else ''}"
+
+
 def _refuse_bad(config: Config, reports: Sequence[Report]) -> None:
+    damaged = [row for report in reports for row in report["damaged"]]
+    if damaged and not config.data.allow_damaged:
+        shown = "; ".join(
+            f"{file}:{line} {reason}, begins like {looks_like(file)}" for file, line, reason in damaged[:5]
+        )
+        raise DataError(
+            f"data.sources: a file breaks off ({shown}); restore it, or take what can be read with "
+            "--set data.allow_damaged=true"
+        )
     bad = sum(report["bad"] for report in reports)
     if bad > config.data.max_bad_rows:
-        examples = [row for report in reports for row in report["rows"]][:5]
-        shown = "; ".join(f"{file}:{line} {reason}" for file, line, reason in examples)
+        examples: dict[str, str] = {}
+        for file, line, reason in (row for report in reports for row in report["rows"]):
+            examples.setdefault(reason, f"{file}:{line} {reason}")
+        shown = "; ".join(list(examples.values())[:5])
         raise DataError(
             f"data.sources: {bad} or more unreadable rows, at most {config.data.max_bad_rows} are skipped ({shown}); "
             "repair them or raise data.max_bad_rows"

@@ -1,53 +1,32 @@
-# Rows of JSON lines, JSON arrays and CSV, each plain, .gz or .zst, one at a time, every kind of damage as a BadRow.
-# Entry points: lines(path), rows(path), bounded_lines(file), files_below(path, suffixes).
+# Rows of JSON lines, JSON arrays, pretty-printed or nested JSON and tables, plain or packed, one at a time.
+# Entry points: lines(path), rows(path), bounded_lines(file), files_below(path, suffixes), KINDS.
 # Own reader and not the JSON loader of `datasets`: that one fails on Dolma shards whose metadata differ between files.
-# A (file, line) pair names each row; memory is bounded by max_line_bytes. Only a .json array is read whole.
+# A (file, line) pair names each row; a row that cannot be read is a BadRow, one where the file breaks off is `damaged`.
+# Memory is bounded by max_line_bytes; only JSON that is not one object a line is read whole.
 """Reading files row by row."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
-import zlib
+import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hildanext.data.archives import DAMAGE, PACKED, opened, suffix_of
 from hildanext.data.document import BadRow
-from hildanext.errors import DataError
+from hildanext.data.messages import Unusable
+from hildanext.data.records import detect
+from hildanext.data.tables import TABLES, table_rows
+from hildanext.errors import DataError, first_line
 
 MAX_LINE_BYTES = 32 << 20
-PACKED = (".gz", ".zst", ".zstd")
-DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if path.suffix == ".gz":
-        with gzip.open(path, "rb") as file:
-            yield io.BufferedReader(file)
-    elif path.suffix in (".zst", ".zstd"):
-        with _zstd(path) as stream:
-            yield stream
-    else:
-        with path.open("rb") as plain:
-            yield plain
-
-
-@contextmanager
-def _zstd(path: Path) -> Iterator[BinaryIO]:
-    try:
-        import zstandard
-    except ImportError:
-        raise DataError(f"{path}: reading .zst needs the package zstandard; pip install 'hildanext[zstd]'") from None
-    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-        try:
-            yield io.BufferedReader(stream)
-        except zstandard.ZstdError as error:
-            raise EOFError(str(error)) from error
+KINDS = (".jsonl", ".json", ".ndjson", *TABLES)
+NO_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+HOLDING = ("data", "rows", "train", "test", "validation", "examples", "items", "instances", "records", "samples")
+VALUE = re.compile(r"\s*\S")
+Rows = Iterator[tuple[int, dict[str, Any] | BadRow]]
 
 
 def lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, bytes | BadRow]]:
@@ -55,14 +34,15 @@ def lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[in
     A damaged archive ends there; a line over `max_line_bytes` is skipped without being held in memory."""
     number = 0
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             for number, line in bounded_lines(file, max_line_bytes):
                 if line is None:
                     yield number, BadRow(f"line over {max_line_bytes >> 20} MiB", str(path), number)
                 elif line.strip():
                     yield number, line
     except DAMAGE as error:
-        yield number + 1, BadRow(f"truncated or damaged archive ({type(error).__name__})", str(path), number + 1)
+        reason = f"truncated or damaged archive ({type(error).__name__})"
+        yield number + 1, BadRow(reason, str(path), number + 1, True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path and its rights") from error
 
@@ -80,15 +60,18 @@ def bounded_lines(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | Non
         yield number, None
 
 
-def rows(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """(line number, object) of every row of a JSON-lines file, or of a .csv file with a header, all cells text; (place,
-    object) of a .json array."""
-    kind = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
-    if kind == ".csv" or (kind == ".json" and _is_array(path)):
-        yield from _table(path) if kind == ".csv" else _array(path)
-        return
-    for number, line in lines(path, max_line_bytes):
-        yield number, line if isinstance(line, BadRow) else _parsed(line, path, number)
+def rows(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Rows:
+    """(line number, object) of every row of a JSON-lines file; (row number, object) of a table (tables.py), and of a
+    JSON file that is an array, pretty-printed objects, or one object that holds the list of rows."""
+    kind = suffix_of(path)
+    if kind in TABLES:
+        yield from table_rows(path, kind)
+    elif (whole := _whole(path, kind, max_line_bytes)) is not None:
+        for number, row in enumerate(whole, 1):
+            yield number, row if isinstance(row, dict) else BadRow("not a JSON object", str(path), number)
+    else:
+        for number, line in lines(path, max_line_bytes):
+            yield number, line if isinstance(line, BadRow) else _parsed(line, path, number)
 
 
 def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any] | BadRow:
@@ -96,48 +79,85 @@ def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any] | BadRow:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return BadRow("invalid UTF-8", str(path), number)
-    except (json.JSONDecodeError, RecursionError):
+    except json.JSONDecodeError:
         return BadRow("invalid JSON", str(path), number)
+    except RecursionError:
+        return BadRow("JSON nested too deeply", str(path), number)
+    except ValueError:
+        return BadRow("a number of too many digits", str(path), number)
     return row if isinstance(row, dict) else BadRow("not a JSON object", str(path), number)
+
+
+def _whole(path: Path, kind: str, limit: int) -> list[Any] | None:
+    array = _is_array(path)
+    if not array:
+        found = [line for _, (_, line) in zip(range(2), lines(path, limit), strict=False)]
+        parsed = _parsed(found[0], path, 1) if found and not isinstance(found[0], BadRow) else None
+        if isinstance(parsed, dict):
+            return _nested(parsed) if len(found) == 1 else None
+        if parsed is None or (kind != ".json" and isinstance(found[0], bytes) and found[0].strip() != b"{"):
+            return None
+    try:
+        with opened(path) as file:
+            values = _values(file.read().decode("utf-8-sig"))
+    except (ValueError, RecursionError, *DAMAGE) as error:
+        if kind == ".json" and array:
+            raise DataError(
+                f"{path}: not a valid JSON array ({first_line(error)}); repair it or give JSON lines"
+            ) from error
+        return None
+    if len(values) == 1 and isinstance(values[0], dict):
+        return _nested(values[0]) or values
+    return values[0] if len(values) == 1 and isinstance(values[0], list) else values
 
 
 def _is_array(path: Path) -> bool:
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             return file.read(4096).lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"[")
-    except DAMAGE:
+    except (OSError, *DAMAGE):
         return False
 
 
-def _array(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    try:
-        with _opened(path) as file:
-            found = json.loads(file.read().decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, *DAMAGE) as error:
-        raise DataError(f"{path}: not a valid JSON array ({error}); repair it or give JSON lines") from error
-    for number, row in enumerate(found, 1):
-        yield number, row if isinstance(row, dict) else BadRow("not a JSON object", str(path), number)
+def _values(text: str) -> list[Any]:
+    decoder, found, place = json.JSONDecoder(), list[Any](), 0
+    while match := VALUE.match(text, place):
+        value, place = decoder.raw_decode(text, match.end() - 1)
+        found.append(value)
+    return found
 
 
-def _table(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    number = 0
+def _nested(row: dict[str, Any]) -> list[Any] | None:
+    lists = {
+        key: value for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+    }
     try:
-        with _opened(path) as file:
-            table = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
-            for row in table:
-                number = table.line_num
-                fits = None not in row and None not in row.values()
-                yield number, row if fits else BadRow("cells do not fit the header", str(path), number)
-    except (UnicodeDecodeError, csv.Error, *DAMAGE) as error:
-        yield number + 1, BadRow(f"not valid CSV from here on ({error})", str(path), number + 1)
+        if detect(row) is not None or len(lists) != 1:
+            return None
+        key, value = lists.popitem()
+        return value if key.lower() in HOLDING or (len(row) == 1 and detect(value[0])) else None
+    except Unusable:
+        return None
 
 
 def files_below(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The file itself, or every file below a folder whose name ends so, sorted. DataError where there is none."""
+    """The file itself, or every file below a folder (linked folders too) of one of the endings, packed or not, sorted;
+    hidden files and a data set's own descriptions are left out. DataError where there is none."""
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(suffixes))
+    found = sorted(file for file in _below(path) if suffix_of(file) in suffixes and file.is_file())
     if not found:
         state = "no such file or folder" if not path.exists() else "no file of a known kind below it"
-        raise DataError(f"{path}: {state}; expected files ending in {', '.join(suffixes)}")
+        raise DataError(f"{path}: {state}; expected files ending in {', '.join(suffixes)}, or these with {PACKED[0]}")
     return found
+
+
+def _below(path: Path) -> Iterator[Path]:
+    seen = set[str]()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        again, hidden = real in seen, [name for name in folders if name.startswith((".", "__MACOSX"))]
+        seen.add(real)
+        folders[:] = [] if again else sorted(set(folders) - set(hidden))
+        if not again:
+            yield from (Path(folder) / name for name in files if not name.startswith(".") and name not in NO_DATA)

@@ -1,120 +1,67 @@
 # Rows of JSON -> documents: which keys mean a chat, an instruction, a text or token ids.
-# Entry points: FORMATS, detect(row), to_document. A format is found once per file and then required of its rows.
-# Chat formats: messages (role/content), conversations (from/value), prompt/response, question/answer,
-# instruction/input/output. Tool messages are kept as context.
+# Entry points: FORMATS, detect(row), to_document, ACCEPTED.
+# Every row shows its own format, so files may mix them. Chat formats: a list of turns (messages, conversations ...), or
+# asked and told (prompt/completion, instruction/output ...), each side a text or turns. Preference rows are refused:
+# learning a reply because it was written down would learn the bad ones too.
 """Row formats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from hildanext.data.document import Document, Message
+from hildanext.data.messages import Unusable, plain, tools_of, turns_of
 
 Row = Mapping[str, Any]
 TEXT_FIELDS = ("text", "content", "story", "document", "body", "article")
 TOKEN_FIELDS = ("input_ids", "token_ids", "tokens")
-ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
-    "bot": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool", "function": "tool",
-    "function_response": "tool", "observation": "tool", "ipython": "tool",
-}  # fmt: skip
-
-
-class Unusable(Exception):
-    """A row that is no document; the message is the reason that is counted."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """One shape of rows: the keys that show it and the function that reads it."""
-
-    keys: tuple[str, ...]
-    read: Callable[[Row], tuple[Message, ...]]
-
-
-def _text(row: Row, key: str, required: bool = True) -> str:
-    value = row.get(key)
-    if value is None and not required:
-        return ""
-    if key not in row:
-        raise Unusable(f"missing field {key!r}")
-    if not isinstance(value, str):
-        raise Unusable(f"field {key!r} is no text")
-    if required and not value.strip():
-        raise Unusable("empty")
-    return value
-
-
-def _turns(found: Any, role_key: str, text_key: str) -> tuple[Message, ...]:
-    if not isinstance(found, list) or not found:
-        raise Unusable("no messages")
-    messages = []
-    for turn in found:
-        if not isinstance(turn, Mapping) or turn.get(role_key) not in ROLES:
-            raise Unusable("unknown role")
-        content = turn.get(text_key)
-        if not isinstance(content, str):
-            raise Unusable("a message is no text")
-        messages.append({"role": ROLES[turn[role_key]], "content": content})
-    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-        raise Unusable("no assistant message")
-    return tuple(messages)
-
-
-def _messages(row: Row) -> tuple[Message, ...]:
-    return _turns(row.get("messages"), "role", "content")
-
-
-def _conversations(row: Row) -> tuple[Message, ...]:
-    turns = _turns(row.get("conversations"), "from", "value")
-    system = _text(row, "system", required=False)
-    return ({"role": "system", "content": system}, *turns) if system.strip() else turns
-
-
-def _pair(ask: str, answer: str, row: Row) -> tuple[Message, ...]:
-    system = _text(row, "system", required=False)
-    asked = {"role": "user", "content": _text(row, ask)}
-    told = {"role": "assistant", "content": _text(row, answer)}
-    return ({"role": "system", "content": system}, asked, told) if system.strip() else (asked, told)
-
-
-def _prompt_response(row: Row) -> tuple[Message, ...]:
-    return _pair("prompt", "response", row)
-
-
-def _prompt_completion(row: Row) -> tuple[Message, ...]:
-    return _pair("prompt", "completion", row)
-
-
-def _question_answer(row: Row) -> tuple[Message, ...]:
-    return _pair("question", "answer", row)
-
-
-def _instruction(row: Row) -> tuple[Message, ...]:
-    given = _text(row, "input", required=False).strip()
-    ask = _text(row, "instruction")
-    return _pair("ask", "output", {**row, "ask": f"{ask}\n\n{given}" if given else ask})
-
-
-FORMATS: dict[str, Format] = {
-    "messages": Format(("messages",), _messages),
-    "conversations": Format(("conversations",), _conversations),
-    "prompt_response": Format(("prompt", "response"), _prompt_response),
-    "prompt_completion": Format(("prompt", "completion"), _prompt_completion),
-    "question_answer": Format(("question", "answer"), _question_answer),
-    "instruction": Format(("instruction", "output"), _instruction),
+MARKS = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask")
+SYSTEM_FIELDS = ("system", "system_prompt")
+ACCEPTED = (
+    "rows of JSON lines, JSON, CSV, Parquet or Arrow with text, messages, conversations, prompt/completion, "
+    "question/answer, instruction/output or input_ids (docs/training.md)"
+)
+FORMATS: dict[str, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "conversation": ("conversation",),
+    "dialogue": ("dialogue",),
+    "chat": ("chat",),
+    "prompt_response": ("prompt", "response"),
+    "prompt_completion": ("prompt", "completion"),
+    "question_answer": ("question", "answer"),
+    "instruction": ("instruction", "output"),
+    "instruction_response": ("instruction", "response"),
+    "question_response": ("question", "response"),
+    "query_response": ("query", "response"),
+    "problem_solution": ("problem", "solution"),
+    "input_output": ("input", "output"),
 }
+"""The keys that show a format: one that holds turns, or the side that asks and the side that is learned."""
+BELOW_TEXT = ("question_response", "query_response", "problem_solution", "input_output")
 
 
 def detect(row: Row) -> str | None:
-    """The name of a chat format, `text:<field>`, `tokens:<field>`, or None where the row shows none of them."""
-    for name, form in FORMATS.items():
-        if all(key in row for key in form.keys):
-            return name
-    text = next((f"text:{field}" for field in TEXT_FIELDS if field in row), None)
-    return text or next((f"tokens:{field}" for field in TOKEN_FIELDS if isinstance(row.get(field), list)), None)
+    """The name of a chat format, `text:<field>`, `tokens:<field>`, or None where the row shows none of them. Unusable
+    for a preference or KTO row."""
+    given = {key for key, value in row.items() if value is not None}
+    filled = {key for key in given if row[key] != "" and row[key] != []}
+    chat = _chat_format(filled)
+    if {"chosen", "rejected"} <= given:
+        raise Unusable("preference row (chosen, rejected): not for SFT unless the source's `format` names its chat")
+    if chat and isinstance(row.get("label"), bool):
+        raise Unusable("KTO row (label): not for SFT unless the source's `format` names its chat")
+    if chat:
+        return chat
+    text = next((f"text:{field}" for field in TEXT_FIELDS if field in filled), None)
+    tokens = next((f"tokens:{field}" for field in TOKEN_FIELDS if isinstance(row.get(field), list)), None)
+    return text or tokens or _chat_format(given) or next((f"text:{key}" for key in TEXT_FIELDS if key in given), None)
+
+
+def _chat_format(given: set[str]) -> str | None:
+    known = (name for name in FORMATS if "text" not in given or name not in BELOW_TEXT)
+    return next((name for name in known if given.issuperset(FORMATS[name])), None)
 
 
 def to_document(row: Row, form: str, source: str, fallback_id: str) -> Document:
@@ -125,20 +72,121 @@ def to_document(row: Row, form: str, source: str, fallback_id: str) -> Document:
     if kind == "text":
         return Document(identity, source, text=_text(row, field), metadata=metadata)
     if kind == "tokens":
-        return Document(identity, source, tokens=_tokens(row, field), metadata=metadata)
-    return Document(identity, source, messages=FORMATS[form].read(row), metadata=metadata)
+        tokens, learn = _tokens(row, field)
+        return Document(identity, source, tokens=tokens, metadata=metadata, learn=learn)
+    if form not in FORMATS:
+        raise Unusable(f"unknown format {form!r}, known are {', '.join(FORMATS)}")
+    messages = _chat(row, FORMATS[form])
+    return Document(identity, source, messages=messages, metadata=metadata, tools=tools_of(row))
 
 
-def _tokens(row: Row, field: str) -> tuple[int, ...]:
-    found = row.get(field)
-    if not isinstance(found, list) or not all(type(token) is int for token in found):
-        raise Unusable(f"field {field!r} is no list of token ids")
-    if not found:
+def _text(row: Row, key: str) -> str:
+    if key not in row:
+        raise Unusable(f"missing field {key!r}")
+    value = row[key]
+    if not isinstance(value, str):
+        raise Unusable(f"field {key!r} is no text")
+    if not value.strip():
         raise Unusable("empty")
-    return tuple(found)
+    return value
+
+
+def _optional(row: Row, *keys: str) -> str:
+    found = next((row[key] for key in keys if row.get(key) is not None), "")
+    if not isinstance(found, str):
+        raise Unusable(f"field {keys[0]!r} is no text")
+    return found if found.strip() else ""
+
+
+def _chat(row: Row, keys: tuple[str, ...]) -> tuple[Message, ...]:
+    missing = next((key for key in keys if key not in row), None)
+    if missing:
+        raise Unusable(f"missing field {missing!r}")
+    turns = turns_of(row[keys[0]]) if len(keys) == 1 else (*_asked(row, keys[0]), *_told(row, keys[1]))
+    system = _optional(row, *SYSTEM_FIELDS)
+    if system and turns[0]["role"] != "system":
+        turns = ({"role": "system", "content": system}, *turns)
+    replies = [turn for turn in turns if turn["role"] == "assistant"]
+    if not replies:
+        raise Unusable("no assistant message")
+    if not any(turn.get("learn", True) for turn in replies):
+        raise Unusable("no reply is to be learned")
+    return turns
+
+
+def _asked(row: Row, key: str) -> tuple[Message, ...]:
+    if _is_turns(row[key]):
+        turns = turns_of(row[key])
+        return tuple({**turn, "learn": False} if turn["role"] == "assistant" else turn for turn in turns)
+    given = _optional(row, "input", "context").strip() if key == "instruction" else ""
+    ask = _text(row, key)
+    return (*_history(row.get("history")), {"role": "user", "content": f"{ask}\n\n{given}" if given else ask})
+
+
+def _told(row: Row, key: str) -> tuple[Message, ...]:
+    if _is_turns(row[key]):
+        return turns_of(row[key] if not isinstance(row[key], Mapping) or _columns(row[key]) else [row[key]])
+    reason = next((row[name] for name in ("reasoning_content", "reasoning", "thinking") if row.get(name)), None)
+    told = {"role": "assistant", "content": _text(row, key)}
+    return ({**told, "reasoning_content": reason} if isinstance(reason, str) else told,)
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, list | tuple | Mapping)
+
+
+def _columns(value: Mapping[str, Any]) -> bool:
+    return any(isinstance(item, list) for key, item in value.items() if key in ("role", "from"))
+
+
+def _history(found: Any) -> tuple[Message, ...]:
+    if not found:
+        return ()
+    if not isinstance(found, list | tuple):
+        raise Unusable("history is no list of turns")
+    if isinstance(found[0], Mapping):
+        return turns_of(found)
+    turns: list[Message] = []
+    for pair in found:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(t, str) and t for t in pair):
+            raise Unusable("history is no list of (asked, told)")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return tuple(turns)
+
+
+def _tokens(row: Row, field: str) -> tuple[tuple[int, ...], tuple[bool, ...] | None]:
+    ids = _integers(row, field)
+    if not ids:
+        raise Unusable("empty")
+    learn = [True] * len(ids)
+    for name in ("labels", *MARKS):
+        if row.get(name) is None:
+            continue
+        marks = _integers(row, name, len(ids))
+        if name == "labels" and any(mark not in (-100, token) for mark, token in zip(marks, ids, strict=True)):
+            raise Unusable("labels are neither -100 nor the token ids")
+        kept = [mark != -100 if name == "labels" else mark != 0 for mark in marks]
+        learn = [one and two for one, two in zip(learn, kept, strict=True)]
+    real = _integers(row, "attention_mask", len(ids)) if row.get("attention_mask") is not None else [1] * len(ids)
+    pairs = [(token, mark) for token, mark, seen in zip(ids, learn, real, strict=True) if seen]
+    if not any(mark for _, mark in pairs):
+        raise Unusable("no token is to be learned")
+    tokens, learned = tuple(token for token, _ in pairs), tuple(mark for _, mark in pairs)
+    return tokens, None if all(learned) else learned
+
+
+def _integers(row: Row, field: str, length: int = -1) -> list[int]:
+    found = row.get(field)
+    if not isinstance(found, list) or not all(isinstance(n, int) and (length >= 0 or type(n) is int) for n in found):
+        raise Unusable(f"field {field!r} is no list of token ids")
+    if any(not -(2**63) <= token < 2**63 for token in found):
+        raise Unusable(f"field {field!r} holds a number beyond 64 bits")
+    if length >= 0 and len(found) != length:
+        raise Unusable(f"field {field!r} has {len(found)} entries for {length} tokens")
+    return found
 
 
 def _metadata(row: Row) -> dict[str, Any]:
     found = dict(row["metadata"]) if isinstance(row.get("metadata"), Mapping) else {}
     own = {name: row[name] for name in ("language", "tokenizer_hash") if isinstance(row.get(name), str)}
-    return found | own
+    return {str(name): plain(value) for name, value in found.items()} | own

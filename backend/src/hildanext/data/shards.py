@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hildanext.data.packing import Piece
-from hildanext.data.tokenizers import tokenizer_hash
+from hildanext.data.template import template_hash
+from hildanext.data.tokenizers import load_tokenizer, tokenizer_hash
 from hildanext.disk import damage, fingerprints, write_atomic
 from hildanext.errors import DataError
 
@@ -182,10 +183,18 @@ class ShardSet:
 
 
 def check_tokenizer(shards: ShardSet, tokenizer: Any) -> None:
-    """DataError unless the shards were made with this tokenizer (a folder or a loaded tokenizer)."""
+    """DataError unless the shards were made with this tokenizer (a folder or a loaded tokenizer), and their chats with
+    its chat template."""
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
     own, found = shards.manifest["tokenizer_hash"], tokenizer_hash(tokenizer)
     if own != found:
         raise DataError(
             f"{shards.folder}: made with tokenizer {own[:12]}, the model's is {found[:12]}; "
+            "tokenize again with --set tokenize.tokenizer=<the model's folder>"
+        )
+    template, given = shards.manifest.get("chat_template"), template_hash(tokenizer)
+    if template is not None and template != given:
+        raise DataError(
+            f"{shards.folder}: its chats were written with chat template {template[:12]}, the model's is {given[:12]}; "
             "tokenize again with --set tokenize.tokenizer=<the model's folder>"
         )

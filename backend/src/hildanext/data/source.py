@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import Field
 
 from hildanext.data.document import BadRow, Document
-from hildanext.data.records import Unusable, detect, to_document
+from hildanext.data.messages import Unusable
+from hildanext.data.records import detect, to_document
 from hildanext.errors import DataError
 from hildanext.registry import Plugin
 
@@ -78,16 +79,18 @@ def local_path(name: str, path: str, advice: str) -> Path:
 def documents_of(
     rows: Iterator[tuple[int, dict[str, Any] | BadRow]], source: str, file: str, form: str = ""
 ) -> Iterator[Document | BadRow]:
-    """Documents of JSON rows, in the format of the first row that shows one (or `form`); the rest are BadRows."""
-    name = Path(file).name
+    """Documents of rows, each in the format it shows, or all in `form`; the rest are BadRows."""
+    name, seen = Path(file).name, form
     for number, row in rows:
         if isinstance(row, BadRow):
             yield row
             continue
-        form = form or detect(row) or ""
         try:
-            if not form:
+            seen = form or detect(row) or seen
+            if not seen:
                 raise Unusable("no known text or chat field")
-            yield to_document(row, form, source, f"{name}:{number}")
+            yield to_document(row, seen, source, f"{name}:{number}")
         except Unusable as error:
             yield BadRow(str(error), file, number)
+        except RecursionError:
+            yield BadRow("nested too deeply", file, number)

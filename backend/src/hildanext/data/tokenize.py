@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,23 @@ from hildanext.config import Config
 from hildanext.config.data import TokenizeConfig
 from hildanext.data.encode_split import SplitEncoder
 from hildanext.data.prepare import FILES
+from hildanext.data.template import end_of_turn
 from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer, tokenizer_hash
 from hildanext.disk import replacing, write_atomic
 from hildanext.errors import ConfigError, DataError
 from hildanext.progress import Console
 
+SHOWN = 5
+LOSSES = {
+    "dropped_turns": "turns longer than the window dropped",
+    "shortened": "chats shortened",
+    "replaced_ids": "ids replaced",
+}
+
 
 def tokenize(config: Config, console: Console) -> dict[str, Any]:
     """Build <paths.data>/tokenized/<name>/{train,eval,sft_train,sft_eval} and return the manifest. DataError where the
-    prepared set is missing or pre-tokenised ids are outside the vocabulary."""
+    prepared set is missing, pre-tokenised ids are outside the vocabulary, or nothing of a training split is left."""
     settings, source = config.tokenize, Path(config.paths.data) / "processed" / config.data.name
     _check_blocks(settings)
     prepared = _prepared(source)
@@ -42,12 +51,49 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
             facts = prepared["files"][name]
             with console.bar(f"tokenize {name}", facts["documents"]) as bar:
                 manifest["splits"][name] = encoder.encode(source / f"{name}.jsonl", facts, folder / name, bar)
+        _refuse_nothing(source, manifest["splits"])
+        manifest["end_of_turn"] = _turn_end(manifest["splits"], tokenizer, console)
         write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     for name, split in manifest["splits"].items():
         console.say(
             f"{output / name}: {split['rows']:,} rows, {split['tokens']:,} tokens, fill {split['fill_rate']:.3f}"
+            f"{_lost(split)}"
         )
+        for identity, reason in split["refused"][:SHOWN]:
+            console.warn(f"{name} {identity}: dropped, {reason}")
     return manifest
+
+
+def _lost(split: Mapping[str, Any]) -> str:
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in split["dropped"].items())
+    found = [f"dropped: {dropped}" if dropped else ""]
+    found += [f"{text} {split[name]:,}" if split[name] else "" for name, text in LOSSES.items()]
+    return "".join(f"; {text}" for text in found if text)
+
+
+def _refuse_nothing(source: Path, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    for name in ("train", "sft_train"):
+        split = splits[name]
+        if split["documents_in"] and not split["documents"]:
+            first = f"; {split['refused'][0][0]}: {split['refused'][0][1]}" if split["refused"] else ""
+            raise DataError(
+                f"{source / name}.jsonl: none of {split['documents_in']:,} documents is left{_lost(split)}{first}; "
+                "raise tokenize.window, set tokenize.over_length, or give a tokenizer whose template takes these chats"
+            )
+    if not any(split["documents"] for split in splits.values()):
+        raise DataError(f"{source}: holds no document to tokenize; look at its manifest.json and prepare it again")
+
+
+def _turn_end(splits: Mapping[str, Mapping[str, Any]], tokenizer: Any, console: Console) -> str | None:
+    if all(split["chat_template"] is None for split in splits.values()):
+        return None
+    end = end_of_turn(tokenizer)
+    if not end.written:
+        console.warn(
+            f"the chat template does not end every reply with a token; {end.text} is put after each and learned, "
+            "in training and in prompts alike"
+        )
+    return end.text
 
 
 def _check_blocks(settings: TokenizeConfig) -> None:

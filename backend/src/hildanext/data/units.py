@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -19,10 +20,12 @@ from hildanext.config.data import CleaningConfig
 from hildanext.data.cleaning import Cleaner
 from hildanext.data.document import BadRow, Document, as_json
 from hildanext.data.source import Source, Unit
+from hildanext.errors import DataError
 from hildanext.run_dir import write_atomic
 
 TABLE = np.dtype([("hash", "<u8", 2), ("split", "<u8"), ("mix", "<u8"), ("chars", "<u4"), ("chat", "u1")])
 BAD_EXAMPLES = 20
+WARNED = 5
 FLUSH_RECORDS = 4096
 
 
@@ -41,19 +44,21 @@ Report = dict[str, Any]
 
 
 def run_unit(job: UnitJob) -> Report:
-    """Read and clean one unit. Returns counts: read, kept, dropped by reason, bad rows with the first examples."""
+    """Read and clean one unit. Returns counts: read, kept, dropped by reason, bad rows with the first examples, and
+    where files break off. DataError for a file that cannot be read at all."""
     done = job.stem.with_suffix(".json")
     if done.exists():
         report: Report = json.loads(done.read_text(encoding="utf-8"))
         return report
-    cleaner, dropped, bad = Cleaner(job.cleaning), Counter[str](), list[list[Any]]()
+    cleaner, dropped, bad, damaged = Cleaner(job.cleaning), Counter[str](), list[list[Any]](), list[list[Any]]()
     read, kept = 0, _Output(job.stem)
     with kept:
-        for row in job.source.read(job.unit):
+        for row in _rows(job):
             read += 1
             if isinstance(row, BadRow):
                 dropped[f"bad row: {row.reason}"] += 1
                 bad.append([row.file, row.line, row.reason])
+                damaged += bad[-1:] if row.damaged else []
                 if len(bad) > job.max_bad_rows:
                     break
                 continue
@@ -62,9 +67,17 @@ def run_unit(job: UnitJob) -> Report:
                 kept.write(cleaned)
             else:
                 dropped[cleaned] += 1
-    report = {"read": read, "kept": kept.count, "dropped": dict(dropped), "bad": len(bad), "rows": bad[:BAD_EXAMPLES]}
+    report = {"unit": job.unit.name, "read": read, "kept": kept.count, "dropped": dict(dropped), "bad": len(bad)}
+    report |= {"rows": bad[:BAD_EXAMPLES], "damaged": damaged}
     write_atomic(done, json.dumps(report))
     return report
+
+
+def _rows(job: UnitJob) -> Iterator[Document | BadRow]:
+    try:
+        yield from job.source.read(job.unit)
+    except OSError as error:
+        raise DataError(f"{job.unit.name}: cannot be read ({error.strerror or error}); check the file") from error
 
 
 class _Output:

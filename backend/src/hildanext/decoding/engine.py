@@ -98,7 +98,10 @@ class BlockEngine:
         plan = resolve_mode(request, self.config, self.meta.decode)
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         denoiser, block = self.denoiser, request.block or self.block
-        bounds = Bounds(block, self.window, new, denoiser.mask_id, denoiser.vocab_size, start=self.meta.document_start)
+        bounds = Bounds(
+            block, self.window, new, denoiser.mask_id, denoiser.vocab_size, self.meta.document_start,
+            self.config.thinking,
+        )  # fmt: skip
         prepared = prepare(request, self.tokenizer, bounds)
         canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hildanext.config.decode import MOST_TOKENS
 from hildanext.data.chat import prompt_ids
+from hildanext.data.template import end_of_turn
 from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError, HildaError, first_line
@@ -41,7 +42,8 @@ class Prepared:
 @dataclass(frozen=True)
 class Bounds:
     """What a canvas must fit: block, window in positions (0: none), new tokens, [MASK], ids the model has (0: any);
-    start: ids that begin a document, None: those the tokenizer puts there."""
+    start: ids that begin a document, None: those the tokenizer puts there; thinking: whether the reply to a chat that
+    does not say so begins with a thought."""
 
     block: int
     window: int
@@ -49,6 +51,7 @@ class Bounds:
     mask_id: int
     vocabulary: int = 0
     start: Sequence[int] | None = None
+    thinking: bool = False
 
 
 def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
@@ -60,7 +63,7 @@ def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
         raise DecodeError(
             f"prompt: {gap[0][:30]} marks a gap, and infill is off; turn infill on to fill it, or write it otherwise"
         )
-    prompt = _encode(request, tokenizer, bounds.start)
+    prompt = _encode(request, tokenizer, bounds)
     if bounds.mask_id in prompt:
         raise DecodeError(f"prompt: holds the mask token (id {bounds.mask_id}); use infill with <gap:N> to leave gaps")
     unknown = [token for token in prompt if token < 0 or 0 < bounds.vocabulary <= token]
@@ -75,13 +78,14 @@ def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     return Prepared(blocks, tokens, torch.arange(blocks.length) >= len(prompt), tuple(prompt))
 
 
-def _encode(request: Request, tokenizer: Any, start: Sequence[int] | None) -> list[int]:
+def _encode(request: Request, tokenizer: Any, bounds: Bounds) -> list[int]:
     if request.prompt_ids is not None:
         return list(request.prompt_ids)
     if tokenizer is None:
         raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
+    thinking = bounds.thinking if request.thinking is None else request.thinking
     try:
-        return prompt_ids(tokenizer, request.prompt, request.messages, start)
+        return prompt_ids(tokenizer, request.prompt, request.messages, bounds.start, thinking)
     except HildaError:
         raise
     except Exception as error:  # tokenizers raises plain ones, for a word it has no token for
@@ -142,6 +146,5 @@ def end_ids(request: Request, tokenizer: Any, own: frozenset[int] = frozenset())
     value = getattr(tokenizer, "eos_token_id", None)
     found = set(own) | (set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)})
     if request.messages is not None and tokenizer is not None:
-        turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        found |= {int(turn)} if turn is not None and turn != tokenizer.unk_token_id else set()
+        found |= {end_of_turn(tokenizer).id}
     return frozenset(found)

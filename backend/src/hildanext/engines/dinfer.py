@@ -142,8 +142,9 @@ class DinferSession:
     def submit(self, request: Request, drafts: bool = False) -> int:
         """Queue a request. DecodeError for what is fixed at start."""
         refuse_fixed(request, self.name, self.plugin.mode)
-        new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        bounds = Bounds(self.facts.block, self.facts.window, new, self.mask_id, len(self.tokenizer), self.start)
+        decode, words = self.config.decode, len(self.tokenizer)
+        new = decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        bounds = Bounds(self.facts.block, self.facts.window, new, self.mask_id, words, self.start, decode.thinking)
         preset = {"mode": self.plugin.mode, "source": "engine", "tau_mask": self.tau_mask, "tau_edit": None}
         self.waiting.append(Relay(next(self.numbers), request, self.tokenizer, bounds, "threshold", preset))
         return self.waiting[-1].number

@@ -197,8 +197,9 @@ class RemoteSession:
     def submit(self, request: Request, drafts: bool = False) -> int:
         """Send a request. DecodeError for what the server decides."""
         refuse_fixed(request, self.name, self.plugin.mode)
-        new = self.config.decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        bounds = Bounds(self.facts.block, self.facts.window, new, -1, len(self.tokenizer), self.start)
+        decode, words = self.config.decode, len(self.tokenizer)
+        new = decode.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
+        bounds = Bounds(self.facts.block, self.facts.window, new, -1, words, self.start, decode.thinking)
         preset = {"mode": self.plugin.mode, "source": "server", "tau_mask": self.plugin.threshold,
                   "tau_edit": self.plugin.edit_threshold}  # fmt: skip
         number = next(self.numbers)

@@ -105,8 +105,10 @@ class ARGenerator:
         if request.prompt_ids is not None:
             return list(request.prompt_ids)
         tokenizer = self.loaded.tokenizer
+        thinking = bool(self.config.thinking if request.thinking is None else request.thinking)
         start = self.loaded.meta.document_start
-        return prompt_ids(tokenizer, request.prompt, request.messages, start) or [int(tokenizer.eos_token_id)]
+        found = prompt_ids(tokenizer, request.prompt, request.messages, start, thinking)
+        return found or [int(tokenizer.eos_token_id)]
 
     def _row(self, request: Request) -> Row:
         denoiser, prompt = self.loaded.denoiser, self.prompt(request)

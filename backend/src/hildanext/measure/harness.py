@@ -17,7 +17,8 @@ from lm_eval.api.registry import MODEL_REGISTRY, register_model
 from hildanext.core.batches import document_batch, padded
 from hildanext.core.likelihood import autoregressive_nll, block_elbo
 from hildanext.core.types import Batch
-from hildanext.data.chat import PLAIN_TEMPLATE, prompt_ids
+from hildanext.data.chat import prompt_ids
+from hildanext.data.template import PLAIN_TEMPLATE
 from hildanext.data.tokenizers import encode_texts
 from hildanext.decoding.request import Request
 from hildanext.errors import ConfigError, DataError

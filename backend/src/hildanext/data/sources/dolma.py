@@ -14,7 +14,7 @@ from hildanext.data.document import BadRow, Document
 from hildanext.data.reading import MAX_LINE_BYTES, files_below, rows
 from hildanext.data.source import Source, Unit, documents_of, local_path
 
-SUFFIXES = (".json.gz", ".jsonl", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".jsonl.zstd")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
 
 
 class Dolma(Source):

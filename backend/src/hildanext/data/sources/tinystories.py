@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from hildanext.data.archives import opened, suffix_of
 from hildanext.data.document import BadRow, Document
 from hildanext.data.hub import Wanted, hub_rows
-from hildanext.data.reading import MAX_LINE_BYTES, bounded_lines, files_below, rows
+from hildanext.data.reading import KINDS, MAX_LINE_BYTES, bounded_lines, files_below, rows
 from hildanext.data.source import Source, Unit, documents_of, local_path
 from hildanext.errors import DataError
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".json")
+SUFFIXES = (".txt", *KINDS)
 HUB = "roneneldan/TinyStories"
 MARKER = "<|endoftext|>"
 How = Literal["auto", "marker", "story", "line"]
@@ -50,7 +51,7 @@ class Tinystories(Source):
         """The stories of one file or of the hub."""
         if unit.name == HUB:
             found = hub_rows(Wanted(HUB, limit=self.limit))
-        elif unit.name.endswith(".txt"):
+        elif suffix_of(unit.name) == ".txt":
             found = stories(Path(unit.name), self.split, self.max_story_bytes)
         else:
             found = rows(Path(unit.name), self.max_story_bytes)
@@ -58,7 +59,7 @@ class Tinystories(Source):
 
 
 def _marked(path: Path) -> bool:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return MARKER.encode() in file.read(PROBE_BYTES)
 
 
@@ -66,10 +67,10 @@ def stories(path: Path, how: How, max_bytes: int) -> Iterator[tuple[int, dict[st
     """(line of its end, {"text": story}) of every story; damage and stories over `max_bytes` as BadRow."""
     found = ("marker" if _marked(path) else "story") if how == "auto" else how
     story, blank, number = _Story(str(path), max_bytes), True, 0
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, raw in bounded_lines(file, max_bytes):
             try:
-                line = (raw if raw is not None else b"").decode("utf-8")
+                line = (raw if raw is not None else b"").decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
                 yield number, BadRow("invalid UTF-8", str(path), number)
                 continue
