@@ -18,6 +18,7 @@ from hildanext.errors import ModelError
 from hildanext.models import attention
 from hildanext.models.attention import Cache, Layout
 from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan_causal, plan_diffusion
+from hildanext.models.shape import Shape
 
 
 class HFDenoiser(nn.Module):
@@ -48,7 +49,7 @@ class HFDenoiser(nn.Module):
     @property
     def window(self) -> int:
         """Longest sequence of the configuration, tokens; 0 where it names none."""
-        return int(getattr(self.config, "max_position_embeddings", 0) or 0)
+        return Shape.of(self.config).window
 
     @property
     def exact(self) -> bool:
@@ -207,6 +208,5 @@ def module(denoiser: Denoiser) -> nn.Module:
 def position_bytes(config: Any, size: int) -> int:
     """Bytes of keys and values that one token costs in all layers of a Hugging Face configuration; size: bytes of one
     element. Latent attention (fewer bytes) is not known to it."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * size)
+    shape = Shape.of(config)
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * size
