@@ -31,6 +31,7 @@ class HFDenoiser(nn.Module):
         super().__init__()
         self.model, self.mask_id = model, mask_id
         self.attention, self.shift, self.block_grid = attention, shift, block_grid
+        self._layout: bool | None = None
         self._install()
 
     def _install(self) -> None:
@@ -58,8 +59,8 @@ class HFDenoiser(nn.Module):
 
     @property
     def takes_layout(self) -> bool:
-        """True: attention goes through models/attention.py."""
-        return True
+        """Whether the layers attend to just what a layout or a store gives them; probed once, with four tokens."""
+        return self.probe()
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -86,7 +87,30 @@ class HFDenoiser(nn.Module):
 
     def backend(self, length: int, block: int) -> Backend:
         """The attention backend that noisy_features uses at this length and block size, with its reason."""
-        return choose_backend(self.attention, self.device, length, block)
+        found = choose_backend(self.attention, self.device, length, block)
+        if found.name == "dense" or self.takes_layout:
+            return found
+        if self.attention != "auto":
+            raise ModelError(
+                f"model.attention: {self.attention} replaces the mask, and layers of {self.config.model_type} change keys"
+                " or mask themselves; use auto or dense"
+            )
+        return Backend("dense", f"layers of {self.config.model_type} change keys or mask themselves")
+
+    @torch.no_grad()
+    def probe(self) -> bool:
+        """takes_layout, from a forward the first time."""
+        if self._layout is not None:
+            return self._layout
+        probe, training = attention.Probe(), self.model.training
+        tokens = torch.arange(4, device=self.device)[None] % self.vocab_size
+        self.model.eval()
+        try:
+            self.body(tokens, tokens, torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device), probe, probe)
+        finally:
+            self.model.train(training)
+        self._layout = probe.passed
+        return self._layout
 
     def head(self) -> Tensor:
         """The output matrix [V, D]."""

@@ -48,7 +48,8 @@ class Hf(ModelKind):
         denoiser = HFDenoiser(held, mask_id, attention=model.attention, shift=shift, block_grid=grid)
         if not getattr(held, "is_quantized", False):
             denoiser = denoiser.to(device, dtype)
-        return denoiser.eval()
+        denoiser.eval().probe()  # here, before ranks share the weights
+        return denoiser
 
     def save(self, denoiser: Denoiser, folder: Path) -> None:
         """As transformers saves it; rope_theta and tie_word_embeddings stand explicitly in config.json."""
@@ -80,9 +81,9 @@ class Hf(ModelKind):
             "vocabulary": _vocabulary(folder, _embedding(network, tensors)),
         }
 
-    def parity(self, denoiser: Denoiser) -> dict[str, Any]:
+    def parity(self, denoiser: Denoiser, window: int = 0) -> dict[str, Any]:
         """Block size 1 on the clean stream against transformers' own forward."""
-        return parity(denoiser)
+        return parity(denoiser, window)
 
     def label(self, denoiser: Denoiser) -> str:
         """The model_type of the configuration."""

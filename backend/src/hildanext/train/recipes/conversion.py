@@ -47,7 +47,7 @@ def train_command(config: Config, console: Console, command: str, path: Path | N
 def _inspected(training: Training) -> dict[str, Any]:
     if training.causal or training.resumed is not None or not training.config.train.parity:
         return {}
-    facts = conversion_report(training.loaded)
+    facts = conversion_report(training.loaded, window=training.shards.window)
     require_parity(facts["parity"], training.config.model.path)
     if training.ranks.first:
         training.run.write_json("inspect.json", facts)
