@@ -1,7 +1,7 @@
 # Tiny configurations of many families of transformers, each with the verdict the project must come to.
 # Entry points: FAMILIES (name -> Family), tiny.
-# A verdict is "exact", or a word of the line that refuses the model. Every parameter is random, vectors included: a bias
-# or a gate that starts at zero would hide what it does.
+# A verdict is "exact", or a word of the line that refuses the model. Every parameter is random, vectors included: a
+# bias or a gate that starts at zero would hide what it does.
 """Material of the sweep over families."""
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ PLAIN = (
     "laguna", "llama", "minimax_m2", "ministral3", "mistral", "mixtral", "olmo", "olmo2", "olmoe", "opt", "persimmon",
     "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "solar_open", "starcoder2",
 )  # fmt: skip
+WINDOWED = ("mistral", "mixtral", "phi3", "phimoe", "starcoder2")
 FAMILIES = {
-    **{name: Family(name, EXACT, {"sliding_window": None} if name in ("mistral", "mixtral", "phi3", "phimoe", "starcoder2") else {}) for name in PLAIN},
+    **{name: Family(name, EXACT, {"sliding_window": None} if name in WINDOWED else {}) for name in PLAIN},
     **{name: Family(name, EXACT, MLA) for name in ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu")},
     "llama linear": Family("llama", EXACT, rope("linear", factor=4.0)),
     "llama yarn": Family("llama", EXACT, rope("yarn", **YARN)),
@@ -72,10 +73,12 @@ FAMILIES = {
     "falcon_h1": Family("falcon_h1", NO_SOFTMAX), "jamba": Family("jamba", NO_SOFTMAX),
     "mamba": Family("mamba", NO_SOFTMAX), "t5-like bart": Family("bart", NO_SOFTMAX),
     "deepseek_v32": Family("deepseek_v32", NO_SOFTMAX), "kimi_linear": Family("kimi_linear", NO_SOFTMAX),
-    "bloom": Family("bloom", NO_INTERFACE), "stablelm": Family("stablelm", NO_INTERFACE), "mpt": Family("mpt", NO_INTERFACE), "gptj": Family("gptj", NO_INTERFACE),
+    "bloom": Family("bloom", NO_INTERFACE), "stablelm": Family("stablelm", NO_INTERFACE),
+    "mpt": Family("mpt", NO_INTERFACE), "gptj": Family("gptj", NO_INTERFACE),
     "falcon": Family("falcon", NO_INTERFACE), "codegen": Family("codegen", NO_INTERFACE),
     "cohere": Family("cohere", HEAD), "phi": Family("phi", HEAD), "nanochat": Family("nanochat", HEAD),
-    "bert": Family("bert", HEAD, {"is_decoder": True}), "granite scaled": Family("granite", HEAD, {"logits_scaling": 8.0}),
+    "bert": Family("bert", HEAD, {"is_decoder": True}),
+    "granite scaled": Family("granite", HEAD, {"logits_scaling": 8.0}),
 }  # fmt: skip
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models.families import EXACT, FAMILIES, LENGTH, PARITY, Family, network, tiny
+from models.families import EXACT, FAMILIES, PARITY, Family, network, tiny
 from models.oracle import MASK, batch, logits, noised, plain, visibility
 
 from hildanext.decoding.forward import ForwardRow, forward
 from hildanext.decoding.store import StateStore
 from hildanext.errors import ModelError
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.inspection import parity, parity_lengths
-from hildanext.models.shape import Shape
+from hildanext.models.inspection import parity
 from hildanext.models.support import check_head, check_supported
 
 BLOCK, LENGTH_OF_ROW, TOLERANCE = 4, 12, 2e-5

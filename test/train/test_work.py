@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from hildanext.core.head import sample_tokens
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from train.material import QUIET, configuration, losses, records, stop_after
 
 from hildanext.config.train import OptimizerConfig, TrainConfig
+from hildanext.core.head import sample_tokens
 from hildanext.core.linear_cross_entropy import HeadOptions
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch, LossReport

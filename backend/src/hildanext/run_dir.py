@@ -64,10 +64,20 @@ def swap_in(fresh: Path, target: Path) -> None:
     """Rename a finished folder to `target`; a folder of that name is renamed away first and then removed."""
     old = _beside(target, "old")
     _recover(target)
+    _by_umask(fresh)
     if target.exists():
         target.rename(old)
     fresh.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _by_umask(folder: Path) -> None:
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o666
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):  # safetensors writes them for the owner alone
+        path.chmod(mode)
 
 
 def _beside(target: Path, kind: str) -> Path:

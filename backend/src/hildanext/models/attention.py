@@ -1,5 +1,5 @@
 # The attention function of a loaded model, the layouts that replace a mask, and what a layer asks of a decoder's store.
-# Entry points: install, Layout, Cache, Probe; diffusion_slices, document_slices, causal_slices, flex_layout make layouts.
+# Entry points: install, Layout, Cache, Probe; diffusion_slices, document_slices, causal_slices, flex_layout.
 # A Slices object names, for every query range, the key ranges it sees in full; no mask tensor exists. FlexLayout is one
 # compiled kernel that skips tiles no query sees: for GPUs only, on the CPU it has no backward. A layout travels to the
 # attention layers as the keyword `layout`; without it the model attends as transformers' "sdpa" does.

@@ -92,8 +92,8 @@ class HFDenoiser(nn.Module):
             return found
         if self.attention != "auto":
             raise ModelError(
-                f"model.attention: {self.attention} replaces the mask, and layers of {self.config.model_type} change keys"
-                " or mask themselves; use auto or dense"
+                f"model.attention: {self.attention} replaces the mask, and layers of {self.config.model_type} change"
+                " keys or mask themselves; use auto or dense"
             )
         return Backend("dense", f"layers of {self.config.model_type} change keys or mask themselves")
 
@@ -106,7 +106,8 @@ class HFDenoiser(nn.Module):
         tokens = torch.arange(4, device=self.device)[None] % self.vocab_size
         self.model.eval()
         try:
-            self.body(tokens, tokens, torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device), probe, probe)
+            unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
+            self.body(tokens, tokens, unread, cache=probe, layout=probe)
         finally:
             self.model.train(training)
         self._layout = probe.passed

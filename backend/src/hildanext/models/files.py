@@ -1,7 +1,7 @@
 # The files of a Hugging Face folder: checked before anything is loaded, then read as a network, whole or not at all.
 # Entry points: read_network, read_config, skeleton (the network without storage), check_files, check_plain.
-# Only safetensors are read and nothing is fetched. "Damaged" is said of damage alone: adapters, quantised weights, tensors
-# that the configuration does not know and files that may not be read have their own line.
+# Only safetensors are read and nothing is fetched. "Damaged" is said of damage alone: adapters, quantised weights,
+# tensors that the configuration does not know and files that may not be read have their own line.
 """Reading Hugging Face folders."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADAPTER = "adapter_config.json"
 
 
 def read_network(folder: Path, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Any:
-    """The network of a folder with its weights. ModelError where it is damaged, refused, or not what config.json says."""
+    """The network of a folder with its weights. ModelError where it is damaged, refused or not as config.json says."""
     from transformers.utils import logging
 
     check_files(folder)
@@ -92,13 +92,13 @@ def check_files(folder: Path) -> None:
     weight_files(folder)
     if (folder / ADAPTER).is_file():
         raise ModelError(
-            f"{folder}: {ADAPTER} lies beside the weights, and it is not clear whether they include the adapter; merge it"
-            " (peft's merge_and_unload) into a folder of its own, or remove the file"
+            f"{folder}: {ADAPTER} lies beside the weights, and nothing says whether they include the adapter; merge"
+            " it (peft's merge_and_unload) into a folder of its own, or remove the file"
         )
 
 
 def check_plain(config: Any, folder: Path) -> None:
-    """ModelError for quantised weights: they cannot be trained, masked rows cannot be added, and no export reads them."""
+    """ModelError for quantised weights: they cannot be trained, and no row can be added to them."""
     stored = getattr(config, "quantization_config", None)
     if stored:
         kind = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
@@ -135,7 +135,7 @@ def _weights(folder: Path, asked: dict[str, Any]) -> Any:
     unknown = sorted(name for name in found["unexpected_keys"] if not BUFFERS.search(name))
     if unknown:
         raise ModelError(
-            f"{folder}: {len(unknown)} tensors of the weights are unknown to config.json and would be dropped, the first"
-            f" {unknown[0]}; correct config.json (architecture, number of layers) or remove the tensors"
+            f"{folder}: {len(unknown)} tensors of the weights are unknown to config.json and would be dropped, the"
+            f" first {unknown[0]}; correct config.json (architecture, number of layers) or remove the tensors"
         )
     return network

@@ -1,5 +1,5 @@
 # What a model folder holds, how it differs from another, and whether the adapter reproduces its AR logits.
-# Entry points: inspect, compare, parity, parity_lengths, conversion_report, require_parity.
+# Entry points: inspect, effective, compare, parity, parity_lengths, conversion_report, require_parity.
 # inspect and compare read one tensor at a time; parity needs the loaded model, a Hugging Face network.
 """Looking at models."""
 
@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hildanext.config.model import ModelConfig
 from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.types import Batch, Denoiser
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.errors import ModelError, first_line
 from hildanext.models import attention
 from hildanext.models.backend import Backend, plan_causal
 from hildanext.models.denoiser import HFDenoiser, hugging_face
+from hildanext.models.files import skeleton
 from hildanext.models.load import Loaded, kind_at, model_folder
+from hildanext.models.mask_token import mask_id_of, shift_of
 from hildanext.models.meta import HildaMeta
 from hildanext.models.tensors import Tensors
 
@@ -33,6 +37,18 @@ def inspect(folder: str, against: str | None = None) -> dict[str, Any]:
     path = model_folder(folder)
     found = {"folder": folder, **kind_at(folder).facts(path), "meta": HildaMeta.read(path).model_dump()}
     return found if against is None else found | {"against": compare(folder, against)}
+
+
+def effective(model: ModelConfig, report: dict[str, Any]) -> dict[str, Any]:
+    """mask_id and shift that a command with these settings would use on the inspected folder. ModelError where the
+    settings contradict what is recorded, or the id stands for text."""
+    meta = HildaMeta.model_validate(report["meta"])
+    recorded = report.get("vocabulary", report["meta"])["mask_id"]
+    found = {"mask_id": recorded if model.mask_id is None else model.mask_id, "shift": shift_of(model, meta)}
+    if model.mask_id is not None and report["architecture"]["supported"]:
+        path = model_folder(model.path)
+        found["mask_id"] = mask_id_of(model, meta, skeleton(path, model.trust_remote_code), load_tokenizer(path))
+    return found
 
 
 def compare(folder: str, against: str) -> dict[str, Any]:
@@ -169,8 +185,8 @@ def require_parity(result: dict[str, Any], where: str) -> None:
     if not result["ok"]:
         raise ModelError(
             f"{where}: logit parity failed: block size 1 differs from the AR model by {result['worst']:.2e} of the"
-            f" largest value at {result['tokens']} tokens, expected at most {result['tolerance']:.0e} in {result['dtype']}; the architecture is not"
-            " expressed by its mask alone; use another model"
+            f" largest value at {result['tokens']} tokens, expected at most {result['tolerance']:.0e} in"
+            f" {result['dtype']}; the architecture is not expressed by its mask alone; use another model"
         )
 
 

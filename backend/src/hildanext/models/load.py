@@ -16,6 +16,7 @@ from hildanext.core.types import Denoiser
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.errors import ModelError
 from hildanext.models.backend import capability
+from hildanext.models.hardware import slow_dtype
 from hildanext.models.kind import ModelKind, Use, kind_of
 from hildanext.models.meta import HildaMeta
 from hildanext.progress import Console
@@ -122,6 +123,8 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
     denoiser = kind.load(folder, model, tokenizer, meta, device, dtype)
     meta = meta.model_copy(update={"mask_id": denoiser.mask_id, "shift": denoiser.shift})
     if console is not None:
+        if slow := slow_dtype(dtype, device, "model.dtype"):
+            console.warn(slow)
         name = kind.label(denoiser)
         console.say(f"model {model.path}: {name}, {device}, {dtype} ({reason}), mask id {denoiser.mask_id}")
     return Loaded(denoiser, tokenizer, meta, folder, dtype, reason, device)

@@ -32,7 +32,8 @@ def mask_id_of(model: ModelConfig, meta: HildaMeta, network: Any, tokenizer: Any
         )
     wanted = recorded if asked is None else asked
     found = choose_mask_token(network, tokenizer) if wanted is None else wanted
-    rows, where = int(network.get_input_embeddings().weight.shape[0]), "model.mask_id" if wanted == asked else META_FILE
+    rows = int(network.get_input_embeddings().weight.shape[0])
+    where = META_FILE if asked is None and recorded is not None else "model.mask_id"
     if not 0 <= found < rows:
         raise ModelError(f"{where} {found}: the embedding has rows 0 to {rows - 1}; choose one of them or null")
     if use := _use_in_text(found, network, tokenizer):
@@ -43,8 +44,7 @@ def mask_id_of(model: ModelConfig, meta: HildaMeta, network: Any, tokenizer: Any
 
 
 def shift_of(model: ModelConfig, meta: HildaMeta) -> str:
-    """none or clean, of the settings or as recorded. ModelError where a converted model's is changed and nothing says it
-    may."""
+    """none or clean, of the settings or as recorded. ModelError where a converted model's is changed unsaid."""
     if model.shift == "auto":
         return meta.shift
     converted = meta.block is not None or meta.shift != "none"

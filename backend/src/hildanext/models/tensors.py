@@ -1,7 +1,7 @@
 # The tensors of a model folder, read one at a time from its safetensors files.
 # Entry points: Tensors, weight_files.
-# A model of any size can be inspected or compared in the memory of its largest tensor. Files that transformers would not
-# load (beside model.safetensors, or not in the index) are not read either.
+# A model of any size can be inspected or compared in the memory of its largest tensor. Files that transformers would
+# not load (beside model.safetensors, or not in the index) are not read either.
 """Tensors on disk."""
 
 from __future__ import annotations

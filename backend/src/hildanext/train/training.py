@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hildanext.config import Config
 from hildanext.config.model import ModelConfig
 from hildanext.core.block_ladder import Ladder
 from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet, check_tokenizer
 from hildanext.data.tokenize import tokenize
-from hildanext.errors import DataError, HildaError
+from hildanext.errors import DataError, HildaError, ModelError
 from hildanext.models.denoiser import module, network
+from hildanext.models.hardware import slow_dtype
 from hildanext.models.load import NEW, Loaded, load_model
 from hildanext.models.lora import add_adapter
 from hildanext.models.meta import HildaMeta
@@ -130,9 +133,24 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
     memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
     require_memory(memory)
     loaded = load_model(source, console)
+    if config.train.autocast != "none":
+        slow = slow_dtype(getattr(torch, config.train.autocast), loaded.device, "train.autocast")
+        if slow:
+            console.warn(slow)
     loaded.require("train")
     check_tokenizer(shards, loaded.tokenizer)
+    check_window(loaded, shards.window)
     return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state)
+
+
+def check_window(loaded: Loaded, window: int) -> None:
+    """ModelError where rows of `window` tokens are longer than the positions the model has."""
+    most = loaded.denoiser.window
+    if most and window > most:
+        raise ModelError(
+            f"model {loaded.path or NEW}: max_position_embeddings is {most}, the shards have rows of {window} tokens;"
+            f" tokenize with tokenize.window={most} or less, or use a model with a longer window"
+        )
 
 
 def _resumed(config: Config, run: RunDir) -> Path | None:

@@ -1,7 +1,7 @@
 # Kind `hf`: a causal language model of transformers, any family whose layers are a softmax over a mask.
 # Entry points: Hf (plugin).
-# Which architectures are refused stands in models/support.py, what a folder must be in models/files.py. The folder stays
-# plain Hugging Face: AutoModelForCausalLM loads it without this package.
+# Which architectures are refused stands in models/support.py, what a folder must be in models/files.py. The folder
+# stays plain Hugging Face: AutoModelForCausalLM loads it without this package.
 """Model kind hf."""
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ def _embedding(network: Any, tensors: Tensors) -> Tensor | None:
     if network is not None:
         matrix = network.get_input_embeddings().weight
         wanted = {name for name, parameter in network.named_parameters() if parameter is matrix}
-    return next((tensors[name] for name in tensors.names if any(name.endswith(w) or w.endswith(name) for w in wanted)), None)
+    return next(
+        (tensors[name] for name in tensors.names if any(name.endswith(w) or w.endswith(name) for w in wanted)), None
+    )
 
 
 def _vocabulary(path: Path, matrix: Tensor | None) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def train_command(config: Config, console: Console, command: str, path: Path | N
     """Inspect, train, evaluate, save in a run directory; returns the report, which is also report.json. Interrupted and
     RunError pass through."""
     with open_training(config, console, command, path) as training:
+        if command == "sft":
+            _say_unconverted(training)
         inspected = _inspected(training)
         model, choice = trainable(training)
         work, recorder = Supervised(training, model), RunRecorder(training, model, choice)
@@ -42,6 +44,17 @@ def train_command(config: Config, console: Console, command: str, path: Path | N
         with work.noise or nullcontext():
             trainer.fit()
         return recorder.finish(inspected)
+
+
+def _say_unconverted(training: Training) -> None:
+    if training.causal or training.resumed is not None or training.loaded.meta.block is not None:
+        return
+    words = (
+        f"model {training.config.model.path} is a plain autoregressive model: hildanext.json records no conversion to"
+        " block diffusion, and sft makes none; run convert-wsd on it first, or expect to learn both from chats alone"
+    )
+    training.console.warn(words)
+    training.run.log(words)
 
 
 def _inspected(training: Training) -> dict[str, Any]:
