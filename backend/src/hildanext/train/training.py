@@ -24,7 +24,7 @@ from hildanext.errors import DataError, HildaError, ModelError
 from hildanext.models.denoiser import module, network
 from hildanext.models.hardware import slow_dtype
 from hildanext.models.load import NEW, Loaded, load_model
-from hildanext.models.lora import add_adapter
+from hildanext.models.lora import adapter_note, add_adapter
 from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate, require_memory
 from hildanext.progress import Console
@@ -124,6 +124,11 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
 
 
 def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Training:
+    if config.train.parallel == "fsdp2" and config.model.adapter.kind != "none":
+        raise ModelError(
+            "train.parallel fsdp2: adapters cannot be gathered from sharded weights for a checkpoint; use ddp, which holds"
+            " the frozen weights once per rank, or model.adapter.kind=none"
+        )
     resumed = _resumed(config, run)
     state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
     shards, evaluation = open_shards(config, config.train.split), open_shards(config, config.train.eval_split)
@@ -186,7 +191,10 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
     ranks; and the optimiser over what trains."""
     config, ranks, denoiser = training.config, training.ranks, training.loaded.denoiser
     if training.adapted:
-        add_adapter(denoiser, config.model.adapter)
+        add_adapter(denoiser, config.model.adapter, config.seed)
+        note = adapter_note(denoiser)
+        training.console.say(note)
+        training.run.log(note)
     trained = module(denoiser)
     freeze(trained, config.optimizer)
     if config.train.gradient_checkpointing:

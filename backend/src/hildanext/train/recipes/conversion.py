@@ -26,6 +26,8 @@ from hildanext.train.loop import Notes, Trainer
 from hildanext.train.recorder import RunRecorder
 from hildanext.train.training import Training, open_training, trainable
 
+DROPOUT = 1 << 20
+
 
 def train_command(config: Config, console: Console, command: str, path: Path | None) -> dict[str, Any]:
     """Inspect, train, evaluate, save in a run directory; returns the report, which is also report.json. Interrupted and
@@ -96,6 +98,7 @@ class Supervised:
         if self.noise is not None:
             self.noise.set_scale(step)
             self.noise.rng.manual_seed(step_seed(seed, step, micro=1 + index * ranks.size + ranks.rank))
+        torch.manual_seed(step_seed(seed, step, micro=DROPOUT + index * ranks.size + ranks.rank))
         rng = torch.Generator().manual_seed(step_seed(seed, step))
         return self.objective.loss(self.model, batch.to(self.training.loaded.device), self.ladder.block(step), rng)
 
