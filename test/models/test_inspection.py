@@ -159,7 +159,7 @@ class WindowedAttention(torch.nn.Module):
         size = keywords["hidden_states"].shape[1]
         if size > self.kept and attention_mask is not None and attention_mask.shape[-1] == size:
             far = torch.arange(size)[:, None] - torch.arange(size)[None] > self.kept
-            attention_mask = attention_mask.masked_fill(far, torch.finfo(attention_mask.dtype).min)
+            attention_mask = attention_mask.masked_fill(far, 0 if attention_mask.dtype == torch.bool else -1e9)
         return self.layer(*args, attention_mask=attention_mask, **keywords)
 
 

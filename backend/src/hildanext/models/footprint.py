@@ -38,6 +38,7 @@ class NetworkFootprint:
     linear: int
     rank_one: int
     query_norm: bool
+    gated: bool = True
 
     @classmethod
     def of(cls, model: ModelConfig) -> NetworkFootprint:
@@ -53,6 +54,7 @@ class NetworkFootprint:
             sum(module.weight.numel() for module in linears),
             sum(module.in_features + module.out_features for module in linears),
             any("q_norm" in name for name, _ in network.named_parameters()),
+            any("gate" in name for name, _ in network.named_parameters()),
         )
 
     def weights(self, dtype: torch.dtype) -> float:
@@ -90,7 +92,7 @@ class NetworkFootprint:
         heads, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         positions = length if block >= length else 2 * length
         norm = 3 * size if size >= 4 else 2 * size + 4
-        per_token = 2 * norm * shape.hidden + 4 * size * heads + 4 * size * shape.feed
+        per_token = 2 * norm * shape.hidden + 4 * size * heads + (4 if self.gated else 2) * size * shape.feed
         if self.query_norm:
             per_token += (norm - size) * (heads + keys)
         extra = 0.0
