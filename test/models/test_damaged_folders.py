@@ -86,7 +86,10 @@ CASES = {
     "unknown type": (setting("model_type", "nonesuch"), "nonesuch"),
     "tokenizer": (tokenizer, "tokenizer cannot be read"),
     "negative mask": (negative_mask, "rows 0 to 511"),
-    "unknown norms": (added("model.layers.0.self_attn.q_norm.weight"), "1 tensors of the weights are unknown to config"),
+    "unknown norms": (
+        added("model.layers.0.self_attn.q_norm.weight"),
+        "1 tensors of the weights are unknown to config",
+    ),
     "layers dropped": (setting("num_hidden_layers", 2), "tensors of the weights are unknown to config.json"),
     "an adapter beside": (adapter, "adapter_config.json lies beside the weights"),
     "gptq": (setting("quantization_config", {"quant_method": "gptq", "bits": 4}), r"are quantised \(gptq\)"),

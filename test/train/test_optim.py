@@ -17,7 +17,6 @@ from hildanext.errors import ConfigError
 from hildanext.train import optim
 from hildanext.train.optim import build_optimizer, freeze, learning_rate, part_of, set_rate
 
-
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon needs torch >= 2.9")
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Loaded:
 
 def place(path: str) -> Path:
     """The folder of a bundled name, else the path as it is."""
-    return Path(__file__).parent.parent / "tiny" / BUNDLED[path] if path in BUNDLED else Path(path)
+    return Path(__file__).parent.parent / "tiny" / BUNDLED[path] if path in BUNDLED else Path(path).expanduser()
 
 
 def model_folder(path: str) -> Path:
@@ -122,9 +123,9 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
     kind = kind_of(meta)
     denoiser = kind.load(folder, model, tokenizer, meta, device, dtype)
     meta = meta.model_copy(update={"mask_id": denoiser.mask_id, "shift": denoiser.shift})
+    if slow := slow_dtype(dtype, device, "model.dtype"):
+        (warnings.warn if console is None else console.warn)(slow)
     if console is not None:
-        if slow := slow_dtype(dtype, device, "model.dtype"):
-            console.warn(slow)
         name = kind.label(denoiser)
         console.say(f"model {model.path}: {name}, {device}, {dtype} ({reason}), mask id {denoiser.mask_id}")
     return Loaded(denoiser, tokenizer, meta, folder, dtype, reason, device)

@@ -34,7 +34,7 @@ class TypedMuon(torch.optim.Muon):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update."""
         if closure is not None:
             raise ValueError("muon: closures are not supported")

@@ -99,8 +99,8 @@ def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.
 
 
 def muon_dtype(config: OptimizerConfig, device: torch.device) -> torch.dtype:
-    """What Muon's orthogonalisation multiplies in. auto: bfloat16, as torch does, where the device has units for it, else
-    float32, which is the faster one there."""
+    """What Muon's orthogonalisation multiplies in. auto: bfloat16, as torch does, where the device has units for it,
+    else float32, which is the faster one there."""
     if config.orthogonal != "auto":
         return torch.bfloat16 if config.orthogonal == "bfloat16" else torch.float32
     return torch.bfloat16 if multiplies(torch.bfloat16, device) else torch.float32

@@ -108,6 +108,7 @@ def make_ladder(config: Config, window: int, ranks: int) -> Ladder:
 def open_training(config: Config, console: Console, command: str, path: Path | None) -> Iterator[Training]:
     """A run inside its run directory (`path`, or a new one named after the command): model, shards and ladder, checked
     against each other and against the memory of the device. The directory's state follows what happens inside."""
+    check_adapters(config)
     ranks = open_ranks(config.train.parallel, config.model.device)
     try:
         created = RunDir.create(config, command, path) if ranks.first else None
@@ -124,11 +125,6 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
 
 
 def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Training:
-    if config.train.parallel == "fsdp2" and config.model.adapter.kind != "none":
-        raise ModelError(
-            "train.parallel fsdp2: adapters cannot be gathered from sharded weights for a checkpoint; use ddp, which holds"
-            " the frozen weights once per rank, or model.adapter.kind=none"
-        )
     resumed = _resumed(config, run)
     state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
     shards, evaluation = open_shards(config, config.train.split), open_shards(config, config.train.eval_split)
@@ -146,6 +142,15 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
     check_tokenizer(shards, loaded.tokenizer)
     check_window(loaded, shards.window)
     return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state)
+
+
+def check_adapters(config: Config) -> None:
+    """ModelError for adapters under FSDP2."""
+    if config.train.parallel == "fsdp2" and config.model.adapter.kind != "none":
+        raise ModelError(
+            "train.parallel fsdp2: adapters cannot be gathered from sharded weights for a checkpoint; use ddp, which"
+            " holds the frozen weights once per rank, or model.adapter.kind=none"
+        )
 
 
 def check_window(loaded: Loaded, window: int) -> None:
