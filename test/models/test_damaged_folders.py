@@ -1,11 +1,12 @@
 # Model folders that are damaged or contradict themselves: each is one clear line, and none loads with random weights.
 # Entry points: pytest.
 # Each case changes one file of a copy of stories260k; the unchanged copy loads, so the guard is not always on.
-"""Tests of the refusals of models/kinds/hf.py and models/inspection.py."""
+"""Tests of the refusals of models/files.py, support.py, tensors.py and inspection.py."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hildanext.config import load_config
 from hildanext.config.model import ModelConfig
@@ -20,6 +22,7 @@ from hildanext.errors import ModelError
 from hildanext.models.inspection import inspect
 from hildanext.models.load import load_model
 from hildanext.models.preflight import estimate
+from hildanext.models.save import save_model
 
 
 @pytest.fixture
@@ -86,6 +89,28 @@ def test_a_device_that_does_not_compute_is_one_line(device: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def added(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        state = {**load_file(path), name: torch.ones(8)}
+        path.unlink()
+        save_file(state, path, {"format": "pt"})
+
+    return change
+
+
+def adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def indexed(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(state, folder / "model-00001.safetensors", {"format": "pt"})
+    places = dict.fromkeys(state, "model-00001.safetensors") | {"model.norm.weight": "model-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
 CASES = {
     "half the weights": (half, "cannot be loaded"),
     "no safetensors": (noise, "cannot be loaded"),
@@ -94,7 +119,27 @@ CASES = {
     "unknown type": (setting("model_type", "nonesuch"), "nonesuch"),
     "tokenizer": (tokenizer, "tokenizer cannot be read"),
     "negative mask": (negative_mask, "rows 0 to 511"),
+    "unknown norms": (
+        added("model.layers.0.self_attn.q_norm.weight"),
+        "1 tensors of the weights are unknown to config",
+    ),
+    "layers dropped": (setting("num_hidden_layers", 2), "tensors of the weights are unknown to config.json"),
+    "an adapter beside": (adapter, "adapter_config.json lies beside the weights"),
+    "gptq": (setting("quantization_config", {"quant_method": "gptq", "bits": 4}), r"are quantised \(gptq\)"),
+    "bitsandbytes": (
+        setting("quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        r"are quantised \(bitsandbytes\)",
+    ),
+    "a shard of the index is gone": (indexed, "model-00002.safetensors of model.safetensors.index.json is missing"),
+    "length-dependent positions": (
+        setting("rope_parameters", {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}),
+        "rotary type dynamic",
+    ),
 }
+NOT_DAMAGE = (
+    "unknown norms", "layers dropped", "an adapter beside", "gptq", "bitsandbytes", "length-dependent positions",
+    "another width",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,6 +150,34 @@ def test_a_damaged_folder_is_one_line_that_names_it(case: str, folder: Path) -> 
     with pytest.raises(ModelError, match=words) as caught:
         load_model(ModelConfig(path=str(folder)))
     assert "\n" not in str(caught.value)
+    assert case not in NOT_DAMAGE or "are damaged" not in str(caught.value)
+
+
+def test_files_that_transformers_would_not_load_are_not_counted(folder: Path) -> None:
+    before = inspect(str(folder))
+    save_file({"other": torch.ones(100)}, folder / "another.safetensors")
+    assert inspect(str(folder)) == before
+    load_model(ModelConfig(path=str(folder)))
+
+
+def test_causal_masks_stored_by_old_versions_do_not_count_as_unknown(folder: Path) -> None:
+    added("model.layers.0.self_attn.rotary_emb.inv_freq")(folder)
+    load_model(ModelConfig(path=str(folder)))
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hildanext.models.tensors.os.access", lambda *_: False)
+    with pytest.raises(ModelError, match="may not be read by this user"):
+        load_model(ModelConfig(path=str(folder)))
+
+
+def test_weights_get_the_mode_that_the_umask_gives(folder: Path, tmp_path: Path) -> None:
+    loaded, before = load_model(ModelConfig(path=str(folder))), os.umask(0o027)
+    try:
+        written = save_model(loaded.denoiser, loaded.tokenizer, tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in written.iterdir()} == {0o640}
 
 
 @pytest.mark.parametrize("damage", [half, noise, setting("model_type", "nonesuch"), tokenizer])

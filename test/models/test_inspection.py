@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from models.families import FAMILIES, network, tiny
+from models.oracle import batch
 
 from hildanext import cli
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
 from hildanext.models import inspection
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.inspection import compare, conversion_report, inspect, parity, require_parity
+from hildanext.models.inspection import compare, conversion_report, inspect, parity, parity_lengths, require_parity
 from hildanext.models.load import load_model
 from hildanext.models.meta import HildaMeta
 from hildanext.models.save import save_model
@@ -122,3 +125,58 @@ def test_inspect_command_saves_its_report(child: Path, parent: str, tmp_path: Pa
 def test_inspect_command_on_no_model_is_the_users_mistake(tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["inspect", str(tmp_path)]) == 2
     assert "no Hugging Face model folder" in capsys.readouterr().err
+
+
+def test_inspect_shows_the_mask_and_shift_in_effect(parent: str, tmp_path: Path, capsys: Any) -> None:
+    asked = ["--set", "model.shift=clean", "--no-parity", "--json", "--run-dir", str(tmp_path / "run")]
+    assert cli.main(["inspect", parent, *asked]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["effective"] == {"mask_id": 512, "shift": "clean"}
+    assert "with these settings [MASK] is 512, shift clean" in captured.err
+    assert cli.main(["inspect", parent, "--set", "model.mask_id=400", "--no-parity"]) == 2
+    assert "mask_id 400 is the text" in capsys.readouterr().err
+
+
+def test_inspect_of_a_refused_model_says_why_and_exits_2(parent: str, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(parent, folder, copy_function=shutil.copyfile)
+    values = json.loads((folder / "config.json").read_text())
+    values |= {"model_type": "granite", "architectures": ["GraniteForCausalLM"], "logits_scaling": 8.0}
+    (folder / "config.json").write_text(json.dumps(values))
+    assert cli.main(["inspect", str(folder), "--no-parity", "--run-dir", str(tmp_path / "run")]) == 2
+    assert "block diffusion: no" in capsys.readouterr().err
+    assert not json.loads((tmp_path / "run" / "report.json").read_text())["architecture"]["supported"]
+
+
+class WindowedAttention(torch.nn.Module):
+    """Stands before a layer's attention and hides keys further away than `kept` from it."""
+
+    def __init__(self, layer: torch.nn.Module, kept: int) -> None:
+        super().__init__()
+        self.layer, self.kept = layer, kept
+
+    def forward(self, *args: Any, attention_mask: Any = None, **keywords: Any) -> Any:
+        size = keywords["hidden_states"].shape[1]
+        if size > self.kept and attention_mask is not None and attention_mask.shape[-1] == size:
+            far = torch.arange(size)[:, None] - torch.arange(size)[None] > self.kept
+            attention_mask = attention_mask.masked_fill(far, 0 if attention_mask.dtype == torch.bool else -1e9)
+        return self.layer(*args, attention_mask=attention_mask, **keywords)
+
+
+def test_parity_looks_at_lengths_where_a_keep_window_begins_to_hide(random_model: Make) -> None:
+    model = HFDenoiser(random_model(), 66)
+    assert parity_lengths(model) == (16, 64, 256) == tuple(parity(model, 256)["lengths"])
+    assert parity_lengths(model, 48) == (16, 48, 64) and parity_lengths(model, 4096)[-1] == 256
+    for layer in model.model.base_model.layers:
+        layer.self_attn = WindowedAttention(layer.self_attn, 40)
+    found = parity(model)
+    assert not found["ok"] and found["tokens"] > 40
+
+
+def test_layers_that_change_what_they_cached_are_given_masks(random_model: Make) -> None:
+    model, data = HFDenoiser(network(tiny(FAMILIES["jetmoe"])), 66), batch(length=64)
+    assert not model.takes_layout and HFDenoiser(random_model(), 66).takes_layout
+    assert model.backend(4096, 32).name == "dense"
+    model.attention = "sliced"
+    with pytest.raises(ModelError, match="use auto or dense"):
+        model.noisy_features(data.tokens, data, 16, data.learn)

@@ -21,11 +21,11 @@ from hildanext.core.types import Batch
 from hildanext.errors import ModelError
 from hildanext.models import load
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.kinds.hf import check_head, check_supported
 from hildanext.models.load import choose_device, choose_dtype, load_model, model_folder
 from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
 from hildanext.models.save import save_model
+from hildanext.models.support import check_head, check_supported
 
 Make = Callable[..., Any]
 

@@ -11,14 +11,25 @@ from typing import Any
 
 import pytest
 import torch
-from models.oracle import FAMILIES, MASK, batch, noised
+from models.families import FAMILIES, network, tiny
+from models.oracle import FAMILIES as NAMES
+from models.oracle import MASK, batch, noised
 
 from hildanext.config.model import AdapterConfig, ModelConfig
 from hildanext.errors import ModelError
 from hildanext.models import lora
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
-from hildanext.models.lora import adapter_state, add_adapter, has_adapter, merge_adapter, quantisation
+from hildanext.models.lora import (
+    adapter_facts,
+    adapter_note,
+    adapter_state,
+    add_adapter,
+    has_adapter,
+    load_adapter,
+    merge_adapter,
+    quantisation,
+)
 from hildanext.models.save import save_model
 
 pytest.importorskip("peft")
@@ -39,7 +50,7 @@ def features(model: HFDenoiser) -> torch.Tensor:
     return model.noisy_features(noised(data), data, 4, data.learn)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NAMES)
 def test_a_merged_adapter_computes_what_the_adapted_model_did(family: str, random_model: Make) -> None:
     model = HFDenoiser(random_model(family), MASK)
     names = {name for name, _ in model.model.named_parameters()}
@@ -138,3 +149,55 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install hildanext\[quant\]"):
         quantisation(AdapterConfig(kind="qlora"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "words"),
+    [
+        ("llama", ("embed_tokens",), "embed_tokens is the embedding"),
+        ("llama", ("lm_head", "q_proj"), "lm_head is the output matrix"),
+        ("llama tied", ("lm_head",), "lm_head is the output matrix"),
+        ("llama", ("q_proj", "absent"), "absent names no layer"),
+        ("mixtral", ("experts",), "experts is MixtralExperts, not a linear layer"),
+        ("mixtral", ("gate_up_proj",), "gate_up_proj is a parameter of its own"),
+        ("gpt2", (), "no linear layers"),
+    ],
+)
+def test_targets_that_cannot_be_adapted_are_named(family: str, targets: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        add_adapter(HFDenoiser(network(tiny(FAMILIES[family])), MASK), AdapterConfig(kind="lora", targets=targets))
+
+
+def test_what_a_mixture_leaves_without_an_adapter_is_said(random_model: Make) -> None:
+    model = HFDenoiser(random_model("qwen3_moe"), MASK)
+    add_adapter(model, AdapterConfig(kind="lora", rank=2))
+    assert "q_proj x2" in adapter_note(model) and "frozen: " in adapter_note(model)
+    assert "gate_up_proj (" in adapter_note(model) and "gate (" in adapter_note(model)
+    dense = HFDenoiser(random_model(), MASK)
+    add_adapter(dense, AdapterConfig(kind="lora", rank=2))
+    assert "frozen" not in adapter_note(dense)
+
+
+def test_adapters_are_drawn_from_the_seed_alone(random_model: Make) -> None:
+    states = []
+    for seed, before in ((3, 0), (3, 1), (4, 0)):
+        torch.manual_seed(before)
+        state = torch.random.get_rng_state()
+        model = HFDenoiser(random_model(), MASK)
+        add_adapter(model, AdapterConfig(kind="lora", rank=2), seed)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        states.append(adapter_state(model))
+    name = next(name for name in states[0] if "lora_A" in name)
+    assert torch.equal(states[0][name], states[1][name]) and not torch.equal(states[0][name], states[2][name])
+
+
+@pytest.mark.parametrize("change", [{"rank": 3}, {"alpha": 8.0}, {"targets": ("q_proj",)}])
+def test_adapters_of_other_settings_are_not_loaded(change: dict[str, Any], random_model: Make) -> None:
+    model, other = HFDenoiser(random_model(), MASK), HFDenoiser(random_model(), MASK)
+    add_adapter(model, AdapterConfig(kind="lora", rank=2))
+    add_adapter(other, AdapterConfig.model_validate({"kind": "lora", "rank": 2} | change))
+    with pytest.raises(ModelError, match="checkpoint: the adapter there has"):
+        load_adapter(other, adapter_state(model), adapter_facts(model), "checkpoint")
+    trained = {name: torch.ones_like(tensor) for name, tensor in adapter_state(model).items()}
+    load_adapter(model, trained, adapter_facts(model), "checkpoint")
+    assert all(bool((tensor == 1).all()) for tensor in adapter_state(model).values())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from typing import Any
 import pytest
 import torch
 from models.oracle import MASK, batch, noised
+from transformers import AutoModelForCausalLM
 
+from hildanext.config.model import ModelConfig
 from hildanext.core.linear_cross_entropy import linear_cross_entropy
 from hildanext.errors import ModelError
 from hildanext.models.denoiser import HFDenoiser
+from hildanext.models.load import load_model
 from hildanext.models.mask_token import EmbeddingNoise, choose_mask_token, free_rows
+from hildanext.models.meta import HildaMeta
 
 Make = Callable[..., Any]
 
@@ -145,3 +150,55 @@ def test_raising_the_mask_logit_by_a_thousand_leaves_the_loss(random_model: Make
     for exclude, same in ((MASK, True), (None, False)):
         losses = [linear_cross_entropy(features, w, data.tokens[select], exclude).nll for w in (model.head(), raised)]
         assert torch.allclose(losses[0], losses[1], atol=1e-9) is same
+
+
+@pytest.fixture
+def folder(assets: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "model"
+    shutil.copytree(assets / "stories260k-hf", copy, copy_function=shutil.copyfile)
+    copy.chmod(0o755)
+    return copy
+
+
+def loaded(folder: Path, **settings: Any) -> Any:
+    return load_model(ModelConfig(path=str(folder), **settings))
+
+
+@pytest.mark.parametrize(("mask", "words"), [(400, "is the text"), (2, r"eos"), (1, r"bos"), (0, "unk")])
+def test_an_id_that_texts_hold_is_no_mask(mask: int, words: str, folder: Path) -> None:
+    with pytest.raises(ModelError, match=f"model.mask_id: mask_id {mask} .*{words}.*null, which adds a row"):
+        loaded(folder, mask_id=mask)
+    (folder / "hildanext.json").write_text(HildaMeta(mask_id=mask).text())
+    with pytest.raises(ModelError, match=f"hildanext.json: mask_id {mask} .*{words}"):
+        loaded(folder)
+
+
+def test_a_turn_marker_is_no_mask_and_a_reserved_token_is(folder: Path) -> None:
+    words = tokenizer(folder)
+    words.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|reserved|>"]})
+    words.chat_template = "{% for m in messages %}<|turn|>{{ m.content }}{% endfor %}"
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model.resize_token_embeddings(514)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    with pytest.raises(ModelError, match="of the chat template"):
+        loaded(folder, mask_id=512)
+    assert loaded(folder, mask_id=513).denoiser.mask_id == 513
+
+
+@pytest.mark.parametrize("change", [{"mask_id": 513}, {"shift": "clean"}])
+def test_what_a_model_was_trained_with_changes_only_on_purpose(change: dict[str, Any], folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    model.resize_token_embeddings(520)
+    model.save_pretrained(folder)
+    (folder / "hildanext.json").write_text(HildaMeta(mask_id=512, block=8).text())
+    with pytest.raises(ModelError, match=r"hildanext\.json records .*model\.override_recorded=true"):
+        loaded(folder, **change)
+    found = loaded(folder, override_recorded=True, **change).denoiser
+    assert {"mask_id": found.mask_id, "shift": found.shift} == {"mask_id": 512, "shift": "none"} | change
+    assert loaded(folder, mask_id=512, shift="none").denoiser.mask_id == 512
+
+
+def test_a_parent_may_be_converted_with_any_shift(folder: Path) -> None:
+    (folder / "hildanext.json").write_text(HildaMeta().text())
+    assert loaded(folder, shift="clean").denoiser.shift == "clean"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from models.families import FAMILIES, network, tiny
 from models.oracle import MASK, batch
 from models.table_kind import Entry
 
@@ -172,3 +173,23 @@ def test_a_teacher_that_does_not_fit_is_named_and_counted_in_the_settings_that_w
         changes = re.findall(r"--set (\S+)", remedy)
         fitting = load_config(None, [f"model.path={path}", "model.dtype=float32", "train.batch=8", *changes])
         assert estimate(taught(fitting, path), 512, available=int(room))["fits"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "opt", "gpt_bigcode", "persimmon", "mixtral", "deepseek_v3"])
+@pytest.mark.parametrize("length", [64])
+def test_models_that_are_not_llama_shaped_are_weighed_too(name: str, length: int, tmp_path: Path) -> None:
+    settings = tiny(FAMILIES[name])
+    settings.save_pretrained(tmp_path)
+    found = estimate(config(tmp_path), length, available=2**40)
+    held = network(settings)
+    assert found["parameters"] == 4 * sum(parameter.numel() for parameter in held.parameters())
+    assert estimate(config(tmp_path), length, training=False, available=2**40)["kv"] > 0
+    measured = kept_bytes(HFDenoiser(held, MASK, attention="dense"), length, 16)
+    share = found["activations"] / (config(tmp_path).train.batch * measured)
+    assert 0.45 < share < 2, f"{share:.2f} of the measured bytes"
+
+
+def test_the_preflight_refuses_what_loading_would_refuse_with_the_same_words(tmp_path: Path) -> None:
+    tiny(FAMILIES["bloom"]).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="AttentionInterface"):
+        estimate(config(tmp_path), 64, available=2**40)

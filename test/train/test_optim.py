@@ -14,7 +14,10 @@ from torch import nn
 
 from hildanext.config.train import OptimizerConfig
 from hildanext.errors import ConfigError
+from hildanext.train import optim
 from hildanext.train.optim import build_optimizer, freeze, learning_rate, part_of, set_rate
+
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon needs torch >= 2.9")
 
 
 class Small(nn.Module):
@@ -106,3 +109,56 @@ def test_without_bitsandbytes_adamw_stands_in_and_says_why(monkeypatch: pytest.M
     choice = build_optimizer(Small(), OptimizerConfig(name="adamw8bit"))
     assert choice.name == "adamw"
     assert "adamw8bit cannot run here" in choice.reason
+
+
+def stepped(optimizer: torch.optim.Optimizer, module: Small, steps: int = 3) -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    set_rate(optimizer, 1e-2)
+    for _ in range(steps):
+        for parameter in module.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=rng)
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def twins(*settings: dict[str, Any]) -> list[list[torch.Tensor]]:
+    found = []
+    for values in settings:
+        torch.manual_seed(0)
+        module = Small()
+        found.append(stepped(build_optimizer(module, OptimizerConfig(name="muon", **values)).optimizer, module))
+    return found
+
+
+@needs_muon
+def test_our_muon_in_bfloat16_is_that_of_torch_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    module = Small()
+    made = build_optimizer(module, OptimizerConfig(name="muon", orthogonal="bfloat16")).optimizer
+    assert type(made.muon) is torch.optim.Muon  # type: ignore[attr-defined]
+    ours = stepped(made.multiplying_in(torch.bfloat16), module)  # type: ignore[attr-defined]
+    theirs = twins({"orthogonal": "bfloat16"})[0]
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+@needs_muon
+def test_without_units_muon_multiplies_in_float32_and_moves_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "multiplies", lambda dtype, device: False)
+    narrow, wide, low = twins({}, {"orthogonal": "float32"}, {"orthogonal": "bfloat16"})
+    assert all(torch.equal(one, other) for one, other in zip(narrow, wide, strict=True))
+    assert all((one - other).abs().max() <= 2e-3 for one, other in zip(wide, low, strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(wide, low, strict=True))
+    monkeypatch.setattr(optim, "multiplies", lambda dtype, device: True)
+    assert all(torch.equal(one, other) for one, other in zip(twins({})[0], low, strict=True))
+
+
+@needs_muon
+def test_muons_state_fits_both_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, other = Small(), Small()
+    first = build_optimizer(module, OptimizerConfig(name="muon", orthogonal="bfloat16")).optimizer
+    stepped(first, module, 1)
+    second = build_optimizer(other, OptimizerConfig(name="muon", orthogonal="float32")).optimizer
+    second.load_state_dict(first.state_dict())
+    held = second.state_dict()["muon"]["state"][0]["momentum_buffer"]
+    assert torch.equal(held, first.state_dict()["muon"]["state"][0]["momentum_buffer"])
+    stepped(second, other, 1)

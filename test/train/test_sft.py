@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train.material import QUIET, losses, overrides, records, run
+from train.material import QUIET, configuration, losses, overrides, records, run
 
 from hildanext.commands.sft import BASE
 from hildanext.config import load_config
 from hildanext.data.tokenizers import train_small
+from hildanext.errors import ModelError
+from hildanext.models import hardware
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
 from hildanext.train.recipes.conversion import train_command
+from hildanext.train.training import check_adapters
 
 WIDE = {"hidden": 64, "layers": 1, "heads": 2, "kv_heads": 1, "ffn": 64, "window": 64}
 
@@ -90,3 +93,54 @@ def test_sft_on_real_instructions_lowers_the_response_nll(assets: Path, tmp_path
     }  # fmt: skip
     report = sft(tmp_path / "run", tmp_path, **changes)
     assert report["last"]["eval_nll"] < 0.9 * report["first"]["eval_nll"]
+
+
+def test_sft_on_a_plain_parent_says_that_no_conversion_happened(
+    shards: Path, parent: Path, tmp_path: Path, capsys: Any
+) -> None:
+    sft(tmp_path / "plain", shards, model__path=str(parent), train__steps=1)
+    assert "plain autoregressive model" in capsys.readouterr().err
+    assert "run convert-wsd on it first" in (tmp_path / "plain" / "log.txt").read_text()
+    run(tmp_path / "child", shards, model__path=str(parent), ladder={"fixed": 8}, train__steps=1)
+    sft(tmp_path / "converted", shards, model__path=str(tmp_path / "child" / "model"), train__steps=1)
+    assert "plain autoregressive" not in capsys.readouterr().err
+
+
+def test_rows_longer_than_the_models_positions_are_refused(shards: Path, tmp_path: Path) -> None:
+    short = {"hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "ffn": 32, "window": 16}
+    with pytest.raises(ModelError, match=r"max_position_embeddings is 16, the shards have rows of 32 tokens"):
+        run(tmp_path, shards, model__new=short)
+
+
+def test_adapter_runs_repeat_with_dropout_whatever_was_drawn_before_and_resume_exactly(
+    shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    adapter = {"kind": "lora", "rank": 4, "dropout": 0.3}
+    changes = {"model__path": str(parent), "model__adapter": adapter, "train__checkpoint_every": 4}
+    for name, drawn in (("first", 1), ("second", 2)):
+        torch.manual_seed(drawn)
+        run(tmp_path / name, shards, **changes)
+    assert losses(tmp_path / "first") == losses(tmp_path / "second")
+    checkpoint = str(tmp_path / "first" / "checkpoints" / "step-000004")
+    run(tmp_path / "rest", shards, **changes, train__resume=checkpoint)
+    assert losses(tmp_path / "rest") == losses(tmp_path / "first")[4:]
+    run(tmp_path / "other", shards, **changes, seed=1)
+    assert losses(tmp_path / "other") != losses(tmp_path / "first")
+    for other in ({"rank": 8}, {"alpha": 4.0}, {"targets": ["q_proj"]}):
+        with pytest.raises(ModelError, match=r"train\.resume: .*the adapter there has"):
+            run(tmp_path / "wrong", shards, **{**changes, "model__adapter": adapter | other}, train__resume=checkpoint)
+
+
+def test_adapters_under_fsdp2_are_refused_before_anything_is_loaded(shards: Path, tmp_path: Path) -> None:
+    settings = configuration(shards, model__adapter={"kind": "lora"}, train__parallel="fsdp2")
+    with pytest.raises(ModelError, match="adapters cannot be gathered"):
+        check_adapters(settings)
+
+
+def test_autocast_without_units_warns_before_the_first_step(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_units", lambda: {"avx2": True})
+    run(tmp_path, shards, train__autocast="bfloat16", ladder={"fixed": 8}, train__steps=1)
+    assert "warning: train.autocast: cpu has no units for bfloat16" in capsys.readouterr().err

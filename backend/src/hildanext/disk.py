@@ -137,10 +137,20 @@ def _held(folder: Path) -> Iterator[bool]:
             os.close(handle)
 
 
+def _by_umask(folder: Path) -> None:
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o666
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):  # safetensors writes them for the owner alone
+        path.chmod(mode)
+
+
 def swap_in(fresh: Path, target: Path, holds: str = "model") -> None:
     """Record the files of a finished folder and rename it to `target`; a folder of that name is renamed away first and
     then removed. HildaError where it may not be replaced."""
     require_replaceable(target, holds)
+    _by_umask(fresh)
     files = sorted({*_files(fresh), RECORD})
     write_atomic(fresh / RECORD, json.dumps({"holds": holds, "files": files}, indent=1) + "\n")
     old = target.parent / REPLACED / target.name

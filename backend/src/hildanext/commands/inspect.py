@@ -30,15 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(context: Context) -> dict[str, Any]:
-    """The report; exit code 1 where logit parity fails."""
-    from hildanext.models.inspection import inspect, parity
+    """The report; exit code 1 where logit parity fails, 2 where the model is refused."""
+    from hildanext.models.inspection import effective, inspect
     from hildanext.models.load import load_model
 
     config = context.config
     report = inspect(config.model.path, config.inspect.against or None)
+    report["effective"] = effective(config.model, report)
     if report["architecture"]["supported"] and config.inspect.parity:
-        section = config.model.model_copy(update={"attention": "dense"})
-        report["parity"] = parity(load_model(section).denoiser)
+        loaded = load_model(config.model.model_copy(update={"attention": "dense"}))
+        report["parity"] = loaded.kind.parity(loaded.denoiser, config.tokenize.window)
     _show(context, report)
     if context.args.run_dir is not None:
         run_dir = RunDir.create(config, "inspect", context.args.run_dir)
@@ -46,7 +47,8 @@ def run(context: Context) -> dict[str, Any]:
             run_dir.write_json("report.json", report)
         context.console.say(f"  saved to {run_dir.path / 'report.json'}")
     failed = not report.get("parity", {"ok": True})["ok"]
-    return report | {"exit_code": int(failed)}
+    refused = report["meta"]["kind"] == "hf" and not report["architecture"]["supported"]
+    return report | {"exit_code": 2 if refused else int(failed)}
 
 
 def _show_network(context: Context, report: dict[str, Any]) -> None:
@@ -59,6 +61,8 @@ def _show_network(context: Context, report: dict[str, Any]) -> None:
     say(f"  block diffusion: {'yes' if shape['supported'] else 'no'}, {shape['reason']}")
     say(f"  embedding {words['rows']} rows, tokenizer uses {words['tokenizer']}, {words['free_rows']} free;"
         f" [MASK] is {words['mask_id']} ({words['mask_from']}); tied: {report['ties']['config']}")  # fmt: skip
+    used = report["effective"]
+    say(f"  with these settings [MASK] is {used['mask_id']}, shift {used['shift']}")
 
 
 def _show(context: Context, report: dict[str, Any]) -> None:
@@ -72,6 +76,7 @@ def _show(context: Context, report: dict[str, Any]) -> None:
         state = "ok" if found["ok"] else "FAILED"
         say(
             f"  parity with the AR model: {state}, {found['worst']:.1e} of the largest value ({found['tolerance']:.0e})"
+            f" at {', '.join(map(str, found.get('lengths', [])))} tokens"
         )
     if "against" in report:
         found = report["against"]

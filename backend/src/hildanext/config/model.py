@@ -64,6 +64,9 @@ class ModelConfig(Section):
         "auto", description="where blocks start in a packed row; auto: as recorded with the model, else global"
     )
     mask_id: int | None = Field(None, ge=0, description="id of [MASK]; null: recorded one, else the first free row")
+    override_recorded: bool = Field(
+        False, description="let mask_id and shift differ from those hildanext.json records of a model's training"
+    )
     max_vram_pct: float = Field(0.85, gt=0, le=1, description="share of a device's memory a run may need")
     trust_remote_code: bool = Field(False, description="run code from the model folder; off unless said here")
     adapter: AdapterConfig = AdapterConfig()

@@ -45,6 +45,9 @@ class OptimizerConfig(Section):
         "adamw", description="muon: hidden matrices by Muon, the rest by AdamW; the 8-bit ones need bitsandbytes"
     )
     muon: float = Field(6.5, gt=0, description="muon: factor on the learning rate of the hidden matrices")
+    orthogonal: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="muon: dtype of its orthogonalisation; auto: bfloat16 where the processor has units for it"
+    )
     lr: float = Field(3e-4, ge=1e-12, le=1e3, description="peak learning rate")
     betas: tuple[Rate, Rate] = Field((0.9, 0.95), description="decay rates of the moment estimates, in [0, 1)")
     eps: float = Field(1e-8, gt=0, le=1, description="added to the root of the second moment")

@@ -31,7 +31,8 @@ def about(loaded: Loaded, model: ModelConfig) -> About:
 
 
 def _frozen(model: ModelConfig, path: str) -> Denoiser:
-    settings = model.model_copy(update={"path": path, "adapter": type(model.adapter)(), "mask_id": None})
+    changes = {"path": path, "adapter": type(model.adapter)(), "mask_id": None, "shift": "auto"}
+    settings = model.model_copy(update=changes)
     denoiser = load_model(settings).denoiser
     if isinstance(denoiser, nn.Module):
         denoiser.requires_grad_(False)

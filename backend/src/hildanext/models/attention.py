@@ -1,5 +1,5 @@
 # The attention function of a loaded model, the layouts that replace a mask, and what a layer asks of a decoder's store.
-# Entry points: install, Layout, Cache; diffusion_slices, document_slices, causal_slices, flex_layout make layouts.
+# Entry points: install, Layout, Cache, Probe; diffusion_slices, document_slices, causal_slices, flex_layout.
 # A Slices object names, for every query range, the key ranges it sees in full; no mask tensor exists. FlexLayout is one
 # compiled kernel that skips tiles no query sees: for GPUs only, on the CPU it has no backward. A layout travels to the
 # attention layers as the keyword `layout`; without it the model attends as transformers' "sdpa" does.
@@ -166,6 +166,45 @@ def flex_layout(docs: Tensor, block: int, grid: str = "global") -> FlexLayout:
     return FlexLayout(create_block_mask(mask_mod(rule), rows, None, 2 * length, 2 * length, device=str(docs.device)))
 
 
+class Probe:
+    """A layout and cache that only watches one forward: whether every layer attends, through `attention`, to the very
+    keys and values that the cache gave it, with no bias of its own in the mask. Families that keep latents, repeat or
+    split what they cached, or put key biases into the mask are exact with a mask alone."""
+
+    def __init__(self) -> None:
+        self.layers: set[int] = set()
+        self.calls, self.plain = 0, True
+        self._held: tuple[Tensor, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """What the forward showed; False before one."""
+        return self.plain and 0 < len(self.layers) <= self.calls
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Remember and return them."""
+        self._held = (key, value)
+        self.layers.add(layer_idx)
+        return key, value
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """0: nothing is committed."""
+        return 0
+
+    def see(self, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+        """Compare what a layer attends to with what it was given."""
+        same = all(
+            one.shape == held.shape and torch.equal(one, held)
+            for one, held in zip((key, value), self._held, strict=False)
+        )
+        self.plain &= bool(self._held) and same and (mask is None or mask.numel() == 1)
+        self.calls += 1
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Every query sees every key."""
+        return scaled_dot_product_attention(query, key, value, scale=scale)
+
+
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **keywords: Any
 ) -> tuple[Tensor, None]:
@@ -176,6 +215,8 @@ def attention(
     if layout is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **keywords)
         return output, None
+    if isinstance(layout, Probe):
+        layout.see(key, value, attention_mask)
     groups = query.shape[1] // key.shape[1]
     output = layout.attend(query, repeat_kv(key, groups), repeat_kv(value, groups), keywords.get("scaling"))
     return output.transpose(1, 2).contiguous(), None

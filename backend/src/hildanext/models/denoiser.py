@@ -18,6 +18,7 @@ from hildanext.errors import ModelError
 from hildanext.models import attention
 from hildanext.models.attention import Cache, Layout
 from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan_causal, plan_diffusion
+from hildanext.models.shape import Shape
 
 
 class HFDenoiser(nn.Module):
@@ -30,6 +31,7 @@ class HFDenoiser(nn.Module):
         super().__init__()
         self.model, self.mask_id = model, mask_id
         self.attention, self.shift, self.block_grid = attention, shift, block_grid
+        self._layout: bool | None = None
         self._install()
 
     def _install(self) -> None:
@@ -48,7 +50,7 @@ class HFDenoiser(nn.Module):
     @property
     def window(self) -> int:
         """Longest sequence of the configuration, tokens; 0 where it names none."""
-        return int(getattr(self.config, "max_position_embeddings", 0) or 0)
+        return Shape.of(self.config).window
 
     @property
     def exact(self) -> bool:
@@ -57,8 +59,8 @@ class HFDenoiser(nn.Module):
 
     @property
     def takes_layout(self) -> bool:
-        """True: attention goes through models/attention.py."""
-        return True
+        """Whether the layers attend to just what a layout or a store gives them; probed once, with four tokens."""
+        return self.probe()
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -85,7 +87,31 @@ class HFDenoiser(nn.Module):
 
     def backend(self, length: int, block: int) -> Backend:
         """The attention backend that noisy_features uses at this length and block size, with its reason."""
-        return choose_backend(self.attention, self.device, length, block)
+        found = choose_backend(self.attention, self.device, length, block)
+        if found.name == "dense" or self.takes_layout:
+            return found
+        if self.attention != "auto":
+            raise ModelError(
+                f"model.attention: {self.attention} replaces the mask, and layers of {self.config.model_type} change"
+                " keys or mask themselves; use auto or dense"
+            )
+        return Backend("dense", f"layers of {self.config.model_type} change keys or mask themselves")
+
+    @torch.no_grad()
+    def probe(self) -> bool:
+        """takes_layout, from a forward the first time."""
+        if self._layout is not None:
+            return self._layout
+        probe, training = attention.Probe(), self.model.training
+        tokens = torch.arange(4, device=self.device)[None] % self.vocab_size
+        self.model.eval()
+        try:
+            unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)
+            self.body(tokens, tokens, unread, cache=probe, layout=probe)
+        finally:
+            self.model.train(training)
+        self._layout = probe.passed
+        return self._layout
 
     def head(self) -> Tensor:
         """The output matrix [V, D]."""
@@ -207,6 +233,5 @@ def module(denoiser: Denoiser) -> nn.Module:
 def position_bytes(config: Any, size: int) -> int:
     """Bytes of keys and values that one token costs in all layers of a Hugging Face configuration; size: bytes of one
     element. Latent attention (fewer bytes) is not known to it."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * size)
+    shape = Shape.of(config)
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * size

@@ -17,8 +17,10 @@ from hildanext.config.model import ModelConfig
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.models.backend import capability, choose_backend
 from hildanext.models.denoiser import position_bytes
-from hildanext.models.load import NEW, choose_device, choose_dtype, model_folder, new_tokenizer, read_config, readable
+from hildanext.models.files import skeleton
+from hildanext.models.load import NEW, choose_device, choose_dtype, model_folder, new_tokenizer
 from hildanext.models.new import new_model
+from hildanext.models.shape import Shape
 
 OPTIMIZER_BYTES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "lion8bit": 1}
 QUANTISED_BYTES = {"qlora": 0.5 + 1 / 64 + 4 / 64 / 256, "lora8bit": 1.0}
@@ -36,6 +38,7 @@ class NetworkFootprint:
     linear: int
     rank_one: int
     query_norm: bool
+    gated: bool = True
 
     @classmethod
     def of(cls, model: ModelConfig) -> NetworkFootprint:
@@ -51,6 +54,7 @@ class NetworkFootprint:
             sum(module.weight.numel() for module in linears),
             sum(module.in_features + module.out_features for module in linears),
             any("q_norm" in name for name, _ in network.named_parameters()),
+            any("gate" in name for name, _ in network.named_parameters()),
         )
 
     def weights(self, dtype: torch.dtype) -> float:
@@ -63,40 +67,39 @@ class NetworkFootprint:
         size = 2 if config.train.autocast == "bfloat16" else dtype.itemsize
         share = ranks if config.train.parallel == "fsdp2" else 1
         weights = {name: value / share for name, value in self._weights(config, dtype.itemsize).items()}
-        head = self.config.vocab_size * self.config.hidden_size * dtype.itemsize
-        logits = max(CHUNK_BYTES, 2 * 16 * self.config.vocab_size * 4) + head
+        shape = Shape.of(self.config)
+        head = shape.vocabulary * shape.hidden * dtype.itemsize
+        logits = max(CHUNK_BYTES, 2 * 16 * shape.vocabulary * 4) + head
         return weights | {"activations": self._activations(config, window, size), "logits": float(logits), "kv": 0.0}
 
     def decoding(self, config: Config, window: int) -> dict[str, float]:
         """Bytes by part; keys and values at most decode.kv_bytes."""
         dtype, _ = choose_dtype(config.model.dtype, choose_device(config.model.device))
-        shape, decode = self.config, config.decode
-        position = position_bytes(shape, dtype.itemsize)
-        wide = shape.intermediate_size * 3 + shape.hidden_size * 4
+        shape, decode = Shape.of(self.config), config.decode
+        position = position_bytes(self.config, dtype.itemsize)
+        wide = shape.feed * 3 + shape.hidden * 4
         return {
             "parameters": float(self.total * dtype.itemsize), "gradients": 0.0, "optimizer": 0.0,
             "activations": float(decode.step_tokens * wide * dtype.itemsize),
-            "logits": float(decode.requests * max(decode.block, 32) * shape.vocab_size * 4),
+            "logits": float(decode.requests * max(decode.block, 32) * shape.vocabulary * 4),
             "kv": float(min(decode.kv_bytes, decode.requests * window * position)),
         }  # fmt: skip
 
     def layer_bytes(self, length: int, block: int, backend: str, size: int) -> dict[str, float]:
         """Bytes one decoder layer keeps for the backward pass, for one row of `length` tokens: {"plain", "attention"}.
         size: bytes of an activation. Norms keep a float32 copy of their input when size is 2."""
-        config = self.config
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        heads, keys = config.num_attention_heads * width, config.num_key_value_heads * width
-        feed = getattr(config, "moe_intermediate_size", 0) * getattr(config, "num_experts_per_tok", 0)
+        shape = Shape.of(self.config)
+        heads, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         positions = length if block >= length else 2 * length
         norm = 3 * size if size >= 4 else 2 * size + 4
-        per_token = 2 * norm * config.hidden_size + 4 * size * heads + 4 * size * (feed or config.intermediate_size)
+        per_token = 2 * norm * shape.hidden + 4 * size * heads + (4 if self.gated else 2) * size * shape.feed
         if self.query_norm:
             per_token += (norm - size) * (heads + keys)
         extra = 0.0
         if backend == "sliced" and block < length:
             extra = heads * size * (length * (length / block + 1) + positions)
         if backend == "math":
-            extra = 2.0 * config.num_attention_heads * positions**2 * size
+            extra = 2.0 * shape.heads * positions**2 * size
         return {"plain": float(per_token * positions), "attention": extra}
 
     def _weights(self, config: Config, size: int) -> dict[str, float]:
@@ -110,7 +113,7 @@ class NetworkFootprint:
 
     def _activations(self, config: Config, window: int, size: int) -> float:
         device = choose_device(config.model.device)
-        level = capability(device)
+        level, shape = capability(device), Shape.of(self.config)
         blocks = {block or window for block in (*config.ladder.warmup, *config.ladder.stable, config.ladder.decay_to)}
         worst = 0.0
         for block in {min(block, window) for block in blocks}:
@@ -118,23 +121,17 @@ class NetworkFootprint:
             kernel = "math" if name == "dense" and level is not None and level < (7, 0) else name
             layer = sum(self.layer_bytes(window, block, kernel, size).values())
             positions = window if block >= window else 2 * window
-            shared = size * (positions**2 * (name == "dense") + 2 * positions * self.config.hidden_size)
-            layers = self.config.num_hidden_layers
-            kept = layer * layers
+            shared = size * (positions**2 * (name == "dense") + 2 * positions * shape.hidden)
+            kept = layer * shape.layers
             if config.train.gradient_checkpointing:
-                kept = layer + layers * positions * self.config.hidden_size * size
+                kept = layer + shape.layers * positions * shape.hidden * size
             worst = max(worst, kept + shared)
         return worst * config.train.batch
 
 
 def _skeleton(model: ModelConfig) -> Any:
-    from transformers import AutoModelForCausalLM
-
     if model.path == NEW:
         rows = max(load_tokenizer(new_tokenizer(model)).get_vocab().values()) + 1
         with torch.device("meta"):
             return new_model(model.new, rows)
-    folder = model_folder(model.path)
-    settings = read_config(folder, model.trust_remote_code)
-    with readable(folder), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(settings)
+    return skeleton(model_folder(model.path), model.trust_remote_code)

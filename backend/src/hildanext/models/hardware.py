@@ -1,13 +1,15 @@
 # What the machine offers torch: devices, their memory, and whether the installed torch has kernels for them.
-# Entry points: devices, kernel_problem, total_memory, peak_memory, restart_peak.
-# A GPU the wheel was not built for fails late with "no kernel image"; this says so early, with the cure.
+# Entry points: devices, kernel_problem, multiplies, slow_dtype, total_memory, peak_memory, restart_peak.
+# A GPU the wheel was not built for fails late with "no kernel image"; this says so early, with the cure. A dtype
+# without units computes rightly and ten times too slowly; slow_dtype says that.
 """Hardware report."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,13 @@ import torch
 PASCAL = (
     "pip install 'torch>=2.6,<=2.7.1' (PyPI), or a cu126 build up to 2.14: later wheels carry no kernels for sm_60/61"
 )
-STATUS = Path("/proc/self/status")
+STATUS, INFO = Path("/proc/self/status"), Path("/proc/cpuinfo")
+UNITS = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16"),
+    torch.float16: ("avx512_fp16", "amx_fp16", "avx10_2", "fp16_arith"),
+}
+NARROW = ("DEFAULT", "NO AVX", "AVX2")
+LIMITED = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 OTHER = "install a torch build whose CUDA version supports this GPU (see pytorch.org's selector)"
 
 
@@ -34,6 +42,45 @@ def kernel_problem(capability: tuple[int, int], built_for: Sequence[str]) -> str
     cure = PASCAL if major == 6 else OTHER
     return (
         f"the installed torch has no kernels for sm_{major}{minor} (built for {', '.join(built_for) or 'none'}): {cure}"
+    )
+
+
+def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the device has units for matrix products of this dtype. A CPU's instructions count as far as torch may
+    use them (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA)."""
+    if dtype not in UNITS:
+        return True
+    if device.type == "cuda":
+        level = torch.cuda.get_device_capability(device)
+        return level >= (8, 0) if dtype == torch.bfloat16 else level >= (7, 0) or level == (6, 0)
+    if device.type != "cpu":
+        return True
+    return not _narrowed() and any(cpu_units().get(name) for name in UNITS[dtype])
+
+
+def _narrowed() -> bool:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return torch.backends.cpu.get_cpu_capability() in NARROW or allowed in LIMITED
+
+
+def cpu_units() -> Mapping[str, Any]:
+    """The CPU's instruction sets by torch's names."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    words = INFO.read_text(encoding="ascii", errors="replace").split() if INFO.exists() else []
+    return dict.fromkeys(words, True)
+
+
+def slow_dtype(dtype: torch.dtype, device: torch.device, where: str) -> str:
+    """One line for a dtype that `where` asked for and the device has no units for, else ''."""
+    if multiplies(dtype, device):
+        return ""
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"{where}: {device} has no units for {name}, so its products are emulated, about ten times slower than float32;"
+        " use float32 here unless memory is all that counts"
     )
 
 
@@ -77,7 +124,11 @@ def _resident(name: str) -> int:
 
 def devices() -> list[dict[str, Any]]:
     """The CPU and every CUDA device: name, memory in bytes, capability, `problem` where torch has no kernels for it."""
-    found: list[dict[str, Any]] = [{"device": "cpu", "name": "CPU", "memory": total_memory(), "problem": ""}]
+    cpu = torch.device("cpu")
+    units = {str(dtype).removeprefix("torch."): multiplies(dtype, cpu) for dtype in UNITS}
+    found: list[dict[str, Any]] = [
+        {"device": "cpu", "name": "CPU", "memory": total_memory(), "problem": "", "units": units}
+    ]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         capability = (properties.major, properties.minor)

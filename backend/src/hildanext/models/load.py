@@ -1,12 +1,11 @@
 # A local model folder, or the bundled pair, as a denoiser with its tokenizer.
-# Entry points: load_model, Loaded, kind_at, model_folder, name_of, place, read_config, choose_dtype, choose_device.
+# Entry points: load_model, Loaded, kind_at, model_folder, name_of, place, choose_dtype, choose_device.
 # Which plugin of models/kinds reads the folder stands in its hildanext.json. dtype and device come with their reason.
 """Loading models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hildanext.core.types import Denoiser
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.errors import ModelError, first_line
 from hildanext.models.backend import capability
+from hildanext.models.hardware import slow_dtype
 from hildanext.models.kind import ModelKind, Use, kind_of
 from hildanext.models.meta import HildaMeta
 from hildanext.progress import Console
@@ -53,10 +53,10 @@ class Loaded:
 
 
 def place(path: str) -> Path:
-    """The folder of a bundled name; of a run, the model it wrote; else the path as it is."""
+    """The folder of a bundled name; of a run, the model it wrote; else the path as it is, ~ being the home folder."""
     if path in BUNDLED:
         return Path(__file__).parent.parent / "tiny" / BUNDLED[path]
-    folder = Path(path)
+    folder = Path(path).expanduser()
     return folder / "model" if (folder / "status.json").is_file() else folder
 
 
@@ -91,28 +91,6 @@ def _missing(folder: Path) -> str:
     found = "no config.json" if folder.is_dir() else "it is a file" if folder.exists() else "no such folder"
     known = ", ".join((*BUNDLED, NEW))
     return f"no Hugging Face model folder there ({found}); give a local folder, a run, or one of {known}"
-
-
-def read_config(folder: Path, trust: bool = False) -> Any:
-    """The Hugging Face configuration of a folder. ModelError where this transformers cannot read it."""
-    from transformers import AutoConfig
-
-    with readable(folder):
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-
-
-@contextmanager
-def readable(folder: Path) -> Iterator[None]:
-    """Whatever transformers raises inside over a folder's config.json is a ModelError: it has no errors of its own."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(
-            f"{folder}/config.json: {said}; expected a supported causal LM, correct or restore the file"
-        ) from error
 
 
 def kind_at(path: str) -> ModelKind:
@@ -170,6 +148,8 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
     kind = kind_of(meta)
     denoiser = kind.load(folder, model, tokenizer, meta, device, dtype)
     meta = meta.model_copy(update={"mask_id": denoiser.mask_id, "shift": denoiser.shift})
+    if slow := slow_dtype(dtype, device, "model.dtype"):
+        (warnings.warn if console is None else console.warn)(slow)
     if console is not None:
         name = kind.label(denoiser)
         console.say(f"model {model.path}: {name}, {device}, {dtype} ({reason}), mask id {denoiser.mask_id}")

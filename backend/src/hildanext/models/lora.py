@@ -1,12 +1,14 @@
 # Low-rank adapters through peft: on full weights (LoRA) or on 4-bit or 8-bit ones (QLoRA), and merging them back.
-# Entry points: quantisation, quiet_bitsandbytes, keep_differentiable, add_adapter, has_adapter, merge_adapter,
-# adapter_state.
+# Entry points: quantisation, quiet_bitsandbytes, keep_differentiable, add_adapter, adapter_note, adapter_facts,
+# load_adapter, has_adapter, merge_adapter, adapter_state.
 # The denoiser keeps its network: adapted layers replace linear layers in place, so masks and caches are unchanged.
 """Parameter-efficient tuning."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -65,31 +67,94 @@ def keep_differentiable(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def add_adapter(denoiser: Denoiser, adapter: AdapterConfig) -> list[nn.Parameter]:
-    """Freeze the model, put adapters into its linear layers and return the trainable parameters (float32)."""
+def add_adapter(denoiser: Denoiser, adapter: AdapterConfig, seed: int = 0) -> list[nn.Parameter]:
+    """Freeze the model, put adapters, drawn from `seed`, into its linear layers and return the trainable parameters
+    (float32). ModelError where a target names no linear layer, or the embedding or output matrix."""
     _need("peft", adapter.kind)
     from peft import LoraConfig, inject_adapter_in_model
 
     model = network(denoiser)
-    targets = list(adapter.targets) or _linear_names(model)
+    targets = _checked(model, adapter.targets) or _linear_names(model)
+    if not targets:
+        raise ModelError(f"model.adapter: {model.config.model_type} has no linear layers to adapt; use kind none")
     settings = LoraConfig(
         r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=targets, bias="none"
     )
     model.requires_grad_(False)
-    try:
+    with torch.random.fork_rng(devices=[denoiser.device] if denoiser.device.type == "cuda" else []):
+        torch.manual_seed(seed)
         inject_adapter_in_model(settings, model)
-    except ValueError as error:
-        raise ModelError(f"model.adapter.targets {targets}: {error}; name linear layers of this model") from error
     found = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in found:
         parameter.data = parameter.data.float()
     return found
 
 
+def _checked(model: Any, targets: Sequence[str]) -> list[str]:
+    ends = {id(model.get_input_embeddings()): "the embedding", id(model.get_output_embeddings()): "the output matrix"}
+    problems = []
+    for target in targets:
+        found = [m for name, m in model.named_modules() if name == target or name.endswith(f".{target}")]
+        fused = [n for n, _ in model.named_parameters() if f".{target}." in f".{n}." and not found]
+        if kind := next((ends[id(m)] for m in found if id(m) in ends), ""):
+            problems.append(f"{target} is {kind}, which adapters leave as it is")
+        elif fused:
+            problems.append(f"{target} is a parameter of its own, not a linear layer")
+        elif not found or not all(isinstance(m, nn.Linear) for m in found):
+            kinds = ", ".join(sorted({type(m).__name__ for m in found}))
+            problems.append(f"{target} is {kinds}, not a linear layer" if found else f"{target} names no layer")
+    if problems:
+        names = ", ".join(_linear_names(model)) or "none"
+        raise ModelError(f"model.adapter.targets: {'; '.join(problems)}; name linear layers of this model: {names}")
+    return list(targets)
+
+
 def _linear_names(model: Any) -> list[str]:
     output = model.get_output_embeddings()
     linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not output]
     return sorted({name.rsplit(".", 1)[-1] for name in linear})
+
+
+def adapter_note(denoiser: Denoiser) -> str:
+    """What carries an adapter and which matrices do not, in one line: experts and routers of a mixture are often fused
+    parameters, not linear layers."""
+    model = network(denoiser)
+    adapted, left = Counter[str](), Counter[str]()
+    ends = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    for name, parameter in model.named_parameters():
+        layer = name.removesuffix(".weight").removesuffix(".base_layer").rsplit(".", 1)[-1]
+        if ".lora_A." in name:
+            adapted[name.partition(".lora_A.")[0].rsplit(".", 1)[-1]] += 1
+        elif parameter.dim() > 1 and ".base_layer." not in name and "lora_" not in name and id(parameter) not in ends:
+            left[layer] += parameter.numel()
+    words = ", ".join(f"{name} x{count}" for name, count in sorted(adapted.items()))
+    rest = ", ".join(f"{name} ({count:,} parameters)" for name, count in sorted(left.items()))
+    return f"adapters on {words}" + (f"; without one, frozen: {rest}" if rest else "")
+
+
+def adapter_facts(denoiser: Denoiser) -> dict[str, str]:
+    """Kind of base layer, rank, alpha and adapted layers, as a checkpoint of adapters records them."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = {name: m for name, m in network(denoiser).named_modules() if isinstance(m, LoraLayer)}
+    first: Any = next(iter(layers.values()))
+    return {
+        "base": type(first.get_base_layer()).__name__, "rank": str(first.r["default"]),
+        "alpha": str(float(first.lora_alpha["default"])),
+        "targets": ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers})),
+    }  # fmt: skip
+
+
+def load_adapter(denoiser: Denoiser, state: Mapping[str, Tensor], facts: Mapping[str, str], where: str) -> None:
+    """Put a checkpoint's adapters into those of the model. ModelError where kind, rank, alpha or layers differ."""
+    own = adapter_facts(denoiser)
+    wrong = [f"{name} {facts[name]}, here {value}" for name, value in own.items() if facts.get(name, value) != value]
+    mine = adapter_state(denoiser)
+    if not wrong and {name: one.shape for name, one in mine.items()} != {n: one.shape for n, one in state.items()}:
+        wrong = [f"{len(state)} tensors, here {len(mine)} of other names or shapes"]
+    if wrong:
+        raise ModelError(f"{where}: the adapter there has {'; '.join(wrong)}; use the model.adapter of its config.json")
+    network(denoiser).load_state_dict(dict(state), strict=False)
 
 
 def adapter_state(denoiser: Denoiser) -> dict[str, Tensor]:

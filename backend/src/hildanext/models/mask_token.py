@@ -1,5 +1,5 @@
 # Which id is [MASK], and the noise on its embedding during the first steps of a conversion.
-# Entry points: choose_mask_token, free_rows, EmbeddingNoise.
+# Entry points: mask_id_of, shift_of (settings against what is recorded), choose_mask_token, free_rows, EmbeddingNoise.
 # A row the tokenizer does not use is taken before the matrix is resized: a resize changes the shape of a shared format.
 """The mask token."""
 
@@ -11,11 +11,67 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hildanext.config.model import ModelConfig
 from hildanext.core.types import Denoiser
 from hildanext.errors import ModelError
 from hildanext.models.denoiser import network
+from hildanext.models.meta import META_FILE, HildaMeta
 
 MASK_TEXT = "<|mask|>"
+OVERRIDE = "say model.override_recorded=true to change it all the same"
+
+
+def mask_id_of(model: ModelConfig, meta: HildaMeta, network: Any, tokenizer: Any) -> int:
+    """The id of [MASK]: of the settings, else the recorded one, else one is chosen, which may add a row. ModelError for
+    an id that is no row, stands for text, ends or begins one, or is not the recorded one and nothing says it may."""
+    asked, recorded = model.mask_id, meta.mask_id
+    if None not in (asked, recorded) and asked != recorded and not model.override_recorded:
+        raise ModelError(
+            f"model.mask_id {asked}: {META_FILE} records {recorded}, with which the model was trained; leave it out, or"
+            f" {OVERRIDE}"
+        )
+    wanted = recorded if asked is None else asked
+    found = choose_mask_token(network, tokenizer) if wanted is None else wanted
+    rows = int(network.get_input_embeddings().weight.shape[0])
+    where = META_FILE if asked is None and recorded is not None else "model.mask_id"
+    if not 0 <= found < rows:
+        raise ModelError(f"{where} {found}: the embedding has rows 0 to {rows - 1}; choose one of them or null")
+    if use := _use_in_text(found, network, tokenizer):
+        free = free_rows(network, tokenizer)
+        cure = f"one of the free rows {free.start} to {free.stop - 1}" if free else "null, which adds a row"
+        raise ModelError(f"{where}: mask_id {found} {use}; choose {cure}")
+    return found
+
+
+def shift_of(model: ModelConfig, meta: HildaMeta) -> str:
+    """none or clean, of the settings or as recorded. ModelError where a converted model's is changed unsaid."""
+    if model.shift == "auto":
+        return meta.shift
+    converted = meta.block is not None or meta.shift != "none"
+    if converted and model.shift != meta.shift and not model.override_recorded:
+        raise ModelError(
+            f"model.shift {model.shift}: {META_FILE} records {meta.shift}, with which the model was trained; leave it"
+            f" auto, or {OVERRIDE}"
+        )
+    return model.shift
+
+
+def _use_in_text(found: int, network: Any, tokenizer: Any) -> str:
+    ends: set[int] = set()
+    for source in (tokenizer, network.config, getattr(network, "generation_config", None)):
+        value = getattr(source, "eos_token_id", None)
+        ends |= set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)}
+    if found in ends:
+        return "ends a text (eos)"
+    if found in (tokenizer.bos_token_id, tokenizer.unk_token_id):
+        return "begins a text (bos)" if found == tokenizer.bos_token_id else "stands for unknown text (unk)"
+    text = {index: entry for entry, index in tokenizer.get_vocab().items()}.get(found)
+    if text is None or found == tokenizer.mask_token_id:
+        return ""
+    if text in str(tokenizer.chat_template or ""):
+        return f"is {text!r} of the chat template"
+    added = tokenizer.added_tokens_decoder.get(found)
+    return "" if added is not None and added.special else f"is the text {text!r} of the tokenizer"
 
 
 def free_rows(model: Any, tokenizer: Any) -> range:

@@ -15,7 +15,7 @@ from hildanext.config import Config
 from hildanext.environment import environment, extras, usable_cores
 from hildanext.errors import HildaError
 from hildanext.models.backend import choose_backend
-from hildanext.models.hardware import devices
+from hildanext.models.hardware import devices, slow_dtype
 from hildanext.models.load import choose_device, choose_dtype
 from hildanext.progress import Console
 
@@ -31,11 +31,16 @@ def diagnose(config: Config) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "devices": devices(),
         "device": str(device),
-        "dtype": {"name": str(dtype).removeprefix("torch."), "reason": dtype_reason},
+        "dtype": {"name": str(dtype).removeprefix("torch."), "reason": _reason(dtype, dtype_reason, device)},
         "attention": {"name": backend.name, "reason": backend.reason},
         "engines": {name: _engine(name, config) for name in registry.names("engines")},
         "missing_extras": {name: _install(name, packages) for name, packages in sorted(missing.items())},
     }
+
+
+def _reason(dtype: torch.dtype, reason: str, device: torch.device) -> str:
+    slow = slow_dtype(dtype, device, "model.dtype")
+    return f"{reason}; {slow}" if slow else reason
 
 
 def _engine(name: str, config: Config) -> dict[str, Any]:
@@ -46,6 +51,11 @@ def _engine(name: str, config: Config) -> dict[str, Any]:
     if opening.session is not None:
         opening.session.close()
     return {"ok": opening.capability.ok, "reasons": list(opening.capability.reasons)}
+
+
+def _units(units: dict[str, bool]) -> str:
+    without = [name for name, there in units.items() if not there]
+    return f", no units for {' and '.join(without)} (ten times slower than float32)" if without else ""
 
 
 def _install(name: str, packages: list[str]) -> dict[str, Any]:
@@ -59,7 +69,7 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     threads = f"{report['torch_threads']} on {usable_cores()} usable cores, OMP_WAIT_POLICY {waiting}"
     rows = [("python", f"{report['python']} on {report['platform']}"), ("packages", versions), ("threads", threads)]
     for row in report["devices"]:
-        memory = f"{row['memory'] / 2**30:.1f} GiB"
+        memory = f"{row['memory'] / 2**30:.1f} GiB" + _units(row.get("units", {}))
         rows.append((row["device"], f"{row['name']}, {memory}" + (f"; {row['problem']}" if row["problem"] else "")))
     rows += [(key, f"{report[key]['name']}: {report[key]['reason']}") for key in ("dtype", "attention")]
     for name, found in report["engines"].items():

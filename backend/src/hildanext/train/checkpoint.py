@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from hildanext.disk import REPLACED, damage, fingerprints, swap_in, write_atomic
 from hildanext.errors import HildaError, RunError
 from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
 from hildanext.models.load import Loaded
-from hildanext.models.lora import adapter_state, merge_adapter
+from hildanext.models.lora import adapter_facts, adapter_state, load_adapter, merge_adapter
 from hildanext.models.meta import HildaMeta
 from hildanext.models.save import save_model, write_model
 from hildanext.train.distributed import Ranks
@@ -200,7 +200,8 @@ class ModelFiles:
         whole = _gathered(self.loaded, self.ranks) if sharded else self.loaded.denoiser
         if self.ranks.first and self.adapted:
             (folder / ADAPTER).parent.mkdir(parents=True)
-            save_file({name: value.contiguous() for name, value in adapter_state(whole).items()}, folder / ADAPTER)
+            tensors = {name: value.contiguous() for name, value in adapter_state(whole).items()}
+            save_file(tensors, folder / ADAPTER, adapter_facts(whole))
         elif self.ranks.first:
             write_model(whole, self.loaded.tokenizer, folder, self.meta)
         self.ranks.wait()
@@ -227,7 +228,9 @@ class ModelFiles:
         if self.adapted and not (folder / ADAPTER).is_file():
             raise HildaError(f"train.resume: {folder} holds no adapter; resume with the model.adapter of its config")
         if self.adapted:
-            network(self.loaded.denoiser).load_state_dict(load_file(folder / ADAPTER), strict=False)
+            with safe_open(folder / ADAPTER, framework="pt") as file:
+                facts = file.metadata() or {}
+            load_adapter(self.loaded.denoiser, load_file(folder / ADAPTER), facts, f"train.resume: {folder}")
         if (folder / SHARDS).is_dir():
             _restore_shards(self.loaded, self.optimizer, folder)
         elif self.ranks.kind == "fsdp2":

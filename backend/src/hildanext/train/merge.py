@@ -20,6 +20,7 @@ from hildanext.disk import RECORD, replacing, require_replaceable, write_atomic
 from hildanext.errors import ModelError
 from hildanext.models.load import load_model
 from hildanext.models.meta import META_FILE, HildaMeta
+from hildanext.models.tensors import weight_files
 from hildanext.progress import Console
 from hildanext.train.checkpoint import STATE, Checkpoints, require_whole
 from hildanext.train.evaluation import Evaluator
@@ -27,9 +28,9 @@ from hildanext.train.training import is_causal, make_ladder, open_shards
 
 
 def _shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
+    if not list(folder.glob("*.safetensors")):
         raise ModelError(f"merge: {folder} holds no *.safetensors; members are whole checkpoints, not adapters")
+    files = weight_files(folder)
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     for file in files:
         with safe_open(file, framework="pt") as handle:

@@ -16,6 +16,7 @@ from torch import nn
 
 from hildanext.config.train import OptimizerConfig
 from hildanext.errors import ConfigError
+from hildanext.models.hardware import multiplies
 from hildanext.models.lora import quiet_bitsandbytes
 
 PARTS = {"embedding": ("embed_tokens", "lm_head"), "attention": ("self_attn", "attention"), "mlp": ("mlp",)}
@@ -93,7 +94,17 @@ def _muon(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.
         raise ConfigError("optimizer.name: muon trains hidden matrices, and none of them trains here; use adamw")
     others = [group for group in groups if group["part"] not in ("attention", "mlp") or not group["matrix"]]
     faster = [{**group, "factor": group["factor"] * config.muon, "lr": 0.0} for group in hidden]
-    return MuonWithAdamW(faster, [{**group, "lr": 0.0} for group in others], config.betas, config.eps)
+    made = MuonWithAdamW(faster, [{**group, "lr": 0.0} for group in others], config.betas, config.eps)
+    dtype = muon_dtype(config, hidden[0]["params"][0].device)
+    return made if dtype == torch.bfloat16 else made.multiplying_in(dtype)
+
+
+def muon_dtype(config: OptimizerConfig, device: torch.device) -> torch.dtype:
+    """What Muon's orthogonalisation multiplies in. auto: bfloat16, as torch does, where the device has units for it,
+    else float32, which is the faster one there."""
+    if config.orthogonal != "auto":
+        return torch.bfloat16 if config.orthogonal == "bfloat16" else torch.float32
+    return torch.bfloat16 if multiplies(torch.bfloat16, device) else torch.float32
 
 
 def _eight_bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -127,6 +138,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.muon = torch.optim.Muon([dict(group) for group in matrices])
         self.adamw = torch.optim.AdamW([dict(group) for group in others], betas=betas, eps=eps, fused=True)
         self._link()
+
+    def multiplying_in(self, dtype: torch.dtype) -> MuonWithAdamW:
+        """Itself, with the orthogonalisation in another dtype than bfloat16; before the first step."""
+        from hildanext.train.muon import TypedMuon
+
+        self.muon = TypedMuon(self.muon.param_groups, dtype)
+        self._link()
+        return self
 
     def _link(self) -> None:
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]

@@ -58,9 +58,9 @@ class Plan:
         }  # fmt: skip
 
 
-def arithmetic_rate(device: torch.device, size: int = 512, tries: int = 3) -> float:
-    """Floating-point operations per second of a float32 matrix product of `size` rows and columns on the device."""
-    left = torch.ones(size, size, device=device)
+def arithmetic_rate(device: torch.device, size: int = 512, tries: int = 3, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations per second of a matrix product of `size` rows and columns on the device."""
+    left = torch.ones(size, size, device=device, dtype=dtype)
     best = 0.0
     for _ in range(tries + 1):
         begun = time.perf_counter()
@@ -91,8 +91,9 @@ def _cost(config: Config, window: int, ranks: int) -> tuple[dict[str, Any], floa
     except ModelError:
         return {}, None
     device = choose_device(config.model.device)
-    size = choose_dtype(config.model.dtype, device)[0].itemsize
-    return found, 6.0 * found["parameters"] / size / arithmetic_rate(device) / ranks
+    stored = choose_dtype(config.model.dtype, device)[0]
+    used = torch.bfloat16 if config.train.autocast == "bfloat16" else stored
+    return found, 6.0 * found["parameters"] / stored.itemsize / arithmetic_rate(device, dtype=used) / ranks
 
 
 def _show(plan: Plan, console: Console) -> None:

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hildanext.config import Config
 from hildanext.config.model import ModelConfig
 from hildanext.core.block_ladder import Ladder
 from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet, check_tokenizer
 from hildanext.data.tokenize import tokenize
-from hildanext.errors import DataError, HildaError
+from hildanext.errors import DataError, HildaError, ModelError
 from hildanext.models.denoiser import module, network
+from hildanext.models.hardware import slow_dtype
 from hildanext.models.load import NEW, Loaded, load_model, name_of
-from hildanext.models.lora import add_adapter
+from hildanext.models.lora import adapter_note, add_adapter
 from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate, require_memory
 from hildanext.progress import Console
@@ -116,6 +119,7 @@ def make_ladder(config: Config, window: int, ranks: int) -> Ladder:
 def open_training(config: Config, console: Console, command: str, path: Path | None) -> Iterator[Training]:
     """A run inside its run directory (`path`, or a new one named after the command): model, shards and ladder, checked
     against each other and against the memory of the device. The directory's state follows what happens inside."""
+    check_adapters(config)
     ranks = open_ranks(config.train.parallel, config.model.device)
     try:
         created = RunDir.create(config, command, path) if ranks.first else None
@@ -148,9 +152,33 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
     memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
     require_memory(memory)
     loaded = load_model(source, console)
+    if config.train.autocast != "none":
+        slow = slow_dtype(getattr(torch, config.train.autocast), loaded.device, "train.autocast")
+        if slow:
+            console.warn(slow)
     loaded.require("train")
     check_tokenizer(shards, loaded.tokenizer)
+    check_window(loaded, shards.window)
     return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state)
+
+
+def check_adapters(config: Config) -> None:
+    """ModelError for adapters under FSDP2."""
+    if config.train.parallel == "fsdp2" and config.model.adapter.kind != "none":
+        raise ModelError(
+            "train.parallel fsdp2: adapters cannot be gathered from sharded weights for a checkpoint; use ddp, which"
+            " holds the frozen weights once per rank, or model.adapter.kind=none"
+        )
+
+
+def check_window(loaded: Loaded, window: int) -> None:
+    """ModelError where rows of `window` tokens are longer than the positions the model has."""
+    most = loaded.denoiser.window
+    if most and window > most:
+        raise ModelError(
+            f"model {loaded.path or NEW}: max_position_embeddings is {most}, the shards have rows of {window} tokens;"
+            f" tokenize with tokenize.window={most} or less, or use a model with a longer window"
+        )
 
 
 def _resumed(config: Config, run: RunDir) -> Path | None:
@@ -186,7 +214,10 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
     ranks; and the optimiser over what trains."""
     config, ranks, denoiser = training.config, training.ranks, training.loaded.denoiser
     if training.adapted:
-        add_adapter(denoiser, config.model.adapter)
+        add_adapter(denoiser, config.model.adapter, config.seed)
+        note = adapter_note(denoiser)
+        training.console.say(note)
+        training.run.log(note)
     trained = module(denoiser)
     freeze(trained, config.optimizer)
     if config.train.gradient_checkpointing:

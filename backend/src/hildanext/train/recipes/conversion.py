@@ -26,11 +26,15 @@ from hildanext.train.loop import Notes, Trainer
 from hildanext.train.recorder import RunRecorder
 from hildanext.train.training import Training, open_training, trainable
 
+DROPOUT = 1 << 20
+
 
 def train_command(config: Config, console: Console, command: str, path: Path | None) -> dict[str, Any]:
     """Inspect, train, evaluate, save in a run directory; returns the report, which is also report.json. Interrupted and
     RunError pass through."""
     with open_training(config, console, command, path) as training:
+        if command == "sft":
+            _say_unconverted(training)
         inspected = _inspected(training)
         model, choice = trainable(training)
         work, recorder = Supervised(training, model), RunRecorder(training, model, choice)
@@ -44,10 +48,21 @@ def train_command(config: Config, console: Console, command: str, path: Path | N
         return recorder.finish(inspected)
 
 
+def _say_unconverted(training: Training) -> None:
+    if training.causal or training.resumed is not None or training.loaded.meta.block is not None:
+        return
+    words = (
+        f"model {training.config.model.path} is a plain autoregressive model: hildanext.json records no conversion to"
+        " block diffusion, and sft makes none; run convert-wsd on it first, or expect to learn both from chats alone"
+    )
+    training.console.warn(words)
+    training.run.log(words)
+
+
 def _inspected(training: Training) -> dict[str, Any]:
     if training.causal or training.resumed is not None or not training.config.train.parity:
         return {}
-    facts = conversion_report(training.loaded)
+    facts = conversion_report(training.loaded, window=training.shards.window)
     require_parity(facts["parity"], training.config.model.path)
     if training.ranks.first:
         training.run.write_json("inspect.json", facts)
@@ -83,6 +98,7 @@ class Supervised:
         if self.noise is not None:
             self.noise.set_scale(step)
             self.noise.rng.manual_seed(step_seed(seed, step, micro=1 + index * ranks.size + ranks.rank))
+        torch.manual_seed(step_seed(seed, step, micro=DROPOUT + index * ranks.size + ranks.rank))
         rng = torch.Generator().manual_seed(step_seed(seed, step))
         return self.objective.loss(self.model, batch.to(self.training.loaded.device), self.ladder.block(step), rng)
 

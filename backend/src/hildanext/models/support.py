@@ -1,0 +1,97 @@
+# Which architectures become block diffusion by masks and positions alone, and why the others are refused.
+# Entry points: check_supported (a configuration), check_head (a network), text_config.
+# Every rule reads the configuration of the text model, also where it is nested in one of several modalities.
+"""Supported architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hildanext.errors import ModelError
+
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping", "lm_head_multiplier")
+
+
+def text_config(config: Any) -> Any:
+    """The configuration of the language model inside a Hugging Face configuration, itself where nothing is nested."""
+    if getattr(config, "is_encoder_decoder", False):
+        return config
+    return config.get_text_config(decoder=True)
+
+
+def check_supported(config: Any, where: str) -> None:
+    """ModelError, saying why, for an architecture that a 4-D mask does not turn into block diffusion."""
+    held = text_config(config)
+    kinds = set(getattr(held, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(held, "sliding_window", None)
+    if kinds & {"sliding_attention", "chunked_attention"} or (not kinds and window and _uses_window(held)):
+        raise ModelError(
+            f"{where}: {config.model_type} has sliding-window layers (window {window}), which cannot see a whole clean"
+            " prefix; use a model with full attention in every layer"
+        )
+    if kinds or getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{where}: {config.model_type} has {', '.join(sorted(kinds)) or 'encoder-decoder'} layers, which are not a"
+            " softmax over a mask, so no block size can be put into them; use a softmax-attention decoder"
+        )
+    if not _takes_attention(config) or getattr(held, "attn_logit_softcapping", None):
+        raise ModelError(
+            f"{where}: {config.model_type} does not take its attention from transformers' AttentionInterface, so its"
+            " layers are not a softmax over a mask that can be given; use Qwen3, Qwen2, Llama, Mistral or a like model"
+        )
+    if found := _length_dependent(held):
+        raise ModelError(
+            f"{where}: {config.model_type} attends differently at different lengths ({found}): a block decoded alone"
+            " would not be the block that was trained; use a model whose attention is the same at every length"
+        )
+
+
+def check_head(network: Any, where: str) -> None:
+    """ModelError where logits are not the features times the output matrix: a bias, a scale or a cap on them."""
+    held = text_config(network.config)
+    scales = [name for name in SCALES if getattr(held, name, None) not in (None, 0, 1, 1.0)]
+    output = network.get_output_embeddings()
+    bias = getattr(output, "bias", None) is not None
+    if output is None or scales or bias:
+        cause = "no output matrix" if output is None else "an output bias" if bias else scales[0]
+        raise ModelError(
+            f"{where}: {network.config.model_type} has {cause}: its logits are not"
+            " the features times the output matrix, which training and likelihood rely on; use another model"
+        )
+
+
+def _takes_attention(config: Any) -> bool:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return True
+    network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return bool(network._supports_attention_backend) and bool(getattr(network, "_supports_sdpa", True))
+
+
+def _uses_window(config: Any) -> bool:
+    return bool(getattr(config, "use_sliding_window", True)) and not getattr(config, "layer_types", None)
+
+
+def _length_dependent(config: Any) -> str:
+    for kind in _rotary_types(config):
+        if any(word in kind for word in LENGTH_DEPENDENT):
+            return f"rotary type {kind}: its factors follow the longest position of a forward"
+    kept, window = getattr(config, "keep_window_size", None), getattr(config, "max_position_embeddings", None) or 0
+    if kept is not None and kept < window:
+        return f"keep_window_size {kept} of {window} positions"
+    return ""
+
+
+def _rotary_types(config: Any) -> Iterator[str]:
+    pending = [getattr(config, name, None) for name in ("rope_parameters", "rope_scaling")]
+    while pending:
+        found = pending.pop()
+        if not isinstance(found, dict):
+            continue
+        pending += found.values()
+        kind = found.get("rope_type", found.get("type"))
+        if isinstance(kind, str):
+            yield kind
