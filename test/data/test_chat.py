@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hildanext.data.chat import each_turn, fit, generation_prompt, render
-from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer
+from hildanext.data.tokenizers import storyworld_tokenizer
 from hildanext.errors import DataError
 
 CHAT = [
@@ -28,11 +28,6 @@ CHAT = [
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return storyworld_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture(scope="module")
-def qwen(assets: Path) -> Any:
-    return load_tokenizer(assets / "qwen3-tokenizer")
 
 
 def learned(messages: list[dict[str, str]], tokenizer: Any, turns: Any = "all") -> tuple[str, str]:

@@ -84,6 +84,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [ASK, {**TOLD, "weight": 0.5}]}, "neither 0 nor 1"),
     ({"messages": [ASK, {"role": "assistant", "content": None}]}, "a message is no text"),
     ({"messages": [ASK, {"role": "assistant", "content": ""}, LATER, TOLD]}, "an empty assistant message"),
+    ({"messages": [ASK, {"role": "assistant", "content": "<think>\n</think>\n"}]}, "an empty assistant message"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TOLD]}, "image_url"),
     ({"messages": [ASK, {"role": "assistant", "content": "", "tool_calls": [{"function": {}}]}]}, "without a name"),
     ({"messages": "[{"}, "no JSON"),

@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hildanext.data.chat import each_turn, generation_prompt, render
 from hildanext.data.template import ChatRefused, end_of_turn
-from hildanext.data.tokenizers import load_tokenizer, train_small
+from hildanext.data.tokenizers import train_small
 from hildanext.decoding.prompt import end_ids
 from hildanext.decoding.request import Request
 
@@ -75,11 +74,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tokenizer
 
 
-@pytest.fixture(scope="module")
-def qwen(assets: Path) -> Any:
-    return load_tokenizer(assets / "qwen3-tokenizer")
-
-
 def marked(messages: Any, tokenizer: Any, **more: Any) -> tuple[str, str]:
     rendered = render(messages, tokenizer, **more)
     learned = [token for token, learn in zip(rendered.ids, rendered.learn, strict=True) if learn]
@@ -120,10 +114,11 @@ def test_a_chat_that_a_template_refuses_is_a_refusal_not_a_traceback(base: Any, 
 
 THOUGHT = "<think>\nRome is in Italy.\n</think>\n\nIt is Rome."
 IN_CONTENT = {"role": "assistant", "content": THOUGHT}
+CLOSED = {"role": "assistant", "content": "Rome is in Italy.\n</think>\n\nIt is Rome."}
 IN_FIELD = {"role": "assistant", "content": "It is Rome.", "reasoning_content": "Rome is in Italy."}
 
 
-@pytest.mark.parametrize("reply", [IN_CONTENT, IN_FIELD])
+@pytest.mark.parametrize("reply", [IN_CONTENT, IN_FIELD, CLOSED])
 @pytest.mark.parametrize("lead", [[], TURNS[:2], [TURNS[0], IN_CONTENT], [TURNS[0], IN_FIELD]])
 def test_a_thought_stands_once_where_qwens_template_puts_it_and_is_learned(qwen: Any, reply: Any, lead: Any) -> None:
     chat = [*lead, {"role": "user", "content": "Capital?"}, reply]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ CALLS = ("function_call", "tool_call")
 ROLE_KEYS = ("role", "from", "speaker")
 TEXT_KEYS = ("content", "value", "text")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+NO_THOUGHT = re.compile(r"<think>\s*</think>")
 FLAGS = ("weight", "train", "training", "loss", "learn")
 
 
@@ -86,7 +88,7 @@ def _message(turn: Any) -> Message:
 
 
 def _reply(message: Message, turn: Mapping[str, Any]) -> Message:
-    if not message["content"].strip() and "tool_calls" not in message:
+    if not NO_THOUGHT.sub("", message["content"]).strip() and "tool_calls" not in message:
         raise Unusable("an empty assistant message")
     for flag in FLAGS:
         if turn.get(flag) is None:

@@ -171,8 +171,8 @@ def _held(chat: Chat, tokenizer: Any, edges: bool = False) -> tuple[list[dict[st
             thought = hold(index, reason, True)
             shown |= {name: thought} if name else {}
             lead = "" if name else f"<think>\n{thought}\n</think>\n\n"
-        elif message["role"] == "assistant" and all(tag in content for tag in THINK):
-            inside = False
+        elif message["role"] == "assistant" and THINK[1] in content:
+            inside = THINK[0] not in content.split(THINK[1])[0]
             for piece in TAGS.split(content):
                 left, right = _edges(piece)
                 holds = piece.strip() and piece not in THINK
@@ -181,8 +181,8 @@ def _held(chat: Chat, tokenizer: Any, edges: bool = False) -> tuple[list[dict[st
             content = ""
         elif message["role"] == "user" and (told := TOLD.fullmatch(content)):
             lead, content = told[1] + hold(index, told[2]) + told[3], ""
-        words = content or not (lead or message.get("tool_calls"))
-        held.append({**shown, "content": lead + (hold(index, content) if words else "")})
+        empty = message["role"] != "assistant" or lead or message.get("tool_calls")
+        held.append({**shown, "content": lead + (content if empty and not content.strip() else hold(index, content))})
     return held, slots
 
 
@@ -254,7 +254,7 @@ def _kept(wide: str, bare: str, ends: str, starts: str) -> tuple[str, str]:
 
 
 def _start(text: str, before: Chat, tokenizer: Any, asked: Mapping[str, Any], thinking: Sequence[bool]) -> int:
-    if not before:
+    if not before and len(thinking) == 1:
         return len(text)
     held = _held(before, tokenizer)[0]
     prompts = [_rendered(held, tokenizer, **asked, add_generation_prompt=True, enable_thinking=on) for on in thinking]
