@@ -1,5 +1,5 @@
 # What a forked process does to itself before it runs foreign code: scratch folder, another user, limits, filters.
-# Entry points: Plan, PLANS, Bounds, USER, enter, spaces.
+# Entry points: Bounds, enter, spaces, SPACES.
 # A plan is the set of walls a warden uses; the first one a machine can carry is taken. Standard library only.
 """A process behind walls."""
 

@@ -1,5 +1,5 @@
 # System calls of Linux that Python 3.11 has no name for: clone, mount, pivot_root, capset, prctl, Landlock.
-# Entry points: clone, unshare, mount, bind, unmount, pivot, read_only, drop_capabilities, control, landlock, restrict.
+# Entry points: clone, unshare, mount, unmount, pivot, read_only, drop_capabilities, control, landlock, restrict.
 # Standard library only. Every function raises OSError where the kernel refuses; elsewhere than Linux all of them do.
 """The kernel's own walls, as functions."""
 
