@@ -18,6 +18,7 @@ from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.prompt import end_ids
+from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
 from hildanext.decoding.statistics import Sampling
 from hildanext.decoding.text import TextStream
@@ -116,7 +117,7 @@ class ARGenerator:
         Blocks(len(prompt), new, 1, window_of(denoiser, self.config))
         ends = end_ids(request, self.loaded.tokenizer, denoiser.end_ids)
         text = TextStream(self.loaded.tokenizer, prompt, request.stop, ends)
-        seed = self.config.seed if request.seed is None else request.seed
+        seed = chosen(self.config.seed if request.seed is None else request.seed)
         return Row(prompt, text, ends, new, seed, request.sample)
 
     def _sampling(self, request: Request) -> Sampling:

@@ -19,7 +19,7 @@ from hildanext.core.likelihood import autoregressive_nll, block_elbo
 from hildanext.core.types import Batch
 from hildanext.data.chat import prompt_ids
 from hildanext.data.template import PLAIN_TEMPLATE
-from hildanext.data.tokenizers import encode_texts
+from hildanext.data.tokenizers import document_start, encode_texts
 from hildanext.decoding.request import Request
 from hildanext.errors import ConfigError, DataError
 from hildanext.measure.generation import generator_for, window_of
@@ -115,7 +115,7 @@ class HildanextLM(LM):  # type: ignore[misc]
     def _lead(self, context: str) -> tuple[Chat | None, list[int]]:
         if context in self._chats:
             return self._chats[context]
-        return None, prompt_ids(self.loaded.tokenizer, context, None)
+        return None, prompt_ids(self.loaded.tokenizer, context, None, self.loaded.meta.document_start)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood or its lower bound in nats, whether the continuation is what greedy decoding writes) per
@@ -151,10 +151,11 @@ class HildanextLM(LM):  # type: ignore[misc]
         return [-sum(map(self._nats, self._windows(request.args[0]))) for request in requests]
 
     def _windows(self, text: str) -> list[Batch]:
-        tokenizer, room = self.loaded.tokenizer, max(1, self.window - 1)
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        rows = [[int(tokenizer.eos_token_id), *ids[start : start + room]] for start in range(0, len(ids), room)]
-        return [document_batch([(row, 1)], 0) for row in rows]
+        tokenizer = self.loaded.tokenizer
+        lead = document_start(tokenizer) or [int(tokenizer.eos_token_id)]
+        ids, room = list(tokenizer(text, add_special_tokens=False)["input_ids"]), max(1, self.window - len(lead))
+        rows = [[*lead, *ids[start : start + room]] for start in range(0, len(ids), room)]
+        return [document_batch([(row, len(lead))], 0) for row in rows]
 
     def _nats(self, batch: Batch) -> float:
         model, batch = self.loaded.denoiser, batch.to(self.loaded.denoiser.device)

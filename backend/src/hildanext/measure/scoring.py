@@ -11,14 +11,15 @@ from typing import Any
 from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import autoregressive_nll
 from hildanext.core.types import Batch
+from hildanext.data.tokenizers import begun
 
 
 def pair_batch(tokenizer: Any, prompt: str | Sequence[int], text: str, window: int) -> Batch:
     """One row [1, L] of prompt and text, encoded together as they stand (a prompt of ids stays); learn marks the
-    text. A row longer than `window` (0: no bound) loses tokens from its left; an empty prompt becomes the end-of-text
-    token."""
-    lead = _encoded(tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
-    whole = _encoded(tokenizer, prompt + text) if isinstance(prompt, str) else []
+    text. A row longer than `window` (0: no bound) loses tokens from its left; a prompt of nothing becomes the
+    end-of-text token."""
+    lead = begun(_encoded(tokenizer, prompt), tokenizer) if isinstance(prompt, str) else list(prompt)
+    whole = begun(_encoded(tokenizer, prompt + text), tokenizer) if isinstance(prompt, str) else []
     if whole[: len(lead)] != lead or not isinstance(prompt, str):
         whole = lead + _encoded(tokenizer, text)
     if not lead:

@@ -14,6 +14,7 @@ from hildanext import registry
 from hildanext.config import Config
 from hildanext.environment import environment, extras, usable_cores
 from hildanext.errors import HildaError
+from hildanext.measure.sandbox import walls
 from hildanext.models.backend import choose_backend
 from hildanext.models.hardware import devices, slow_dtype
 from hildanext.models.load import choose_device, choose_dtype
@@ -33,6 +34,7 @@ def diagnose(config: Config) -> dict[str, Any]:
         "device": str(device),
         "dtype": {"name": str(dtype).removeprefix("torch."), "reason": _reason(dtype, dtype_reason, device)},
         "attention": {"name": backend.name, "reason": backend.reason},
+        "sandbox": {wall.name: "" if wall.stands else wall.why for wall in walls()},
         "engines": {name: _engine(name, config) for name in registry.names("engines")},
         "missing_extras": {name: _install(name, packages) for name, packages in sorted(missing.items())},
     }
@@ -72,6 +74,9 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         memory = f"{row['memory'] / 2**30:.1f} GiB" + _units(row.get("units", {}))
         rows.append((row["device"], f"{row['name']}, {memory}" + (f"; {row['problem']}" if row["problem"] else "")))
     rows += [(key, f"{report[key]['name']}: {report[key]['reason']}") for key in ("dtype", "attention")]
+    fallen = [f"{name} ({why})" for name, why in report["sandbox"].items() if why]
+    stand = f"{len(report['sandbox']) - len(fallen)} of {len(report['sandbox'])} walls stand"
+    rows.append(("sandbox", stand + (f"; missing: {', '.join(fallen)}; docs/sandbox.md" if fallen else "")))
     for name, found in report["engines"].items():
         rows.append((f"engine {name}", "opens" if found["ok"] else "cannot open: " + "; ".join(found["reasons"])))
     rows += [
