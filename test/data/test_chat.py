@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hildanext.data.chat import each_turn, fit, generation_prompt, render
-from hildanext.data.tokenizers import storyworld_tokenizer
+from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer
 from hildanext.errors import DataError
 
 CHAT = [
