@@ -17,6 +17,7 @@ from hildanext.data.tokenizers import load_tokenizer
 from hildanext.decoding.prompt import Bounds, prepare
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import ARGenerator
+from hildanext.models.meta import HildaMeta
 
 CHATS = {
     "no system turn": (
@@ -41,7 +42,7 @@ def test_child_and_baseline_are_asked_with_the_ids_that_training_puts_before_a_r
     messages, text = CHATS[name]
     request = Request(messages=messages)
     child = prepare(request, qwen, Bounds(4, 0, 4, 151_669)).prompt
-    baseline = ARGenerator(SimpleNamespace(tokenizer=qwen), DecodeConfig()).prompt(request)
+    baseline = ARGenerator(SimpleNamespace(tokenizer=qwen, meta=HildaMeta()), DecodeConfig()).prompt(request)
     trained = render([*messages, {"role": "assistant", "content": "Tom."}], qwen)
     assert list(child) == baseline == trained.ids[: trained.learn.index(True)]
     assert qwen.decode(child) == text
@@ -50,4 +51,4 @@ def test_child_and_baseline_are_asked_with_the_ids_that_training_puts_before_a_r
 def test_child_and_baseline_are_asked_with_the_same_ids_for_a_text(qwen: Any) -> None:
     request = Request(prompt="One day, Tom")
     child = prepare(request, qwen, Bounds(4, 0, 4, 151_669)).prompt
-    assert list(child) == ARGenerator(SimpleNamespace(tokenizer=qwen), DecodeConfig()).prompt(request)
+    assert list(child) == ARGenerator(SimpleNamespace(tokenizer=qwen, meta=HildaMeta()), DecodeConfig()).prompt(request)

@@ -72,7 +72,7 @@ def read_status(path: Path) -> dict[str, Any]:
         raise HildaError(f"{path}/status.json: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise HildaError(f"{path}/status.json: not valid JSON ({error}); the run cannot be read") from None
-    if not isinstance(status, dict) or not isinstance(status.get("state", ""), str):
+    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
         raise HildaError(f"{path}/status.json: not the status of a run; the run cannot be read")
     age = time.time() - _number(status.get("heartbeat"))
     silent = age > LOST_AFTER_SECONDS or not _alive(int(_number(status.get("pid"))))

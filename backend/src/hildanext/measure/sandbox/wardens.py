@@ -125,8 +125,11 @@ class _Pool:
 
     def taken(self) -> _Started:
         with self.lock:
-            if self.idle:
-                return self.idle.pop()
+            while self.idle:
+                one = self.idle.pop()
+                if one.process.poll() is None:
+                    return one
+                one.end()
             if not self.is_settled:
                 return self._first()
         return _Started(self.plans[0])
