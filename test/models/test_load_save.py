@@ -18,7 +18,7 @@ from models.oracle import plain
 from hildanext.config.model import ModelConfig, NewModelConfig
 from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.types import Batch
-from hildanext.errors import ModelError
+from hildanext.errors import HildaError, ModelError
 from hildanext.models import load
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import choose_device, choose_dtype, load_model, model_folder
@@ -121,12 +121,14 @@ def test_a_saved_folder_is_plain_hugging_face_and_comes_back_equal(stories: load
     assert not [path for path in tmp_path.iterdir() if path.name != "out"]
 
 
-def test_saving_over_a_folder_replaces_it_whole(stories: load.Loaded, tmp_path: Path) -> None:
+def test_saving_over_a_folder_replaces_it_whole_unless_something_else_lies_in_it(stories: Any, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "old.txt").write_text("x")
-    save_model(stories.denoiser, stories.tokenizer, folder)
-    assert not (folder / "old.txt").exists() and (folder / "model.safetensors").exists()
+    first = {path.name for path in save_model(stories.denoiser, stories.tokenizer, folder).iterdir()}
+    assert {path.name for path in save_model(stories.denoiser, stories.tokenizer, folder).iterdir()} == first
+    (folder / "old.txt").write_text("old")
+    with pytest.raises(HildaError, match="holds old.txt, which hildanext did not write there"):
+        save_model(stories.denoiser, stories.tokenizer, folder)
+    assert (folder / "old.txt").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_rope_base_of_a_qwen3_folder_is_written_explicitly(stories: load.Loaded, tmp_path: Path) -> None:
