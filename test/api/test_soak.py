@@ -67,10 +67,10 @@ def test_the_distribution_counts_every_reply_once() -> None:
 
 
 class MixedUp(ScriptedSession):
-    """Answers another seed when it has company."""
+    """Answers another sample when it has company."""
 
     def submit(self, request: Request, drafts: bool = False) -> int:
-        return super().submit(request.model_copy(update={"seed": request.seed + bool(self.works)}), drafts)
+        return super().submit(request.model_copy(update={"sample": request.sample + bool(self.works)}), drafts)
 
 
 def test_the_command_writes_its_figures_and_fails_for_a_server_that_mixes_up_requests(
@@ -167,5 +167,5 @@ def test_the_server_opens_its_engine_that_way(tmp_path: Path, monkeypatch: pytes
         serving.serve(config_in(tmp_path), Console(quiet=True))
 
 
-def _end(config: Any, console: Any, key: str | None, opened: Any) -> Any:
+def _end(config: Any, console: Any, key: str | None, opened: Any, room: Any) -> Any:
     raise ConfigError(opened.func.__name__)

@@ -14,6 +14,7 @@ from hildanext.config.decode import DecodeConfig
 from hildanext.decoding.modes import resolve_mode
 from hildanext.decoding.request import Request
 from hildanext.engines.sglang import PROBES, Client, Sglang
+from hildanext.models.meta import HildaMeta
 
 CALIBRATED = {"Q_MODE": {"max_post_steps": 0, "tau_mask": 0.9}}
 
@@ -24,7 +25,7 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[Request] = []
         self.engine, self.facts = self, SimpleNamespace(block=4)
-        self.loaded = SimpleNamespace(tokenizer=lambda text: {"input_ids": [1, 2]})
+        self.loaded = SimpleNamespace(tokenizer=lambda text, **_: {"input_ids": [1, 2]}, meta=HildaMeta())
 
     def generate(self, request: Request) -> Any:
         self.asked.append(request)

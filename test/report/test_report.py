@@ -70,7 +70,7 @@ def test_finished_tasks_are_written_before_the_next_one_runs_and_files_are_opene
     late = f'{{"type": "gsm8k", "path": "{tmp_path}/q.jsonl"}}'
     assert cli.main([*start, "--set", f"eval.tasks=[{TASK}, {late}]", "--run-dir", str(tmp_path / "a")]) == 2
     assert [task["task"] for task in read_report(tmp_path / "a")["tasks"]] == ["nll"]
-    assert "window of 256" in capsys.readouterr().err
+    assert "256 tokens" in capsys.readouterr().err
     missing = late.replace("q.jsonl", "none.jsonl")
     assert cli.main([*start, "--set", f"eval.tasks=[{TASK}, {missing}]", "--run-dir", str(tmp_path / "b")]) == 2
     assert "none.jsonl" in capsys.readouterr().err and not (tmp_path / "b").exists()

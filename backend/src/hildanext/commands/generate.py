@@ -97,7 +97,7 @@ def _causal(config: Config) -> Config:
     # at block 1 with the AR shift every token is read from the one before it: the AR model itself, cached
     native = tuple(section for section in config.serve.engines if section.type in ("transformers", "tiny"))
     update = {
-        "model": config.model.model_copy(update={"shift": "clean"}),
+        "model": config.model.model_copy(update={"shift": "clean", "override_recorded": True}),
         "decode": config.decode.model_copy(update={"block": 1}),
         "serve": config.serve.model_copy(update={"engines": native or (EngineSection(type="transformers"),)}),
     }
