@@ -7,25 +7,24 @@ import os
 import sys
 from pathlib import Path
 
-ALL = not any(Path(argument.partition("::")[0]).exists() for argument in sys.argv[1:])
-WORKERS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-os.environ.setdefault("OMP_NUM_THREADS", "1" if ALL else "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+HERE = Path(__file__).resolve().parent
+MOST_WORKERS = 4
 
-import pytest
+
+def main(arguments: list[str]) -> int:
+    """Run pytest; returns its exit code."""
+    everything = not any(Path(argument.partition("::")[0]).exists() for argument in arguments)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", "1" if everything else "2")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import pytest
+
+    config = ["-c", str(HERE.parent / "backend" / "pyproject.toml"), "--rootdir", str(HERE.parent)]
+    spread = ["-n", str(min(MOST_WORKERS, cores)), "--dist", "loadfile", str(HERE)] if everything else []
+    return int(pytest.main([*config, "-q", "-ra", "--durations=12", *spread, *arguments]))
+
 
 if __name__ == "__main__":
-    here = Path(__file__).resolve().parent
-    config = [
-        "-c",
-        str(here.parent / "backend" / "pyproject.toml"),
-        "--rootdir",
-        str(here.parent),
-        "-q",
-        "-ra",
-        "--durations=12",
-    ]
-    spread = ["-n", str(WORKERS), "--dist", "loadfile", str(here)] if ALL else []
-    sys.exit(pytest.main([*config, *spread, *sys.argv[1:]]))
+    sys.exit(main(sys.argv[1:]))
