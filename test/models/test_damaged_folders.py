@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from hildanext.config import load_config
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError
+from hildanext.models.denoiser import module
 from hildanext.models.inspection import inspect
 from hildanext.models.load import load_model
 from hildanext.models.preflight import estimate
@@ -161,8 +162,13 @@ def test_files_that_transformers_would_not_load_are_not_counted(folder: Path) ->
 
 
 def test_causal_masks_stored_by_old_versions_do_not_count_as_unknown(folder: Path) -> None:
+    before = {
+        name: value.clone()
+        for name, value in module(load_model(ModelConfig(path=str(folder))).denoiser).state_dict().items()
+    }
     added("model.layers.0.self_attn.rotary_emb.inv_freq")(folder)
-    load_model(ModelConfig(path=str(folder)))
+    found = module(load_model(ModelConfig(path=str(folder))).denoiser).state_dict()
+    assert found.keys() == before.keys() and all(torch.equal(found[name], before[name]) for name in before)
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
