@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -106,15 +107,22 @@ def peak_memory(device: torch.device | None = None) -> int:
 
 
 def restart_peak(device: torch.device) -> int:
-    """Forget the peak (on a CPU where the kernel can, Linux); returns the bytes in use now."""
+    """Forget the peak (on a CPU where the kernel can, Linux); returns the bytes in use now. Freed memory that the
+    allocator kept goes back to the system first: a buffer put there would not be seen."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
+    _give_back()
     marks = Path("/proc/self/clear_refs")
     if marks.exists():
         marks.write_text("5", encoding="ascii")
     return _resident("VmRSS")
+
+
+def _give_back() -> None:
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _resident(name: str) -> int:
