@@ -37,6 +37,7 @@ class AdapterConfig(Section):
     alpha: float = Field(32.0, gt=0, description="update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="probability of dropping an adapter input")
     targets: tuple[str, ...] = Field((), description="names of linear layers; empty: all but the output matrix")
+    start: str = Field("", description="folder of adapters over model.path to go on training; empty: new ones")
 
 
 class EmbeddingNoiseConfig(Section):

@@ -38,10 +38,12 @@ class Footprint(Protocol):
 
 
 class ModelKind(Plugin):
-    """Base of the kinds. `uses` says what its models are good for; a model is asked for nothing else. load and
-    footprint are a kind's own; save, facts, parity and label have defaults."""
+    """Base of the kinds. `uses` says what its models are good for; a model is asked for nothing else.
+    `becomes`: the kind a loaded model is saved as, where it is another. load and footprint are a kind's own; the rest
+    has defaults."""
 
     uses: ClassVar[frozenset[Use]] = frozenset(("decode",))
+    becomes: ClassVar[str] = ""
 
     def load(
         self, folder: Path | None, model: ModelConfig, tokenizer: Any, meta: HildaMeta, device: torch.device,
@@ -50,6 +52,10 @@ class ModelKind(Plugin):
         """The denoiser of a folder, or a new one by model.new where it is None, in evaluation mode on its device. The
         tokenizer may be given a mask token. ModelError for a folder that cannot be used."""
         raise ValueError(f"model kind {type(self).__name__} defines no load")
+
+    def tokenizer(self, folder: Path) -> Path:
+        """The folder that holds the model's tokenizer."""
+        return folder
 
     def footprint(self, model: ModelConfig) -> Footprint:
         """What the model of model.path needs. ModelError for a folder that cannot be used."""

@@ -143,11 +143,12 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
     device = choose_device(model.device)
     dtype, reason = choose_dtype(model.dtype, device)
     folder = None if model.path == NEW else model_folder(model.path)
-    tokenizer = load_tokenizer(folder or new_tokenizer(model))
     meta = HildaMeta() if folder is None else HildaMeta.read(folder)
     kind = kind_of(meta)
+    tokenizer = load_tokenizer(new_tokenizer(model) if folder is None else kind.tokenizer(folder))
     denoiser = kind.load(folder, model, tokenizer, meta, device, dtype)
-    meta = meta.model_copy(update={"mask_id": denoiser.mask_id, "shift": denoiser.shift})
+    facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "base": None, "kind": kind.becomes or meta.kind}
+    meta = meta.model_copy(update=facts)
     if slow := slow_dtype(dtype, device, "model.dtype"):
         (warnings.warn if console is None else console.warn)(slow)
     if console is not None:

@@ -1,5 +1,5 @@
 # hildanext.json: what a model folder must say beyond Hugging Face's files to be decoded as it was trained.
-# Entry points: HildaMeta (read, text), META_FILE.
+# Entry points: HildaMeta (read, text), Base, META_FILE.
 # A folder without the file is a plain AR checkpoint; its mask id is chosen at load.
 """Metadata of a converted model."""
 
@@ -13,6 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hildanext.errors import ModelError
 
 META_FILE = "hildanext.json"
+
+
+class Base(BaseModel):
+    """The folder whose weights adapters are added to: its name, and the digest of the matrices they change."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    sha256: str
 
 
 class HildaMeta(BaseModel):
@@ -30,6 +38,7 @@ class HildaMeta(BaseModel):
         description="ids that begin a document in training and a text prompt; null: those the tokenizer puts there",
     )
     parent: str | None = Field(None, description="the AR checkpoint this came from, with its hash")
+    base: Base | None = Field(None, description="kind adapters: the model they are added to")
     run: str | None = Field(None, description="id of the run that wrote it")
     decode: dict[str, dict[str, Any]] = Field(default_factory=dict, description="decoding presets by mode")
     history: list[dict[str, Any]] = Field(default_factory=list, description="earlier runs, oldest first")

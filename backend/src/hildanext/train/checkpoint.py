@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hildanext.disk import REPLACED, damage, fingerprints, swap_in, write_atomic
 from hildanext.errors import HildaError, RunError
+from hildanext.models.adapter_folder import write_adapters
 from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
 from hildanext.models.load import Loaded
 from hildanext.models.lora import adapter_facts, adapter_state, load_adapter, merge_adapter
@@ -212,9 +213,12 @@ class ModelFiles:
 
     def write_model(self, folder: Path, dtype: torch.dtype | None = None) -> Path:
         """The final model as one plain Hugging Face folder; adapters are merged into the weights, which are then turned
-        into `dtype` (None: left as they are)."""
+        into `dtype` (None: left as they are), and also stand alone in `adapters` beside it."""
         whole = _gathered(self.loaded, self.ranks) if self.ranks.kind == "fsdp2" else self.loaded.denoiser
         if self.ranks.first:
+            base = self.loaded.path
+            if self.adapted and base is not None and HildaMeta.read(base).kind == "hf":
+                write_adapters(whole, folder.with_name("adapters"), self.meta, base)
             merge_adapter(whole)
             if dtype is not None:
                 network(whole).to(dtype)

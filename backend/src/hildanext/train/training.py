@@ -21,6 +21,7 @@ from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet, check_tokenizer
 from hildanext.data.tokenize import tokenize
 from hildanext.errors import DataError, HildaError, ModelError
+from hildanext.models.adapter_folder import start_from
 from hildanext.models.denoiser import module, network
 from hildanext.models.hardware import slow_dtype
 from hildanext.models.load import NEW, Loaded, load_model, name_of
@@ -215,6 +216,8 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
     config, ranks, denoiser = training.config, training.ranks, training.loaded.denoiser
     if training.adapted:
         add_adapter(denoiser, config.model.adapter, config.seed)
+        if config.model.adapter.start and training.resumed is None:
+            start_from(denoiser, Path(config.model.adapter.start))
         note = adapter_note(denoiser)
         training.console.say(note)
         training.run.log(note)
