@@ -169,6 +169,16 @@ def test_an_unprepared_or_changed_set_is_an_error(tmp_path: Path) -> None:
         tokenize(config, QUIET)
 
 
+def test_a_model_folder_without_a_tokenizer_is_not_passed_over_for_the_story_worlds(tmp_path: Path) -> None:
+    config = configuration(tmp_path, [WORLD], {"window": 256})
+    prepare(config, QUIET)
+    (tmp_path / "adapters").mkdir()
+    model = config.model.model_copy(update={"path": str(tmp_path / "adapters")})
+    with pytest.raises(DataError, match=r"auto: .*adapters holds no tokenizer\.json; name the folder"):
+        tokenize(config.model_copy(update={"model": model}), QUIET)
+    assert "word level" not in str(tokenize(config, QUIET))
+
+
 def test_one_flipped_bit_of_a_prepared_set_and_a_broken_manifest_are_one_line(tmp_path: Path) -> None:
     config, folder = configuration(tmp_path, [WORLD], {"tokenizer": "storyworld"}), tmp_path / "processed" / "set"
     prepare(config, QUIET)

@@ -107,6 +107,13 @@ def test_a_model_it_has_no_class_for_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_folder_of_another_kind_is_refused_with_the_cure(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "hildanext.json").write_text(json.dumps({"kind": "adapters", "mask_id": 3}))
+    assert "is of kind adapters, it reads whole Hugging Face folders; export it first" in reasons(folder)
+
+
+@pytest.mark.usefixtures("installed")
 def test_a_model_without_a_mask_id_is_refused(folder: Path) -> None:
     (folder / "hildanext.json").write_text("{}")
     assert "gives no mask_id" in reasons(folder)

@@ -135,6 +135,10 @@ def _tokenizer(config: Config, output: Path, folder: Path, console: Console) -> 
         if candidate and not own and (Path(candidate) / "tokenizer.json").exists():
             wanted = candidate
             break
+        if candidate and not own and Path(candidate).is_dir():
+            raise DataError(
+                f"tokenize.tokenizer auto: {candidate} holds no tokenizer.json; name the folder whose tokenizer is meant"
+            )
     if wanted in ("auto", "storyworld"):
         console.say("tokenizer: word level, from the story world's vocabulary")
         return storyworld_tokenizer(folder / "tokenizer")

@@ -83,6 +83,9 @@ class Dinfer(EnginePlugin):
 
     def _unfit(self, config: Config) -> list[str]:
         folder = model_folder(config.model.path)
+        kind = HildaMeta.read(folder).kind
+        if kind != "hf":
+            return [f"{config.model.path} is of kind {kind}, it reads whole Hugging Face folders; export it first"]
         names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["none"]
         found = [] if names[0] in MODEL_TYPES else [f"no model class for {names[0]}, it has {', '.join(MODEL_TYPES)}"]
         if HildaMeta.read(folder).mask_id is None:

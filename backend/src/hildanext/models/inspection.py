@@ -46,7 +46,7 @@ def effective(model: ModelConfig, report: dict[str, Any]) -> dict[str, Any]:
     recorded = report.get("vocabulary", report["meta"])["mask_id"]
     found = {"mask_id": recorded if model.mask_id is None else model.mask_id, "shift": shift_of(model, meta)}
     if model.mask_id is not None and report["architecture"]["supported"]:
-        path = model_folder(model.path)
+        path = kind_at(model.path).home(model_folder(model.path))
         found["mask_id"] = mask_id_of(model, meta, skeleton(path, model.trust_remote_code), load_tokenizer(path))
     return found
 

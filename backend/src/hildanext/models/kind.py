@@ -53,8 +53,8 @@ class ModelKind(Plugin):
         tokenizer may be given a mask token. ModelError for a folder that cannot be used."""
         raise ValueError(f"model kind {type(self).__name__} defines no load")
 
-    def tokenizer(self, folder: Path) -> Path:
-        """The folder that holds the model's tokenizer."""
+    def home(self, folder: Path) -> Path:
+        """The folder that holds the configuration and the tokenizer of a model folder."""
         return folder
 
     def footprint(self, model: ModelConfig) -> Footprint:

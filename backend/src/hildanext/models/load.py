@@ -145,7 +145,7 @@ def load_model(model: ModelConfig, console: Console | None = None) -> Loaded:
     folder = None if model.path == NEW else model_folder(model.path)
     meta = HildaMeta() if folder is None else HildaMeta.read(folder)
     kind = kind_of(meta)
-    tokenizer = load_tokenizer(new_tokenizer(model) if folder is None else kind.tokenizer(folder))
+    tokenizer = load_tokenizer(new_tokenizer(model) if folder is None else kind.home(folder))
     denoiser = kind.load(folder, model, tokenizer, meta, device, dtype)
     facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "base": None, "kind": kind.becomes or meta.kind}
     meta = meta.model_copy(update=facts)

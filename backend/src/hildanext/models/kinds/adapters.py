@@ -29,7 +29,7 @@ class Adapters(Hf):
     uses: ClassVar[frozenset[Use]] = frozenset(("train", "decode", "export"))
     becomes: ClassVar[str] = "hf"
 
-    def tokenizer(self, folder: Path) -> Path:
+    def home(self, folder: Path) -> Path:
         """The base's folder."""
         return base_of(folder)[0]
 
