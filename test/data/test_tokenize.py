@@ -174,7 +174,7 @@ def test_a_model_folder_without_a_tokenizer_is_not_passed_over_for_the_story_wor
     prepare(config, QUIET)
     (tmp_path / "adapters").mkdir()
     model = config.model.model_copy(update={"path": str(tmp_path / "adapters")})
-    with pytest.raises(DataError, match=r"auto: .*adapters holds no tokenizer\.json; name the folder"):
+    with pytest.raises(DataError, match=r"auto: .*adapters holds no tokenizer\.json; name the folder that does"):
         tokenize(config.model_copy(update={"model": model}), QUIET)
     assert "word level" not in str(tokenize(config, QUIET))
 

@@ -136,9 +136,7 @@ def _tokenizer(config: Config, output: Path, folder: Path, console: Console) -> 
             wanted = candidate
             break
         if candidate and not own and Path(candidate).is_dir():
-            raise DataError(
-                f"tokenize.tokenizer auto: {candidate} holds no tokenizer.json; name the folder whose tokenizer is meant"
-            )
+            raise DataError(f"tokenize.tokenizer auto: {candidate} holds no tokenizer.json; name the folder that does")
     if wanted in ("auto", "storyworld"):
         console.say("tokenizer: word level, from the story world's vocabulary")
         return storyworld_tokenizer(folder / "tokenizer")
