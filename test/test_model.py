@@ -177,3 +177,15 @@ def test_a_mistake_is_one_clear_line(mistake: Callable[[Any], Any], words: str, 
     with pytest.raises(HildaError, match=words) as caught:
         mistake(model)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_loss_finds_its_second_model_and_keeps_it() -> None:
+    model = hildanext.load("tiny")
+    batch = model.batch(["Lily met a fox at the lake."], block=4)
+    first = model.loss(batch, {"type": "distill", "parent": "tiny-parent"})
+    assert float(first.counts["kl"]) > 0 and list(model.companions) == ["tiny-parent"]
+    kept = model.companions["tiny-parent"]
+    again = model.loss(batch, {"type": "distill", "parent": "tiny-parent"})
+    assert torch.equal(first.total, again.total) and model.companions["tiny-parent"] is kept
+    with pytest.raises(HildaError, match=r"objective\.parent: none is named"):
+        model.loss(batch, "distill")

@@ -23,7 +23,8 @@ def prepared(objective: Any, loaded: Any) -> Any:
     """The objective as a run would train with it."""
     special = tuple(loaded.tokenizer.all_special_ids)
     vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
-    return objective.prepare(About(vocabulary, special, loaded.device, lambda path: loaded.denoiser, nullcontext))
+    known = About(vocabulary, special, loaded.device, lambda path: loaded.denoiser, nullcontext, "models/parent")
+    return objective.prepare(known)
 
 
 def example(loaded: Any, learned: bool = True) -> Batch:
@@ -90,6 +91,7 @@ def test_preparing_gives_an_objective_and_leaves_the_first_as_it_was(name: str, 
     made = prepared(objective, loaded)
     assert isinstance(made, BaseObjective) and objective.model_dump() == before
     assert all(isinstance(path, str) for path in objective.companions)
+    assert isinstance(objective.compares_with_origin, bool)
 
 
 def test_a_planted_mean_without_counts_is_seen(loaded: Any) -> None:

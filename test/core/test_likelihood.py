@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from hildanext.core import linear_cross_entropy as module
-from hildanext.core.head import HeadOptions, chunk_rows
+from hildanext.core.head import HeadOptions, HeadSums, chunk_rows
 from hildanext.core.likelihood import autoregressive_nll, block_elbo, token_nll
 from hildanext.core.linear_cross_entropy import linear_cross_entropy, weighted_cross_entropy
-from hildanext.core.linear_kl import Teacher, linear_kl
+from hildanext.core.linear_kl import Teacher, linear_kl, weighted_kl
 
 EXCLUDED = 29
 
@@ -79,7 +79,7 @@ def test_the_comparison_fails_on_a_planted_error(fault, monkeypatch):
     if fault == "weight":
         first[3] = 0.0
     if fault == "chunk":
-        monkeypatch.setattr(module._Sums, "add", _forgetful(module._Sums.add))
+        monkeypatch.setattr(HeadSums, "add", _forgetful(HeadSums.add))
     if fault == "sign":
         right = module._logit_gradient
         monkeypatch.setattr(module, "_logit_gradient", lambda *a: -right(*a))
@@ -212,24 +212,56 @@ def test_chunks_keep_the_buffer_small_for_a_large_vocabulary():
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 5])
-@pytest.mark.parametrize("chunk", [0, 7])
-def test_kl_equals_the_plain_formula_in_value_and_gradient(top_k, chunk):
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("chunk", "heat"), [(0, 1.0), (7, 1.0), (7, 2.5), (0, 0.5)])
+def test_kl_equals_the_plain_formula_in_value_and_gradient(top_k, reverse, chunk, heat):
     features, weight, _, weights = inputs()
     rng = torch.Generator().manual_seed(9)
     hers, head = torch.randn(50, 6, generator=rng).double(), torch.randn(30, 6, generator=rng).double()
-    given = linear_kl(features, weight, Teacher(hers, head, top_k, EXCLUDED, chunk))
-    wanted, logits = (hers @ head.T)[:, :EXCLUDED], (features @ weight.T)[:, :EXCLUDED]
+    teacher = Teacher(hers, head, top_k, EXCLUDED, chunk, reverse, heat)
+    given = linear_kl(features, weight, teacher)
+    wanted, logits = (hers @ head.T)[:, :EXCLUDED] / heat, (features @ weight.T)[:, :EXCLUDED] / heat
     ids = wanted.topk(top_k or EXCLUDED, dim=1).indices
-    target, logs = wanted.gather(1, ids).softmax(1), logits.gather(1, ids).log_softmax(1)
-    plainly = (target * (target.log() - logs)).sum(1)
+    target, ours = wanted.gather(1, ids).softmax(1), logits.gather(1, ids).softmax(1)
+    over, other = (ours, target) if reverse else (target, ours)
+    plainly = heat**2 * (over * (over.log() - other.log())).sum(1)
     assert_close([given.detach()], [plainly.detach()])
-    found = torch.autograd.grad((weights[0] * given).sum(), (features, weight))
-    assert_close(found, torch.autograd.grad((weights[0] * plainly).sum(), (features, weight)))
-    same = linear_kl(features, weight, Teacher(features, weight, top_k, EXCLUDED))
+    gradients = torch.autograd.grad((weights[0] * plainly).sum(), (features, weight))
+    assert_close(torch.autograd.grad((weights[0] * given).sum(), (features, weight)), gradients)
+    total, divergence = weighted_kl(features, weight, teacher, weights[0])
+    assert_close([total.detach(), divergence], [(weights[0] * plainly).sum().detach(), plainly.detach()])
+    assert_close(torch.autograd.grad(3 * total, (features, weight)), [3 * one for one in gradients])
+    same = linear_kl(features, weight, replace(teacher, features=features, weight=weight))
     assert float(same.detach().abs().max()) < 1e-12
     if top_k != 1:
-        with pytest.raises(AssertionError):
-            assert_close([linear_kl(features, weight, Teacher(hers.flip(1), head, top_k)).detach()], [plainly.detach()])
+        for wrong in ({"features": hers.flip(1)}, {"reverse": not reverse}, {"temperature": 1.5}, {"exclude": None}):
+            with pytest.raises(AssertionError):
+                assert_close([linear_kl(features, weight, replace(teacher, **wrong)).detach()], [plainly.detach()])
+
+
+def test_kl_gives_a_frozen_head_no_gradient_and_its_own_only_once():
+    features, weight, _, weights = inputs()
+    teacher, frozen = Teacher(features.detach().flip(1), weight.detach()), weight.detach()
+    total, divergence = weighted_kl(features, frozen, teacher, weights[0])
+    assert not divergence.requires_grad and total.requires_grad
+    total.backward(retain_graph=True)
+    with pytest.raises(ValueError, match="used already"):
+        total.backward()
+    nothing, empty = weighted_kl(features[:0], weight, replace(teacher, features=teacher.features[:0]), weights[0, :0])
+    nothing.backward()
+    assert float(nothing.detach()) == 0 and empty.shape == (0,)
+
+
+def test_kl_under_autocast_has_float32_gradients_and_sums():
+    features, weight, _, weights = inputs(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, divergence = weighted_kl(
+            features, weight, Teacher(features.detach().flip(1), weight.detach()), weights[0].float()
+        )
+    total.backward()
+    exact = linear_kl(features, weight, Teacher(features.detach().flip(1), weight.detach())).detach()
+    assert divergence.dtype == weight.grad.dtype == features.grad.dtype == torch.float32
+    assert float((divergence - exact).abs().max()) < 0.2
 
 
 def test_token_nll_is_the_models_own_log_softmax():

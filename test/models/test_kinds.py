@@ -89,6 +89,18 @@ def test_a_frozen_second_model_may_be_of_another_kind(folder: Path, assets: Path
     assert isinstance(known.load(str(folder)), TableDenoiser) and known.parent is None
     frozen = known.load(section.path)
     assert not any(parameter.requires_grad for parameter in module(frozen).parameters())
+    assert known.origin == section.path
+
+
+def test_a_second_model_of_another_tokenizer_is_refused_and_a_child_or_a_new_model_has_no_origin(assets: Path) -> None:
+    section = ModelConfig(path="tiny")
+    loaded = load_model(section)
+    known = about(loaded, section)
+    assert known.origin == "" == about(loaded, ModelConfig(path="new")).origin
+    assert about(loaded, ModelConfig(path="tiny-parent")).origin == "tiny-parent"
+    assert known.load("tiny-parent").mask_id == loaded.denoiser.mask_id
+    with pytest.raises(ModelError, match="is id .* of its tokenizer, .* give one with the same tokenizer"):
+        known.load(str(assets / "stories260k-hf"))
 
 
 def test_a_use_the_kind_is_not_made_for_is_refused(folder: Path, assets: Path) -> None:

@@ -153,6 +153,16 @@ def test_the_objectives_further_models_are_counted_and_nothing_else_changes(
     assert found.pop("total") == alone.pop("total") + found.pop("companions") and found == alone
 
 
+def test_the_model_a_run_began_from_is_one_more_unless_adapters_train(assets: Path) -> None:
+    path, section = assets / "stories260k-hf", ObjectiveSection.model_validate({"type": "distill"})
+    for kind, wanted in (("none", 4 * 260_032), ("lora", None)):
+        plain = config(path, **{"model.dtype": "float32", "model.adapter.kind": kind})
+        found = estimate(plain.model_copy(update={"objective": section}), 64, available=2**40)
+        assert found.get("companions") == wanted
+        without = ObjectiveSection.model_validate({"type": "distill", "kl_weight": 0})
+        assert "companions" not in estimate(plain.model_copy(update={"objective": without}), 64, available=2**40)
+
+
 def test_decoding_holds_no_further_model(assets: Path, taught: Callable[..., Config]) -> None:
     plain = config(assets / "stories260k-hf")
     own = estimate(taught(plain, assets / "qwen3-0.6b-config"), 64, training=False, available=2**40)

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,8 @@ class Likelihood:
 @dataclass(frozen=True)
 class Model:
     """A model ready for use, made by `load`. block: its block size, tokens; dtype_reason: why this dtype was taken;
-    notes: what a reader of its results must know; loaded, config: the folder as read and every setting used with it."""
+    notes: what a reader of its results must know; loaded, config: the folder as read and every setting used with it;
+    companions: the further models that objectives asked for, by path, kept as long as this one."""
 
     tokenizer: Any = field(repr=False)
     denoiser: Denoiser = field(repr=False)
@@ -68,6 +69,7 @@ class Model:
     notes: tuple[str, ...]
     loaded: Loaded = field(repr=False)
     config: Config = field(repr=False)
+    companions: dict[str, Denoiser] = field(default_factory=dict, repr=False, compare=False)
 
     def batch(self, texts: str | Sequence[str | Sequence[int]], block: int | None = None) -> TextBatch:
         """Texts or token ids as rows [B, L] on the model's device: each a document of its own, ended by EOS, learned
@@ -103,9 +105,15 @@ class Model:
         made = (
             build("objectives", _section(objective), "objective") if isinstance(objective, str | Mapping) else objective
         )
-        prepared = made.prepare(about(self.loaded, self.config.model))
+        known = about(self.loaded, self.config.model)
+        prepared = made.prepare(replace(known, load=partial(self._companion, known.load)))
         report: LossReport = prepared.loss(self.denoiser, batch, size, torch.Generator().manual_seed(seed))
         return report
+
+    def _companion(self, load: Callable[[str], Denoiser], path: str) -> Denoiser:
+        if path not in self.companions:
+            self.companions[path] = load(path)
+        return self.companions[path]
 
     def nll(self, batch: Batch, samples: int = 8, seed: int = 0, block: int | None = None) -> Likelihood:
         """AR NLL and block ELBO of a batch, nats; samples: Monte-Carlo draws of the bound, 0: exact, to block 8."""

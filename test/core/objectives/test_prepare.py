@@ -25,7 +25,7 @@ from hildanext.core.types import About, Batch, Denoiser, LossReport
 
 
 def about(load: Callable[[str], Denoiser] = lambda path: UniformModel(12), parent=None, special=(2, 3)) -> About:
-    return About(8, special, torch.device("cpu"), load, parent)
+    return About(8, special, torch.device("cpu"), load, parent, "models/parent")
 
 
 class Distilled(BaseObjective):
@@ -92,6 +92,7 @@ class Adapted(LayerModel):
 @pytest.mark.parametrize("name", registry.names("objectives"))
 def test_an_objective_needs_no_further_model_unless_it_says_so(name):
     assert build(name).companions == ()
+    assert build(name).compares_with_origin == (name == "distill")
 
 
 def test_preparation_changes_nothing_unless_it_is_written():

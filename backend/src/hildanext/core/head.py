@@ -1,5 +1,6 @@
 # From features to logits in chunks of rows: how many rows, which slices, float logits without [MASK], tokens drawn.
-# Entry points: HeadOptions, chunk_rows, row_slices, float_logits, exclude_token, draw_tokens, sample_tokens.
+# Entry points: HeadOptions, chunk_rows, row_slices, float_logits, exclude_token, draw_tokens, sample_tokens,
+# HeadSums (gradients of features and matrix, chunk by chunk), same_dtype.
 # The losses, the divergence, the sampler and the decoder's statistics all go through here, so no [n, V] tensor is
 # made twice and [MASK] is excluded in one way. Letters: n positions, D width, V vocabulary.
 """The output matrix in chunks."""
@@ -57,6 +58,39 @@ def exclude_token(logits: Tensor, token: int | None) -> Tensor:
     if token is not None:
         logits[:, token] = EXCLUDED
     return logits
+
+
+def same_dtype(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and matrix in the dtype their product is computed in, autocast's where it is on; cut off from what made
+    them where no gradient is wanted."""
+    kind = features.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+    if not torch.is_grad_enabled():
+        features, weight = features.detach(), weight.detach()
+    return features.to(dtype), weight.to(dtype)
+
+
+class HeadSums:
+    """The gradients of features [n, D] and weight [V, D], of those that are wanted, from gradients of their logits."""
+
+    def __init__(self, features: Tensor, weight: Tensor, wanted: tuple[bool, ...]) -> None:
+        self.features = torch.empty_like(features) if wanted[0] else None
+        self.weight = torch.zeros_like(weight) if wanted[1] else None
+
+    def add(self, gradient: Tensor, features: Tensor, weight: Tensor, rows: slice) -> None:
+        """Take in d loss / d logits [rows, V] of a chunk."""
+        gradient = gradient.to(features.dtype)
+        if self.features is not None:
+            torch.mm(gradient, weight, out=self.features[rows])
+        if self.weight is not None:
+            self.weight.addmm_(gradient.T, features[rows])
+
+    def scaled(self, outer: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Both, times the gradient `outer` of the sum they were made for; in place, so once."""
+        for gradient in (self.features, self.weight):
+            if gradient is not None:
+                gradient.mul_(outer)
+        return self.features, self.weight
 
 
 def draw_tokens(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hildanext.core.head import PLAIN, HeadOptions, exclude_token, float_logits, row_slices
+from hildanext.core.head import PLAIN, HeadOptions, HeadSums, exclude_token, float_logits, row_slices, same_dtype
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def linear_cross_entropy(
     """features [n, D], weight [V, D], targets [n] int64 -> TokenScores; nll and entropy are differentiable, with any
     gradient per token; the backward computes the logits again.
     Source: cut cross-entropy arXiv:2411.09009, here in chunks of rows."""
-    features, weight = _same_dtype(features, weight)
+    features, weight = same_dtype(features, weight)
     nll, entropy, best, probability = _PerToken.apply(  # type: ignore[no-untyped-call]
         features, weight, targets, HeadOptions(exclude, smoothing, chunk)
     )
@@ -61,19 +61,11 @@ def weighted_cross_entropy(
     """(sum of weights * nll, scores without gradient). weights [n] float, or [2, n]: the second row weighs the entropy.
     The gradient is made in the forward pass, so the logits are computed once; one backward per call.
     Source: Liger Kernel arXiv:2410.10989, fused linear cross-entropy."""
-    features, weight = _same_dtype(features, weight)
+    features, weight = same_dtype(features, weight)
     total, nll, entropy, best, probability = _Weighted.apply(  # type: ignore[no-untyped-call]
         features, weight, targets, weights, options
     )
     return total, TokenScores(nll, entropy, best, probability, best == targets)
-
-
-def _same_dtype(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    kind = features.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
-    if not torch.is_grad_enabled():
-        features, weight = features.detach(), weight.detach()
-    return features.to(dtype), weight.to(dtype)
 
 
 def _forward(features: Tensor, weight: Tensor, targets: Tensor, options: HeadOptions) -> _Chunk:
@@ -114,33 +106,21 @@ def _logit_gradient(
     return gradient
 
 
-class _Sums:
-    def __init__(self, features: Tensor, weight: Tensor, wanted: tuple[bool, ...]) -> None:
-        self.features = torch.empty_like(features) if wanted[0] else None
-        self.weight = torch.zeros_like(weight) if wanted[1] else None
-
-    def of_chunk(
-        self,
-        inputs: tuple[Tensor, Tensor, Tensor],
-        outer: tuple[Tensor, Tensor | None],
-        options: HeadOptions,
-        rows: slice,
-    ) -> _Chunk:
-        features, weight, targets = inputs
-        chunk = _forward(features[rows], weight, targets[rows], options)
-        light, dtype = _light(chunk), chunk.sums.dtype
-        if self.features is not None or self.weight is not None:
-            entropy = None if outer[1] is None else outer[1].to(dtype)
-            gradient = _logit_gradient(chunk, targets[rows], outer[0].to(dtype), entropy, options)
-            self.add(gradient, features, weight, rows)
-        return light
-
-    def add(self, gradient: Tensor, features: Tensor, weight: Tensor, rows: slice) -> None:
-        gradient = gradient.to(features.dtype)
-        if self.features is not None:
-            torch.mm(gradient, weight, out=self.features[rows])
-        if self.weight is not None:
-            self.weight.addmm_(gradient.T, features[rows])
+def _of_chunk(
+    sums: HeadSums,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    outer: tuple[Tensor, Tensor | None],
+    options: HeadOptions,
+    rows: slice,
+) -> _Chunk:
+    features, weight, targets = inputs
+    chunk = _forward(features[rows], weight, targets[rows], options)
+    light, dtype = _light(chunk), chunk.sums.dtype
+    if sums.features is not None or sums.weight is not None:
+        entropy = None if outer[1] is None else outer[1].to(dtype)
+        gradient = _logit_gradient(chunk, targets[rows], outer[0].to(dtype), entropy, options)
+        sums.add(gradient, features, weight, rows)
+    return light
 
 
 def _joined(chunks: list[_Chunk], like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -172,9 +152,9 @@ class _PerToken(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, nll: Tensor, entropy: Tensor, *unused: Tensor) -> Any:
         features, weight, targets = ctx.saved_tensors
-        sums = _Sums(features, weight, ctx.needs_input_grad)
+        sums = HeadSums(features, weight, ctx.needs_input_grad)
         for rows in row_slices(len(targets), weight.shape[0], ctx.options.chunk):
-            sums.of_chunk((features, weight, targets), (nll[rows], entropy[rows]), ctx.options, rows)
+            _of_chunk(sums, (features, weight, targets), (nll[rows], entropy[rows]), ctx.options, rows)
         return sums.features, sums.weight, None, None
 
 
@@ -183,11 +163,11 @@ class _Weighted(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions
     ) -> Any:
-        done, sums = [], _Sums(features, weight, ctx.needs_input_grad)
+        done, sums = [], HeadSums(features, weight, ctx.needs_input_grad)
         for_nll, for_entropy = (weights, None) if weights.dim() == 1 else (weights[0], weights[1])
         for rows in row_slices(len(targets), weight.shape[0], options.chunk):
             outer = (for_nll[rows], None if for_entropy is None else for_entropy[rows])
-            done.append(sums.of_chunk((features, weight, targets), outer, options, rows))
+            done.append(_of_chunk(sums, (features, weight, targets), outer, options, rows))
         ctx.sums = sums
         nll, entropy, best, probability = _joined(done, features)
         total = (for_nll.to(nll.dtype) * nll).sum()
@@ -200,7 +180,4 @@ class _Weighted(torch.autograd.Function):
         sums, ctx.sums = ctx.sums, None
         if sums is None:
             raise ValueError("weighted_cross_entropy: its gradient was used already; one backward per call")
-        for gradient in (sums.features, sums.weight):
-            if gradient is not None:
-                gradient.mul_(total)
-        return sums.features, sums.weight, None, None, None
+        return *sums.scaled(total), None, None, None

@@ -1,6 +1,7 @@
 # The base of every objective: a plugin with the defaults of what the protocol declares beside `loss`.
 # Entry points: BaseObjective.
-# An objective that needs a second model or the vocabulary overrides `companions` and `prepare`; most need neither.
+# An objective that needs a second model or the vocabulary overrides `companions` (or
+# `compares_with_origin`) and `prepare`; most need none of them.
 """Base class of the objectives."""
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ class BaseObjective(Plugin):
     def companions(self) -> tuple[str, ...]:
         """No further model."""
         return ()
+
+    @property
+    def compares_with_origin(self) -> bool:
+        """It does not."""
+        return False
 
     def prepare(self, about: About) -> Self:
         """Itself."""

@@ -181,14 +181,16 @@ class Denoiser(Protocol):
 @dataclass(frozen=True)
 class About:
     """What an objective may know of the run it is prepared for. vocabulary: ids the tokenizer makes, a count; special:
-    ids that are no text; load(path): a second model, frozen, in evaluation mode; parent: a context in which the model
-    in training computes as the parent it came from (adapters off), None where its weights themselves train."""
+    ids that are no text; load(path): a second model of this tokenizer, frozen, in evaluation mode; parent: a context in
+    which the model in training computes as what it began from (adapters off), None where its weights themselves train;
+    origin: the path it began from where that is an AR model, empty where it is none."""
 
     vocabulary: int
     special: tuple[int, ...]
     device: torch.device
     load: Callable[[str], Denoiser]
     parent: Callable[[], AbstractContextManager[None]] | None = None
+    origin: str = ""
 
 
 class Objective(Protocol):
@@ -198,6 +200,12 @@ class Objective(Protocol):
     @property
     def companions(self) -> tuple[str, ...]:
         """Paths of the further models `prepare` loads; the memory preflight counts them."""
+        ...
+
+    @property
+    def compares_with_origin(self) -> bool:
+        """Whether it reads the model that the training began from: for nothing under adapters, else one more copy that
+        the memory preflight counts."""
         ...
 
     def prepare(self, about: About) -> Objective:

@@ -36,6 +36,8 @@ def _companions(config: Config, device: torch.device) -> dict[str, float]:
     models = [
         config.model.model_copy(update={"path": path, "adapter": AdapterConfig()}) for path in objective.companions
     ]
+    if objective.compares_with_origin and config.model.adapter.kind == "none":
+        models.append(config.model)
     held = [kind_at(model.path).footprint(model).weights(dtype) for model in models]
     return {"companions": sum(held)} if held else {}
 

@@ -28,13 +28,14 @@ from hildanext.core.types import About, Batch, Denoiser, LossReport
 class Supervision:
     """One forward to be scored: a view, the batch its clean half comes from, and the weight [B, L] of each position's
     nll in the numerator. `select` [B, L] bool: the positions that are scored. `uniform` [B, L] in [0, 1): also draw a
-    token at each of them, from the model's distribution."""
+    token at each of them, from the model's distribution. `stacked`: the views of a row that share this forward."""
 
     view: Corruption
     batch: Batch
     weight: Tensor
     select: Tensor
     uniform: Tensor | None = None
+    stacked: int = 1
 
 
 class MaskAndEdit(BaseObjective):
@@ -81,13 +82,20 @@ class MaskAndEdit(BaseObjective):
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch; see core.types.Objective. Both views of a complementary pair go through one
         forward."""
-        views = self.views(model, batch, block, rng)
+        return self.loss_of(model, batch, self.views(model, batch, block, rng), block)
+
+    def loss_of(self, model: Denoiser, batch: Batch, views: tuple[Corruption, ...], block: int) -> LossReport:
+        """The report of given views, whatever made them; all go through one forward."""
         view = views[0] if len(views) == 1 else joined(views)
-        whole = batch if len(views) == 1 else repeated(batch, 2)
+        whole = batch if len(views) == 1 else repeated(batch, len(views))
         normaliser = self.denominator(views, batch)
         weight = self.weights(view, whole, share=1 / len(views))
-        made = self.scored(model, Supervision(view, whole, weight, weight > 0), block, normaliser)
-        return self.with_side_term(model, batch, made)
+        given = Supervision(view, whole, weight, self.chosen(view, weight), stacked=len(views))
+        return self.with_side_term(model, batch, self.scored(model, given, block, normaliser))
+
+    def chosen(self, view: Corruption, weight: Tensor) -> Tensor:
+        """[B, L] bool: the positions whose prediction is scored; here those with a weight."""
+        return weight > 0
 
     def views(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> tuple[Corruption, ...]:
         """The corrupted views of a batch; one, or the two of a complementary pair."""
@@ -145,7 +153,15 @@ class MaskAndEdit(BaseObjective):
         parts, counts = sums_of(view, select, scores, block)
         if given.uniform is not None:
             scores = replace(scores, drawn=sample_tokens(features, head, given.uniform[select], options))
-        return LossReport(total.float(), normaliser, parts, counts), scores
+        made = LossReport(total.float(), normaliser, parts, counts)
+        return self.with_own_terms(model, given, (features, head), made), scores
+
+    def with_own_terms(
+        self, model: Denoiser, given: Supervision, inputs: tuple[Tensor, Tensor], made: LossReport
+    ) -> LossReport:
+        """The report with what an objective adds at given.select, whose features [n, D] and output matrix are `inputs`;
+        here as it is."""
+        return made
 
     def _entropy_weights(
         self, inputs: tuple[Tensor, Tensor, Tensor], options: HeadOptions, masked: Tensor, normaliser: Tensor
