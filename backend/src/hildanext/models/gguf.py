@@ -1,5 +1,5 @@
 # GGUF files: read through transformers, de-quantised, and written as an ordinary Hugging Face folder.
-# Entry points: gguf_at (the file a path names), folder_of, unpacked (written beside it on first use), unpack, card.
+# Entry points: gguf_at (the file a path names), folder_of, unpacked (beside it, once), unpack, require_packages.
 # Everything after this file sees the folder alone. A tensor that would be dropped or drawn at random is an error: the
 # file must fill its network exactly.
 """Reading GGUF."""
@@ -94,10 +94,11 @@ def _current(file: Path, folder: Path) -> bool:
     return known.get("bytes") == told.st_size and told.st_mtime <= (folder / META_FILE).stat().st_mtime
 
 
-def unpack(file: Path, fresh: Path, origin: str, **facts: Any) -> None:
+def unpack(file: Path, fresh: Path, origin: str, fetched: str = "") -> None:
     """Write a GGUF file into an empty folder: weights (bfloat16 where they were quantised), tokenizer, chat template,
-    licence files beside it, card, hildanext.json with `facts`. ModelError for what is none, unsupported or incomplete,
-    and where a package is missing."""
+    licence files beside it, a card naming `origin`, hildanext.json with `fetched`. ModelError for what is none,
+    unsupported or incomplete, and where a package is missing."""
+    require_packages(str(file))
     _require(file)
     reader = _opened(file)
     stored = Counter({tensor.tensor_type.name: 0 for tensor in reader.tensors})
@@ -120,17 +121,22 @@ def unpack(file: Path, fresh: Path, origin: str, **facts: Any) -> None:
     tokenizer.save_pretrained(fresh)
     carry(file.parent, fresh)
     digest = file_hash(file)
-    past = {"gguf": file.name, "bytes": file.stat().st_size, "sha256": digest, "stored": kind, **facts}
+    past = {"gguf": file.name, "bytes": file.stat().st_size, "sha256": digest, "stored": kind}
+    past |= {"fetched": fetched} if fetched else {}
     write_atomic(
         fresh / "README.md", _card(reader, network, file, {"stored": kind, "origin": origin, "sha256": digest})
     )
     write_atomic(fresh / META_FILE, HildaMeta(history=[past]).text())
 
 
-def _require(file: Path) -> None:
+def require_packages(where: str) -> None:
+    """ModelError, naming the extra, where a package that reads GGUF is missing."""
     absent = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if absent:
-        raise ModelError(f"{file}: GGUF needs {' and '.join(absent)}; pip install 'hildanext[gguf]'")
+        raise ModelError(f"{where}: GGUF needs {' and '.join(absent)}; pip install 'hildanext[gguf]'")
+
+
+def _require(file: Path) -> None:
     try:
         with file.open("rb") as opened:
             magic = opened.read(4)
@@ -214,9 +220,8 @@ def _tokenizer(file: Path, split: str) -> Any:
 
 
 def _card(reader: Any, network: Any, file: Path, facts: dict[str, str]) -> str:
-    name = _text(reader, "general.name") or file.stem
     return CARD.format(
-        name=name, made_by=_text(reader, "general.organization") or _text(reader, "general.author") or "The maker",
+        name=file.stem, made_by=_text(reader, "general.organization") or _text(reader, "general.author") or "The maker",
         file=file.name, dtype=str(network.dtype).removeprefix("torch."), architecture=type(network).__name__,
         licence=_text(reader, "general.license") or "unknown", **facts,
     )  # fmt: skip
