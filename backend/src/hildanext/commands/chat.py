@@ -1,6 +1,6 @@
 # hildanext chat: a conversation in the terminal, streamed; also from a pipe, a line a turn.
 # Entry points: add_arguments, run.
-# Answers go to stdout, all else to stderr. Ctrl-C ends an answer and keeps what was said; twice at the prompt it leaves.
+# Answers go to stdout, all else to stderr. Ctrl-C ends an answer and keeps what was said; twice at the prompt it quits.
 """Subcommand `chat`."""
 
 from __future__ import annotations
