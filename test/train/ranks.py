@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from train.material import run
@@ -16,6 +17,7 @@ from train.material import run
 def main() -> None:
     folder, shards, parent, rank, port = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:6]
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    warnings.filterwarnings("error", category=FutureWarning, module="hildanext")  # what torch is about to take away
     split = {"train__batch": 1, "train__accumulate": 2}
     for offset, kind in enumerate(("ddp", "fsdp2")):
         os.environ["MASTER_PORT"] = str(int(port) + offset)

@@ -1,5 +1,5 @@
 # Files and folders that appear whole: written beside their place, renamed into it, replaced only where they are ours.
-# Entry points: write_atomic, replacing, swap_in, require_replaceable, clear, fingerprints, damage.
+# Entry points: write_atomic, replacing, swap_in, require_replaceable, whole, clear, fingerprints, damage.
 # What is being written lies under fixed names (.NAME.tmp, .hildanext-writing/NAME) behind a lock that dies with its
 # process; the next write there removes what a killed one left. A finished folder lists its files in .hildanext.
 """Writing to disk without losing anything."""
@@ -239,6 +239,12 @@ def _record(folder: Path) -> dict[str, Any]:
         return {"holds": str(record["holds"]), "files": [str(name) for name in record["files"]]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def whole(folder: Path, holds: str = "model") -> bool:
+    """Whether the folder was finished by this program as `holds` and none of its files has gone since."""
+    record = _record(folder)
+    return bool(record) and record["holds"] == holds and set(record["files"]) <= _files(folder)
 
 
 def _files(folder: Path) -> set[str]:

@@ -8,32 +8,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 from hildanext.commands import Context, add_model
+from hildanext.commands._request import add_request, asked, left_to_right
 from hildanext.errors import DecodeError
-
-if TYPE_CHECKING:
-    from hildanext.config import Config
 
 HELP = "generate text from a prompt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The prompt, a flag per field of a request (names_in "cli"), and how the result is shown."""
-    from hildanext.decoding.request import Request, names_in
-
+    """The prompt, a flag per field of a request, and how the result is shown."""
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="text to continue; '-' reads it from stdin")
     add_model(parser)
-    for field, name in names_in("cli").items():
-        about = Request.model_fields[field]
-        several: dict[str, Any] = {"action": "append"} if field == "stop" else {}
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", dest=field, metavar=_metavar(field, about.annotation),
-            help=about.description, **several,
-        )  # fmt: skip
+    add_request(parser)
     parser.add_argument("--chat", action="store_true", help="treat the prompt as a user's chat turn")
     parser.add_argument("--stream", action="store_true", help="show the canvas while it is filled")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write the canvas after every step as JSON lines")
@@ -41,19 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ar", action="store_true", help="read the model left to right, token by token, as its AR parent was trained"
     )
-
-
-def _metavar(field: str, annotation: Any) -> str:
-    if field.startswith("tau_") or field == "top_p":
-        return "P"
-    kinds = set(_leaves(annotation))
-    return "N" if int in kinds else "X" if float in kinds else "TEXT" if field == "stop" else field.upper()
-
-
-def _leaves(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for part in get_args(annotation):
-        yield from _leaves(part)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -69,7 +46,7 @@ def run(context: Context) -> dict[str, Any]:
     resolve_mode(request, config.decode, {})  # a mode or policy that is none is told before anything is loaded
     if args.trace:
         _write(args.trace, "")
-    engine = open_engine(config=_causal(config) if args.ar else config, console=context.console)
+    engine = open_engine(config=left_to_right(config) if args.ar else config, console=context.console)
     live = args.stream and not args.json
     result = watch(engine.stream(request), args.infill) if live else engine.generate(request)
     if args.trace:
@@ -91,19 +68,6 @@ def _left_to_right(fields: dict[str, Any]) -> dict[str, Any]:
     return {"block": 1, "policy": {"type": "static_quota"}}
 
 
-def _causal(config: Config) -> Config:
-    from hildanext.config.serve import EngineSection
-
-    # at block 1 with the AR shift every token is read from the one before it: the AR model itself, cached
-    native = tuple(section for section in config.serve.engines if section.type in ("transformers", "tiny"))
-    update = {
-        "model": config.model.model_copy(update={"shift": "clean", "override_recorded": True}),
-        "decode": config.decode.model_copy(update={"block": 1}),
-        "serve": config.serve.model_copy(update={"engines": native or (EngineSection(type="transformers"),)}),
-    }
-    return config.model_copy(update=update)
-
-
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
@@ -114,12 +78,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _fields(args: argparse.Namespace) -> dict[str, Any]:
-    from hildanext.decoding.request import names_in
-
     prompt = _from_stdin() if args.prompt == "-" else args.prompt
     text = {"messages": ({"role": "user", "content": prompt},)} if args.chat else {"prompt": prompt}
-    given = {field: _value(field, said) for field in names_in("cli") if (said := getattr(args, field)) is not None}
-    return {**text, **given, "trace": args.trace is not None, "infill": args.infill}
+    return {**text, **asked(args), "trace": args.trace is not None, "infill": args.infill}
 
 
 def _from_stdin() -> str:
@@ -128,24 +89,6 @@ def _from_stdin() -> str:
         return raw.read().decode("utf-8").replace("\r\n", "\n") if raw is not None else sys.stdin.read()
     except UnicodeDecodeError as error:
         raise DecodeError(f"--prompt -: stdin is not UTF-8 (byte {error.start}); convert it, as with iconv") from None
-
-
-def _value(field: str, said: Any) -> Any:
-    if field == "tau_edit":
-        return _tau_edit(said)
-    if field == "policy" and said.startswith("{"):
-        try:
-            return json.loads(said)
-        except json.JSONDecodeError as error:
-            raise DecodeError(f"--policy: {said!r} is no JSON object ({error}); name a policy, or give one") from None
-    return said
-
-
-def _tau_edit(said: str) -> float | str | None:
-    try:
-        return None if said == "off" else "preset" if said == "preset" else float(said)
-    except ValueError:
-        raise DecodeError(f"--tau-edit: {said!r} is neither a probability nor 'off'") from None
 
 
 def _report(context: Context, result: Any, told: Sequence[str]) -> None:

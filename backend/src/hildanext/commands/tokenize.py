@@ -21,5 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context) -> dict[str, Any]:
     """The manifest of the rows."""
     from hildanext.data.tokenize import tokenize
+    from hildanext.models.load import located
 
-    return tokenize(context.config, context.console)
+    return tokenize(located(context.config), context.console)

@@ -1,6 +1,6 @@
 # Settings of the model: which folder, dtype, attention backend, mask token, memory limit, adapters, new models.
 # Entry points: ModelConfig, NewModelConfig, AdapterConfig, EmbeddingNoiseConfig.
-# `path` is a Hugging Face folder, "tiny" / "tiny-parent" for the bundled pair, or "new" for random weights.
+# `path` is a Hugging Face folder, a GGUF file, "tiny" / "tiny-parent" (the bundled pair), or "new" for random weights.
 """Model section of the configuration."""
 
 from typing import Literal
@@ -51,7 +51,7 @@ class ModelConfig(Section):
     """The model that is converted, tuned, evaluated or served."""
 
     path: str = Field(
-        "tiny", description="Hugging Face folder, 'tiny' (bundled child), 'tiny-parent' (bundled AR parent) or 'new'"
+        "tiny", description="Hugging Face folder, GGUF file, 'tiny' (bundled child), 'tiny-parent' (AR parent) or 'new'"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights and compute; auto says its reason"

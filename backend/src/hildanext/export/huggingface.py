@@ -57,7 +57,7 @@ class Huggingface(Plugin):
         if self.dtype != "as_is":
             denoiser = denoiser.to(getattr(torch, self.dtype))
         with replacing(folder) as fresh:
-            write_model(denoiser, loaded.tokenizer, fresh, meta)
+            write_model(denoiser, loaded.tokenizer, fresh, meta, loaded.path)
             if self.card:
                 write_atomic(fresh / "README.md", self._card(loaded, folder.name))
         return sorted(path.name for path in folder.iterdir())

@@ -35,7 +35,7 @@ class Sglang(Plugin):
 
         self._check(loaded)
         with replacing(folder) as fresh:
-            write_model(loaded.denoiser, loaded.tokenizer, fresh, loaded.meta)
+            write_model(loaded.denoiser, loaded.tokenizer, fresh, loaded.meta, loaded.path)
             self._weights(loaded, fresh)
             self._config(loaded, fresh)
             write_atomic(fresh / "dllm.yaml", self._yaml(loaded))

@@ -1,5 +1,5 @@
 # A local model folder, or the bundled pair, as a denoiser with its tokenizer.
-# Entry points: load_model, Loaded, kind_at, model_folder, name_of, place, choose_dtype, choose_device.
+# Entry points: load_model, Loaded, kind_at, model_folder, name_of, place, located, choose_dtype, choose_device.
 # Which plugin of models/kinds reads the folder stands in its hildanext.json. dtype and device come with their reason.
 """Loading models."""
 
@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from hildanext.config import Config
 from hildanext.config.model import ModelConfig
 from hildanext.core.types import Denoiser
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.errors import ModelError, first_line
 from hildanext.models.backend import capability
+from hildanext.models.gguf import folder_of, gguf_at, unpacked
 from hildanext.models.hardware import slow_dtype
 from hildanext.models.kind import ModelKind, Use, kind_of
 from hildanext.models.meta import HildaMeta
@@ -53,11 +55,32 @@ class Loaded:
 
 
 def place(path: str) -> Path:
-    """The folder of a bundled name; of a run, the model it wrote; else the path as it is, ~ being the home folder."""
+    """The folder of a bundled name; of a run, the model it wrote; of a GGUF file, the one it is read into (see
+    model_folder); else the path as it is, ~ being the home folder."""
     if path in BUNDLED:
         return Path(__file__).parent.parent / "tiny" / BUNDLED[path]
     folder = Path(path).expanduser()
+    if (file := gguf_at(folder)) is not None:
+        return folder_of(file)
     return folder / "model" if (folder / "status.json").is_file() else folder
+
+
+def located(config: Config) -> Config:
+    """The configuration with the folders that model.path and tokenize.tokenizer stand for (a run, a GGUF file, ~), for
+    those who read files there and know nothing of models."""
+    model, settings = config.model, config.tokenize
+    named = {path: _folder_or(path) for path in (model.path, settings.tokenizer)}
+    found = model.model_copy(update={"path": named[model.path]})
+    known = settings.model_copy(update={"tokenizer": named[settings.tokenizer]})
+    return config.model_copy(update={"model": found, "tokenize": known})
+
+
+def _folder_or(path: str) -> str:
+    if path in (*BUNDLED, NEW, "auto", "storyworld"):
+        return path
+    if gguf_at(Path(path).expanduser()) is not None:
+        return str(model_folder(path))
+    return str(place(path)) if place(path).is_dir() else path
 
 
 def name_of(folder: Path) -> str:
@@ -71,9 +94,10 @@ def name_of(folder: Path) -> str:
 
 
 def model_folder(path: str) -> Path:
-    """The folder a `model.path` names. ModelError where it is missing or holds neither config.json nor hildanext.json
-    of another kind."""
-    folder = place(path)
+    """The folder a `model.path` names; one of a GGUF file is written where it is not there yet. ModelError where it is
+    missing or holds neither config.json nor hildanext.json of another kind."""
+    file = None if path in BUNDLED else gguf_at(Path(path).expanduser())
+    folder = place(path) if file is None else unpacked(file)
     if (folder / "config.json").is_file() or HildaMeta.read(folder).kind != "hf":
         return folder
     if path in BUNDLED:

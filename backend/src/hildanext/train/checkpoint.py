@@ -204,7 +204,7 @@ class ModelFiles:
             tensors = {name: value.contiguous() for name, value in adapter_state(whole).items()}
             save_file(tensors, folder / ADAPTER, adapter_facts(whole))
         elif self.ranks.first:
-            write_model(whole, self.loaded.tokenizer, folder, self.meta)
+            write_model(whole, self.loaded.tokenizer, folder, self.meta, self.loaded.path)
         self.ranks.wait()
         if sharded:
             _write_shards(self.loaded, self.optimizer, folder)
@@ -222,7 +222,7 @@ class ModelFiles:
             merge_adapter(whole)
             if dtype is not None:
                 network(whole).to(dtype)
-            save_model(whole, self.loaded.tokenizer, folder, self.meta)
+            save_model(whole, self.loaded.tokenizer, folder, self.meta, self.loaded.path)
         self.ranks.wait()
         return folder
 

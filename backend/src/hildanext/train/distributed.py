@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -113,7 +114,10 @@ class Replica:
 
 def _wrap(denoiser: Any, ranks: Ranks) -> nn.Module:
     if ranks.kind == "ddp":
-        return nn.parallel.DistributedDataParallel(denoiser, broadcast_buffers=False)
+        taken = signature(nn.parallel.DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in taken else "broadcast_buffers"  # before torch 2.13
+        still: dict[str, Any] = {name: False}
+        return nn.parallel.DistributedDataParallel(denoiser, **still)
     if ranks.kind == "fsdp2":
         return _shard(denoiser)
     return cast(nn.Module, denoiser)

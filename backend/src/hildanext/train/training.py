@@ -24,7 +24,7 @@ from hildanext.errors import DataError, HildaError, ModelError
 from hildanext.models.adapter_folder import start_from
 from hildanext.models.denoiser import module, network
 from hildanext.models.hardware import slow_dtype
-from hildanext.models.load import NEW, Loaded, load_model, name_of
+from hildanext.models.load import NEW, Loaded, load_model, located, name_of
 from hildanext.models.lora import adapter_note, add_adapter
 from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate, require_memory
@@ -131,7 +131,7 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
                 Checkpoints(run.checkpoints).clear()
             if config.train.prepare and ranks.first and not shards_folder(config).is_dir():
                 prepare(config, quiet)
-                tokenize(config, quiet)
+                tokenize(located(config), quiet)
             ranks.wait()
             yield _opened(config, quiet, run, ranks)
     finally:
