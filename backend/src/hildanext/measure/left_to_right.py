@@ -1,7 +1,7 @@
 # The same weights read left to right: a batch of unequal prompts, one token a forward, in slots of unequal lengths.
 # Entry points: Row, continued. A row that ends gives its slot to the next, so that a batch stays full to the last rows.
 # Draws, stop strings and texts are those of our decoder, so that what differs between both is the order of filling.
-# Letters: B rows, P positions of prompts, W positions that a row can see, H heads, D channels of a head or hidden width.
+# Letters: B rows, P positions of prompts, H heads, D channels of a head, or hidden width.
 """Left-to-right generation."""
 
 from __future__ import annotations
