@@ -72,6 +72,13 @@ def test_what_the_server_trusts_in_one_place_is_not_trusted_in_another(tmp_path:
     own = config_in(tmp_path / "project").model_dump() | {"model": {"path": secret}}
     allowed = Confinement(Config.model_validate(own))
     allowed.resolved(None, [f"model.path={secret}"])
-    for place in ("export.output", "inspect.against", "train.data", "tokenize.tokenizer"):
+    for place in (
+        "export.output",
+        "answer.output",
+        "answer.path",
+        "inspect.against",
+        "train.data",
+        "tokenize.tokenizer",
+    ):
         with pytest.raises(ApiError, match=place):
             allowed.resolved(None, [f"{place}={secret}"])

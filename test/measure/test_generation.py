@@ -36,7 +36,7 @@ def _unequal(count: int, **more: Any) -> list[Request]:
 
 
 def _forwards(parent: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    model, shapes = network(parent.denoiser), list[tuple[int, ...]]()
+    model, shapes = network(parent.denoiser).base_model, list[tuple[int, ...]]()
     forward = type(model).forward
 
     def seen(self: Any, *given: Any, **named: Any) -> Any:

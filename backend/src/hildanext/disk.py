@@ -1,5 +1,5 @@
 # Files and folders that appear whole: written beside their place, renamed into it, replaced only where they are ours.
-# Entry points: write_atomic, replacing, swap_in, require_replaceable, whole, clear, fingerprints, damage.
+# Entry points: write_atomic, replacing, swap_in, sole_writer, require_replaceable, whole, clear, fingerprints, damage.
 # What is being written lies under fixed names (.NAME.tmp, .hildanext-writing/NAME) behind a lock that dies with its
 # process; the next write there removes what a killed one left. A finished folder lists its files in .hildanext.
 """Writing to disk without losing anything."""
@@ -80,6 +80,11 @@ def _alone(temporary: Path) -> Iterator[BinaryIO]:
 
 def _is(path: Path, handle: int) -> bool:
     return fcntl is None or os.path.samestat(path.stat(), os.fstat(handle))
+
+
+def sole_writer(file: BinaryIO) -> bool:
+    """Take the lock on an open file that ends with this process; False where another process has it."""
+    return _lock(file.fileno(), wait=False)
 
 
 def _lock(handle: int, wait: bool) -> bool:

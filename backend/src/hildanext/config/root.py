@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 from pydantic.fields import FieldInfo
 
+from hildanext.config.answer import AnswerConfig
 from hildanext.config.base import SEEDS, Section
 from hildanext.config.bench import BenchConfig
 from hildanext.config.data import DataConfig, TokenizeConfig
@@ -50,6 +51,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     decode: DecodeConfig = DecodeConfig()
+    answer: AnswerConfig = AnswerConfig()
     serve: ServeConfig = ServeConfig()
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
@@ -58,7 +60,7 @@ class Config(Section):
     bench: BenchConfig = BenchConfig()
 
 
-OWNED = {"bench": "bench", "merge": "merge-checkpoints", "inspect": "inspect"}
+OWNED = {"answer": "answer", "bench": "bench", "merge": "merge-checkpoints", "inspect": "inspect"}
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 
 

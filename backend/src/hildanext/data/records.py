@@ -1,5 +1,5 @@
 # Rows of JSON -> documents: which keys mean a chat, an instruction, a text or token ids.
-# Entry points: FORMATS, detect(row), to_document, ACCEPTED.
+# Entry points: FORMATS, detect(row), to_document, prompt_of, ACCEPTED.
 # Every row shows its own format, so files may mix them. Chat formats: a list of turns (messages, conversations ...), or
 # asked and told (prompt/completion, instruction/output ...), each side a text or turns. Preference rows are refused:
 # learning a reply because it was written down would learn the bad ones too.
@@ -39,6 +39,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "input_output": ("input", "output"),
 }
 """The keys that show a format: one that holds turns, or the side that asks and the side that is learned."""
+TURNS = tuple(keys[0] for keys in FORMATS.values() if len(keys) == 1)
+ASKING = ("prompt", "instruction", "question", "query", "problem", "input")
 BELOW_TEXT = ("question_response", "query_response", "problem_solution", "input_output")
 
 
@@ -80,6 +82,25 @@ def to_document(row: Row, form: str, source: str, fallback_id: str) -> Document:
     return Document(identity, source, messages=messages, metadata=metadata, tools=tools_of(row))
 
 
+def prompt_of(row: Row, field: str = "") -> tuple[Message, ...]:
+    """The turns of a row up to where a reply belongs: a chat without the replies at its end, or what is asked, in
+    `field` or in the first of TURNS and ASKING that says something. Replies before it are not learned. Unusable."""
+    key = field or next((name for name in (*TURNS, *ASKING) if row.get(name)), "")
+    if not key:
+        raise Unusable(f"no prompt in any of {', '.join((*TURNS, *ASKING))}")
+    if tools_of(row):
+        raise Unusable("tools, which are not asked with")
+    turns = list(turns_of(row[key]) if key in TURNS and key in row else _asked(row, key))
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    if not turns or turns[-1]["role"] == "system":
+        raise Unusable("no user message")
+    system = _optional(row, *SYSTEM_FIELDS)
+    if system and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": system})
+    return tuple({**turn, "learn": False} if turn["role"] == "assistant" else turn for turn in turns)
+
+
 def _text(row: Row, key: str) -> str:
     if key not in row:
         raise Unusable(f"missing field {key!r}")
@@ -115,7 +136,7 @@ def _chat(row: Row, keys: tuple[str, ...]) -> tuple[Message, ...]:
 
 
 def _asked(row: Row, key: str) -> tuple[Message, ...]:
-    if _is_turns(row[key]):
+    if _is_turns(row.get(key)):
         turns = turns_of(row[key])
         return tuple({**turn, "learn": False} if turn["role"] == "assistant" else turn for turn in turns)
     given = _optional(row, "input", "context").strip() if key == "instruction" else ""

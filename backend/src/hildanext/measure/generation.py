@@ -23,7 +23,7 @@ from hildanext.decoding.request import Request, Result
 from hildanext.decoding.statistics import Sampling
 from hildanext.decoding.text import TextStream
 from hildanext.errors import ConfigError
-from hildanext.measure.left_to_right import Row, write
+from hildanext.measure.left_to_right import Row, continued
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,23 @@ class ARGenerator:
     kind: str = "autoregressive"
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Requests in batches of decode.requests with equal sampling, prompts of similar length together. DecodeError
-        where one does not fit the window."""
+        """decode.requests of equal sampling together, prompts of similar length, each place taken again when its text
+        ends. DecodeError where one does not fit the window."""
         rows = [self._row(request) for request in requests]
-        groups: dict[Sampling, list[int]] = {}
-        for index in sorted(range(len(rows)), key=lambda each: len(rows[each].prompt)):
-            groups.setdefault(self._sampling(requests[index]), []).append(index)
-        found: dict[int, Completion] = {}
-        for sampling, indices in groups.items():
-            for start in range(0, len(indices), self.config.requests):
-                part = indices[start : start + self.config.requests]
-                done = self._batch([rows[index] for index in part], sampling)
-                found.update(zip(part, done, strict=True))
-        return [found[index] for index in range(len(requests))]
+        groups: dict[Sampling, list[Row]] = {}
+        for row, request in sorted(zip(rows, requests, strict=True), key=lambda pair: len(pair[0].prompt)):
+            groups.setdefault(self._sampling(request), []).append(row)
+        seconds = 0.0
+        for sampling, group in groups.items():
+            started = time.monotonic()
+            for _ in continued(self.loaded.denoiser, group, sampling, self.config.requests):
+                pass
+            seconds += time.monotonic() - started
+        seconds /= max(1, sum(row.written for row in rows))
+        return [
+            Completion(row.text.text, tuple(row.text.ids), row.written, 0, seconds * row.written, row.finish)
+            for row in rows
+        ]
 
     def prompt(self, request: Request) -> list[int]:
         """Token ids of a request's prompt; an empty one becomes the end-of-text token, which starts documents here."""
@@ -124,12 +128,6 @@ class ARGenerator:
         names = ("temperature", "top_k", "top_p")
         asked = {name: getattr(request, name) for name in names}
         return Sampling(**{name: getattr(self.config, name) if asked[name] is None else asked[name] for name in names})
-
-    def _batch(self, rows: Sequence[Row], sampling: Sampling) -> list[Completion]:
-        started = time.monotonic()
-        write(self.loaded.denoiser, rows, sampling)
-        seconds = (time.monotonic() - started) / len(rows)
-        return [Completion(row.text.text, tuple(row.text.ids), row.written, 0, seconds, row.finish) for row in rows]
 
 
 def window_of(denoiser: Denoiser, config: DecodeConfig) -> int:

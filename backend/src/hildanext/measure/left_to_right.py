@@ -1,22 +1,29 @@
-# The same weights read left to right: a batch of unequal prompts, one token a forward, with the model's own cache.
-# Entry points: Row, write. Prompts are padded on the left and count their positions from their own first token.
+# The same weights read left to right: a batch of unequal prompts, one token a forward, in slots of unequal lengths.
+# Entry points: Row, continued. A row that ends gives its slot to the next, so that a batch stays full to the last rows.
 # Draws, stop strings and texts are those of our decoder, so that what differs between both is the order of filling.
-# Letters: B rows, L positions, V vocabulary.
+# Letters: B rows, P positions of prompts, H heads, D channels of a head, or hidden width.
 """Left-to-right generation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from hildanext.core.types import Denoiser
 from hildanext.decoding.randomness import SAMPLE, uniform
 from hildanext.decoding.statistics import Sampling, statistics
 from hildanext.decoding.text import TextStream
-from hildanext.models.denoiser import network
+from hildanext.models.denoiser import HFDenoiser, hugging_face
+
+REFILL = 0.25
+"""Share of the slots that is free before new rows take them: a forward over their prompts is worth that many."""
+GROWTH = 128
 
 
 @dataclass
@@ -31,11 +38,13 @@ class Row:
     sample: int = 0
     written: int = 0
     finish: str = ""
+    token: int = 0
 
     def take(self, token: int) -> None:
         """The next token; nothing after the end."""
         if self.finish:
             return
+        self.token = token
         self.written += 1
         ended = token in self.ends
         self.text.push([token], last=ended or self.written == self.new)
@@ -43,29 +52,116 @@ class Row:
 
 
 @torch.no_grad()
-def write(denoiser: Denoiser, rows: Sequence[Row], sampling: Sampling) -> None:
-    """Continue every row to its end; [MASK] is never written. Greedy at temperature 0; a draw depends on its row's
-    seed, sample and position, not on who shares the batch."""
-    model, device = network(denoiser), denoiser.device
-    longest = max(len(row.prompt) for row in rows)
-    tokens, seen = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(2))
-    for index, row in enumerate(rows):
-        tokens[index, longest - len(row.prompt) :] = torch.tensor(list(row.prompt))
-        seen[index, longest - len(row.prompt) :] = 1
-    tokens, seen = tokens.to(device), seen.to(device)
-    positions, past = (seen.cumsum(dim=1) - 1).clamp(min=0), None
-
-    while not all(row.finish for row in rows):
-        found = model(
-            input_ids=tokens, attention_mask=seen, position_ids=positions, past_key_values=past, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        past = found.past_key_values
-        chosen = _chosen(found.logits[:, -1], denoiser.mask_id, rows, sampling)
-        for row, token in zip(rows, chosen.tolist(), strict=True):
+def continued(denoiser: Denoiser, rows: Sequence[Row], sampling: Sampling, at_once: int = 0) -> Iterator[Row]:
+    """The rows as each comes to its end, at most `at_once` (0: all) at work together, begun in their order; [MASK] is
+    never written. Greedy at temperature 0; a draw depends on its row's seed, sample and position, not on who shares the
+    batch. Rows of one prompt that begin together share its forward."""
+    model, waiting = hugging_face(denoiser), deque(rows)
+    slots, at_once = _Slots(model), at_once or len(rows)
+    while waiting or slots.rows:
+        free = at_once - len(slots.rows)
+        if waiting and (not slots.rows or free >= max(1.0, REFILL * at_once)):
+            writing = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            hidden = slots.begin(writing)
+        else:
+            writing, hidden = list(slots.rows), slots.step()
+        chosen = _chosen(hidden @ model.head().T, model.mask_id, writing, sampling)
+        for row, token in zip(writing, chosen.tolist(), strict=True):
             row.take(token)
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
-        seen = torch.cat([seen, torch.ones_like(tokens)], dim=1)
+        yield from slots.leave()
+
+
+@dataclass
+class _Slots:
+    """Keys and values of the rows at work, one slot each, dense: the cache of a forward and, where the layers attend to
+    just what they are given, its layout: queries of a key's head are attended together, so that no key is repeated."""
+
+    model: HFDenoiser
+    rows: list[Row] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    held: dict[int, list[Tensor]] = field(default_factory=dict)
+    _source: Tensor | None = None
+    _ends: Tensor | None = None
+    _mask: Tensor | None = None
+    _layer: int = 0
+
+    def begin(self, rows: Sequence[Row]) -> Tensor:
+        """Hidden states [B, D] behind the prompts of new rows, which take the next slots."""
+        device, prompts = self.model.device, dict.fromkeys(tuple(row.prompt) for row in rows)
+        places = {prompt: place for place, prompt in enumerate(prompts)}
+        source = torch.tensor([places[tuple(row.prompt)] for row in rows], device=device)
+        longest = max(map(len, prompts))
+        tokens = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
+        positions = torch.arange(longest, device=device)
+        self._source, causal = source, (positions[None] <= positions[:, None])[None, None]
+        hidden = self.model.body(tokens, positions.expand_as(tokens), causal, cache=self)
+        self.rows += rows
+        self.lengths += [len(row.prompt) for row in rows]
+        last = torch.tensor([len(row.prompt) - 1 for row in rows], device=device)
+        return hidden[source, last]
+
+    def step(self) -> Tensor:
+        """Hidden states [B, D] behind the newest token of every row."""
+        device, width = self.model.device, max(self.lengths) + 1
+        self._source, self._ends = None, torch.tensor(self.lengths, device=device)
+        self._mask = (torch.arange(width, device=device) <= self._ends[:, None])[:, None, None]
+        tokens = torch.tensor([[row.token] for row in self.rows], device=device)
+        layout = self if self.model.takes_layout else None
+        hidden = self.model.body(tokens, self._ends[:, None], self._mask, cache=self, layout=layout)
+        self.lengths = [length + 1 for length in self.lengths]
+        return hidden[:, -1]
+
+    def leave(self) -> Iterator[Row]:
+        """The rows that have ended; the last slots move into theirs."""
+        for place in reversed(range(len(self.rows))):
+            if not self.rows[place].finish:
+                continue
+            done, last = self.rows[place], len(self.rows) - 1
+            for tensor in (one for pair in self.held.values() for one in pair if place < last):
+                tensor[place, :, : self.lengths[last]] = tensor[last, :, : self.lengths[last]]
+            self.rows[place], self.lengths[place] = self.rows[last], self.lengths[last]
+            del self.rows[last], self.lengths[last]
+            yield done
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions before those of this forward, of the longest row."""
+        return 0 if self._source is not None else max(self.lengths)
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keep this forward's key and value [B, H, P, D]; what its queries attend to where no layout is used."""
+        self._layer, count = layer_idx, len(self.rows)
+        if self._source is not None:
+            self._room(key, value, count + len(self._source), key.shape[2])
+            for tensor, new in zip(self.held[layer_idx], (key, value), strict=True):
+                tensor[count : count + len(self._source), :, : new.shape[2]] = new[self._source]
+            return key, value
+        assert self._ends is not None and self._mask is not None
+        width = self._mask.shape[-1]
+        self._room(key, value, count, width)
+        slots = torch.arange(count, device=key.device)
+        for tensor, new in zip(self.held[layer_idx], (key, value), strict=True):
+            tensor[slots, :, self._ends] = new[:, :, 0]
+        if self.model.takes_layout:
+            return key, value
+        keys, values = self.held[layer_idx]
+        return keys[:count, :, :width], values[:count, :, :width]
+
+    def _room(self, key: Tensor, value: Tensor, slots: int, positions: int) -> None:
+        held = self.held.setdefault(self._layer, [new[:0, :, :0] for new in (key, value)])
+        for index, tensor in enumerate(held):
+            more = max(0, slots - tensor.shape[0])
+            longer = -(-positions // GROWTH) * GROWTH - tensor.shape[2] if positions > tensor.shape[2] else 0
+            if more or longer:
+                held[index] = pad(tensor, (0, 0, 0, longer, 0, 0, 0, more))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """query [B, H, 1, D] -> [B, H, 1, D], over the slots of the layer that has just been kept."""
+        assert self._mask is not None
+        count, width = len(query), self._mask.shape[-1]
+        keys, values = (tensor[:count, :, :width] for tensor in self.held[self._layer])
+        grouped = query.reshape(count, keys.shape[1], -1, query.shape[3])
+        found = scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scale)
+        return found.reshape(count, query.shape[1], 1, -1)
 
 
 def _chosen(logits: Tensor, mask_id: int, rows: Sequence[Row], sampling: Sampling) -> Tensor:
