@@ -32,7 +32,7 @@ def conversion(stage: Stage) -> Part:
     config = _conversion_config(stage)
     prepare(config, stage.console)
     tokenize(config, stage.console)
-    report = train_command(config, stage.console, "convert-wsd", stage.work / "convert")
+    report = train_command(config, stage.console, "convert-wsd", None)
     stage.made["fresh"] = report["model"]
     header = ("block", "bound before, nats per token", "bound after")
     before, after = report["first"]["nll"], report["last"]["nll"]
