@@ -166,7 +166,7 @@ def test_overwritten_tokens_are_found_before_a_step(split: str, half: Path, shar
     flip(tmp_path / "shards" / split / "tokens.bin")
     for resume in ("latest", ""):
         with pytest.raises(HildaError, match=f"{split}: damaged: tokens.bin is not what was written"):
-            run(tmp_path / "run", tmp_path / "shards", **changes, train__resume=resume)
+            run(tmp_path / ("run" if resume else "new"), tmp_path / "shards", **changes, train__resume=resume)
 
 
 def test_shards_made_anew_with_other_rows_are_not_gone_on_with(half: Path, shards: Path, tmp_path: Path) -> None:

@@ -250,6 +250,8 @@ class RunDir:
         try:
             if self._waiting is None:
                 self._go()
+            elif console is not None:
+                console.transcript.write = None
             yield self
         except (KeyboardInterrupt, Interrupted) as error:
             with suppress(OSError):  # a full disk must not take the place of what happened
