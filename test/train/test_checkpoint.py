@@ -23,7 +23,7 @@ from train.material import losses, overrides, run, stop_after
 
 from hildanext.disk import fingerprints
 from hildanext.errors import HildaError, Interrupted, RunError
-from hildanext.train import checkpoint
+from hildanext.train import model_files
 from hildanext.train.checkpoint import STATE, Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks
 
@@ -78,7 +78,7 @@ def test_tensors_of_the_state_come_back_as_they_were_and_the_rest_stays_json(tmp
 def test_a_full_disk_leaves_the_old_checkpoint_whole_and_says_so(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, calls = checkpoint.save_optimizer, [0]
+    plain, calls = model_files.save_optimizer, [0]
 
     def full(optimizer: object, folder: Path) -> None:
         calls[0] += 1
@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole_and_says_so(
         plain(optimizer, folder)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_optimizer", full)
+        patch.setattr(model_files, "save_optimizer", full)
         with pytest.raises(RunError, match="No space left.*step-000003 is whole"):
             run(tmp_path, shards, objective__type="autoregressive", train__checkpoint_every=3)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
@@ -166,7 +166,7 @@ def test_overwritten_tokens_are_found_before_a_step(split: str, half: Path, shar
     flip(tmp_path / "shards" / split / "tokens.bin")
     for resume in ("latest", ""):
         with pytest.raises(HildaError, match=f"{split}: damaged: tokens.bin is not what was written"):
-            run(tmp_path / "run", tmp_path / "shards", **changes, train__resume=resume)
+            run(tmp_path / ("run" if resume else "new"), tmp_path / "shards", **changes, train__resume=resume)
 
 
 def test_shards_made_anew_with_other_rows_are_not_gone_on_with(half: Path, shards: Path, tmp_path: Path) -> None:

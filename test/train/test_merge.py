@@ -21,7 +21,7 @@ from hildanext.errors import ModelError
 from hildanext.models.load import name_of
 from hildanext.models.meta import HildaMeta
 from hildanext.train import merge
-from hildanext.train.merge import merge_folders, merge_run
+from hildanext.train.merge import Choice, merge_folders, merge_run
 
 
 def member(folder: Path, seed: int, dtype: torch.dtype = torch.float32, **meta: Any) -> Path:
@@ -70,7 +70,7 @@ def test_members_that_differ_are_refused(tmp_path: Path) -> None:
 def test_the_best_checkpoints_of_a_run_merge_into_a_tied_model_that_is_evaluated(shards: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 6}
     run(tmp_path, shards, **changes, train__checkpoint_every=2, train__eval_every=2, train__keep_best=3)
-    report = merge_run(configuration(shards, **changes), QUIET, tmp_path, (), 2, None)
+    report = merge_run(configuration(shards, **changes), QUIET, tmp_path, Choice(best=2), None)
     assert len(report["members"]) == 2
     assert report["eval_nll"].keys() == {Path(path).name for path in report["members"]} | {"merged"}
     model = AutoModelForCausalLM.from_pretrained(report["model"])
@@ -83,7 +83,7 @@ def test_a_model_folder_of_another_run_can_be_a_member(shards: Path, tmp_path: P
     later = {**changes, "model__path": str(tmp_path / "base" / "model")}
     run(tmp_path / "later", shards, **later, train__checkpoint_every=2)
     members = ("step-000002", str(tmp_path / "base" / "model"))
-    report = merge_run(configuration(shards, **later), QUIET, tmp_path / "later", members, 1, None)
+    report = merge_run(configuration(shards, **later), QUIET, tmp_path / "later", Choice(members), None)
     assert report["eval_nll"].keys() == {"step-000002", "base/model", "merged"}
     mean, two = read(Path(report["model"])), [read(Path(path)) for path in report["members"]]
     assert all(torch.equal(value, (two[0][name] + two[1][name]) / 2) for name, value in mean.items())
@@ -93,7 +93,7 @@ def test_a_model_folder_of_another_run_can_be_a_member(shards: Path, tmp_path: P
 
 def test_a_member_that_is_nowhere_is_named(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no checkpoint step-000009 in .*; name a checkpoint or a folder"):
-        merge_run(configuration(shards), QUIET, tmp_path, ("step-000009",), 1, None)
+        merge_run(configuration(shards), QUIET, tmp_path, Choice(("step-000009",)), None)
 
 
 def test_members_of_one_name_are_scored_apart(shards: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_members_of_one_name_are_scored_apart(shards: Path, tmp_path: Path) -> N
     for name in ("one", "two"):
         run(tmp_path / name, shards, **changes, seed=len(name) + (name == "two"))
     members = ("step-000002", str(tmp_path / "two" / "checkpoints" / "step-000002"))
-    report = merge_run(configuration(shards, **changes), QUIET, tmp_path / "one", members, 1, None)
+    report = merge_run(configuration(shards, **changes), QUIET, tmp_path / "one", Choice(members), None)
     assert report["eval_nll"].keys() == {*report["members"], "merged"}
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -19,10 +20,13 @@ from typing import Any
 
 from hildanext import __version__, commands
 from hildanext.command_files import command_files
-from hildanext.disk import FULL
+from hildanext.disk import UNWRITABLE
 from hildanext.environment import usable_cores
-from hildanext.errors import HildaError
+from hildanext.errors import HildaError, cure
 from hildanext.progress import Console
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
+"""What the system says of a path that it refuses: a mistake of the user or of the machine, not of the program."""
 
 
 def parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -77,11 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (*UNWRITABLE, *REFUSED):
             raise
-        print(
-            f"hildanext {args.command}: {error.filename or 'a file'}: {error.strerror}; free the disk", file=sys.stderr
-        )
+        advice = cure(error, "look at the path, its rights and its file system, or name another")
+        print(f"hildanext {args.command}: {error.filename or 'a file'}: {error.strerror}; {advice}", file=sys.stderr)
         return 1
 
 

@@ -1,5 +1,5 @@
 # Files and folders that appear whole: written beside their place, renamed into it, replaced only where they are ours.
-# Entry points: write_atomic, replacing, swap_in, sole_writer, require_replaceable, whole, clear, fingerprints, damage.
+# Entry points: write_atomic, replacing, swap_in, hold, require_replaceable, whole, clear, fingerprints, damage.
 # What is being written lies under fixed names (.NAME.tmp, .hildanext-writing/NAME) behind a lock that dies with its
 # process; the next write there removes what a killed one left. A finished folder lists its files in .hildanext.
 """Writing to disk without losing anything."""
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hildanext.errors import HildaError, RunError
+from hildanext.errors import FULL, HildaError, RunError, cure
 
 try:
     import fcntl
@@ -29,7 +30,7 @@ except ImportError:  # Windows: no lock, and a name of its own for every writer 
 RECORD = ".hildanext"
 READ_ANEW = 16 << 30
 WRITING, REPLACED = ".hildanext-writing", ".hildanext-replaced"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EBUSY)
+UNWRITABLE = (*FULL, errno.EFBIG, errno.EROFS, errno.EBUSY)
 MODEL = (
     "config.json", "generation_config.json", "hildanext.json", "*.safetensors", "*.safetensors.index.json",
     "tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
@@ -82,11 +83,6 @@ def _is(path: Path, handle: int) -> bool:
     return fcntl is None or os.path.samestat(path.stat(), os.fstat(handle))
 
 
-def sole_writer(file: BinaryIO) -> bool:
-    """Take the lock on an open file that ends with this process; False where another process has it."""
-    return _lock(file.fileno(), wait=False)
-
-
 def _lock(handle: int, wait: bool) -> bool:
     if fcntl is None:
         return True
@@ -97,6 +93,21 @@ def _lock(handle: int, wait: bool) -> bool:
     except OSError:
         return True  # a file system without locks
     return True
+
+
+_HELD = weakref.WeakSet[BinaryIO]()
+if fcntl:  # a worker that outlives its killed parent must not keep the lock
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in tuple(_HELD)])
+
+
+def hold(path: Path) -> BinaryIO | None:
+    """A file that is locked until it is closed or this process ends, however; None while another one holds it."""
+    file = path.open("ab")
+    if not _lock(file.fileno(), wait=False):
+        file.close()
+        return None
+    _HELD.add(file)
+    return file
 
 
 @contextmanager
@@ -115,8 +126,9 @@ def replacing(target: Path, holds: str = "model") -> Iterator[Path]:
             swap_in(fresh, target, holds)
         except BaseException as error:
             shutil.rmtree(fresh, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise RunError(f"{target}: cannot be written ({error.strerror}); what was there stays") from error
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                advice = f"what was there stays; {cure(error, 'name another folder')}"
+                raise RunError(f"{target}: cannot be written ({error.strerror}); {advice}") from error
             raise
         finally:
             _remove_empty(fresh.parent)
@@ -128,7 +140,8 @@ def _place(target: Path) -> Path:
         clear(target.parent)
         fresh.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HildaError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
+        advice = cure(error, "name another folder")
+        raise HildaError(f"{target}: cannot be written ({error.strerror}); {advice}") from error
     return fresh
 
 

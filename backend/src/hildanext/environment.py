@@ -1,5 +1,6 @@
-# What this process runs on: versions, commit, platform, threads. Enough, with config.json, to repeat a run.
-# Entry points: environment, git_state, versions, file_hash, usable_cores, die_with_parent, extras.
+# What this process runs on: versions, commit, platform, threads. Enough, with config.json, to repeat a run. And how
+# processes end: whether one lives, with its parent, on a signal.
+# Entry points: environment, git_state, versions, file_hash, usable_cores, die_with_parent, extras, alive, StopRequest.
 # Reads package metadata only; imports none of the packages.
 """Environment record of a run."""
 
@@ -17,6 +18,7 @@ import sys
 import threading
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -108,3 +110,48 @@ def extras() -> dict[str, list[str]]:
             missing = [] if _version(name.group()) else [name.group()]
             found[extra.group(1)] = found.get(extra.group(1), []) + missing
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of that number runs; on Windows always yes, so that the heartbeat decides."""
+    if os.name == "nt":
+        return True  # os.kill(pid, 0) would send Ctrl-C there; the heartbeat decides
+    if pid <= 0:
+        return False  # 0 and below name groups
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return _not_zombie(pid)
+
+
+def _not_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
+class StopRequest:
+    """Turns SIGTERM and Ctrl-C into a flag that a loop reads between steps; a second signal interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number

@@ -1,9 +1,18 @@
 # The errors a user can cause, each with the exit code of the command line and the status of the HTTP server.
-# Entry points: HildaError and its subclasses; problems() joins several into one, first_line() quotes another library.
+# Entry points: HildaError and its subclasses; problems() joins several into one, first_line() quotes another library,
+# cure() tells a full disk from other failed writes.
 # Our own caller's mistakes are ValueError, not these.
 """Error tree: one line each, saying where, what is wrong, what was expected and what to do."""
 
+import errno
+import os
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SPARE = 1 << 20
 
 
 class HildaError(Exception):
@@ -66,3 +75,14 @@ def problems(where: str, found: Sequence[str]) -> ConfigError:
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, at most 200 characters, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def cure(error: BaseException, otherwise: str, folder: Path | None = None) -> str:
+    """What to do about a failed write: to free the disk where it is full, else `otherwise`. Writers in Rust and C++
+    give the system's words or nothing at all; `folder`, where they wrote, then tells by the room left."""
+    number = getattr(error, "errno", None)
+    full = number in FULL or any(os.strerror(code) in str(error) for code in FULL)
+    if not full and number is None and folder is not None:
+        with suppress(OSError):
+            full = shutil.disk_usage(folder).free < SPARE
+    return "free the disk" if full else otherwise

@@ -23,12 +23,14 @@ LINES_HELD = 1000
 
 @dataclass
 class Bar:
-    """Progress of one job: advance(count, **shown values). `total` None means unknown length."""
+    """Progress of one job: advance(count, **shown values). `total` None means unknown length; `first`: what was done
+    before, which the time left is not reckoned from."""
 
     label: str
     total: float | None
     quiet: bool = False
-    done: float = 0.0
+    first: float = 0.0
+    done: float = field(default=0.0, init=False)
     shown: dict[str, Any] = field(default_factory=dict)
     _started: float = 0.0
     _printed: float = 0.0
@@ -36,7 +38,8 @@ class Bar:
     _task: Any = None
 
     def __enter__(self) -> Bar:
-        self._started = self._printed = time.monotonic()
+        self._started, self.done = time.monotonic(), self.first
+        self._printed = self._started
         if not self.quiet and sys.stderr.isatty():
             self._open_rich()
         return self
@@ -53,13 +56,14 @@ class Bar:
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._rich = Progress(*columns, TextColumn("{task.fields[shown]}"), console=RichConsole(stderr=True))
-        self._task = self._rich.add_task(self.label, total=self.total, shown="")
+        self._task = self._rich.add_task(self.label, total=self.total, completed=int(self.first), shown="")
         self._rich.start()
 
     def _line(self) -> str:
         seconds = time.monotonic() - self._started
         of = "" if self.total is None else f"/{self.total:g}"
-        left = "" if not self.total or not self.done else f", {seconds * (self.total / self.done - 1):.0f} s left"
+        own = self.done - self.first
+        left = "" if not self.total or not own else f", {seconds * (self.total - self.done) / own:.0f} s left"
         values = "".join(f", {name} {_short(value)}" for name, value in self.shown.items())
         return f"{self.label}: {self.done:g}{of}, {seconds:.0f} s{left}{values}"
 
@@ -120,9 +124,9 @@ class Console:
         self.transcript.add(f"warning: {text}")
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
-    def bar(self, label: str, total: float | None = None) -> Bar:
-        """A progress bar, used as a context manager."""
-        return Bar(label, total, self.quiet)
+    def bar(self, label: str, total: float | None = None, first: float = 0.0) -> Bar:
+        """A progress bar, used as a context manager; `first` of the total were done before."""
+        return Bar(label, total, self.quiet, first)
 
     def table(self, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
         """Rows of text in aligned columns."""

@@ -1,15 +1,16 @@
 # One run on disk: config, environment, status with heartbeat, metrics, log, report, plots, checkpoints.
-# Entry points: RunDir.create / RunDir.open, new_path, read_status, list_runs, StopRequest.
+# Entry points: RunDir.create / RunDir.open, new_path, read_status, list_runs, step_folders, StopRequest.
 # Files and folders are replaced as disk.py does, whose functions may be imported from here too. `running` without a
-# live process or a recent heartbeat reads `lost`.
+# live process or a recent heartbeat reads `lost`. Who works in a directory holds its .lock, which dies with the
+# process; one that goes on writes nothing there before begin().
 """Run directories."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -17,48 +18,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from hildanext.config import Config, resolved_json
-from hildanext.disk import clear
+from hildanext.disk import clear, hold
 from hildanext.disk import replacing as replacing
 from hildanext.disk import swap_in as swap_in
 from hildanext.disk import write_atomic as write_atomic
-from hildanext.environment import environment
-from hildanext.errors import HildaError, Interrupted
+from hildanext.environment import StopRequest as StopRequest
+from hildanext.environment import alive, environment
+from hildanext.errors import FULL, HildaError, Interrupted, RunError, cure
 from hildanext.progress import Console
 
+TRAINING = ("convert-wsd", "sft")
 STATES = ("queued", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_SECONDS = 5.0
 LOST_AFTER_SECONDS = 60.0
-BEFORE_WORK = frozenset({"config.json", "status.json", "env.json", "log.txt"})
+LOCK = ".lock"
+BEFORE_WORK = frozenset({"config.json", "status.json", "env.json", "log.txt", LOCK})
+STEP = re.compile("step-([0-9]+)")
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True  # os.kill(pid, 0) would send Ctrl-C there; the heartbeat decides
-    if pid <= 0:
-        return False  # 0 and below name groups
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return _not_zombie(pid)
-
-
-def _not_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -75,7 +58,7 @@ def read_status(path: Path) -> dict[str, Any]:
     if not isinstance(status, dict) or not isinstance(status.get("state"), str):
         raise HildaError(f"{path}/status.json: not the status of a run; the run cannot be read")
     age = time.time() - _number(status.get("heartbeat"))
-    silent = age > LOST_AFTER_SECONDS or not _alive(int(_number(status.get("pid"))))
+    silent = age > LOST_AFTER_SECONDS or not alive(int(_number(status.get("pid"))))
     if status.get("state") == "running" and silent:
         status["state"] = "lost"
     return status
@@ -87,10 +70,16 @@ def _number(value: Any) -> float:
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:
-    """The status of every run below `root`, newest first, each with its `id`; one that cannot be read is `lost`, with
-    the reason as its `error`."""
+    """The status of every run below `root`, the last begun first, each with its `id`; one that cannot be read is
+    `lost`, with the reason as its `error`."""
     found = [{"id": path.parent.name, **_status_or_lost(path.parent)} for path in sorted(root.glob("*/status.json"))]
-    return sorted(found, key=lambda status: str(status.get("started", "")), reverse=True)
+    return sorted(found, key=lambda status: str(status.get("begun") or status.get("started", "")), reverse=True)
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """The folders named step-N, in the order of N, whole checkpoints or not. A copy of another name is none."""
+    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(found) if path.is_dir()]
 
 
 def _require_run(path: Path) -> None:
@@ -100,6 +89,15 @@ def _require_run(path: Path) -> None:
         taken = [name for name in ("config.json", "hildanext.json", "manifest.json") if (path / name).exists()]
         if taken:
             raise HildaError(f"{path}: holds {taken[0]} and is no run directory; name another with --run-dir")
+
+
+def _require_unused(path: Path, command: str) -> None:
+    saved = step_folders(path / "checkpoints")
+    if not saved and not (path / "model").is_dir():
+        return
+    holds = f"the checkpoints of an earlier run, the last {saved[-1].name}" if saved else "the model of an earlier run"
+    go_on = "go on from them with --set train.resume=latest, or " if saved and command in TRAINING else ""
+    raise HildaError(f"{path}: holds {holds}; {go_on}name another directory with --run-dir")
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -131,18 +129,76 @@ class RunDir:
     """Whether this process made the directory up, so that nobody waits for it."""
     _status: dict[str, Any] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _held: BinaryIO | None = None
+    _waiting: tuple[Config, str] | None = None
+    _console: Console | None = None
+    _beating: tuple[threading.Event, threading.Thread] | None = None
 
     @classmethod
-    def create(cls, config: Config, command: str, path: Path | None = None) -> RunDir:
-        """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json.
-        HildaError where `path` holds something that is no run."""
+    def create(cls, config: Config, command: str, path: Path | None = None, resume: bool = False) -> RunDir:
+        """A new run directory <paths.runs>/<command>-<time>-<id> (or `path`) in state queued, with config.json, held
+        until running() ends. resume: one that goes on; of a run that has begun nothing is written before begin().
+        HildaError where `path` is no run, holds another one's checkpoints or model, or is held by another process."""
         run = cls(path or new_path(config, command), fresh=path is None)
         _require_run(run.path)
-        run.path.mkdir(parents=True, exist_ok=True)
-        clear(run.path)
-        run.status(state="queued", command=command, started=_now(), step=0)
-        write_atomic(run.path / "config.json", resolved_json(config, command))
+        before = run.path.exists()
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._hold()
+            clear(run.path)
+            run._waiting = (config, command)
+            if not resume:
+                _require_unused(run.path, command)
+            if not resume or not run._begun():
+                run._write()
+        except OSError as error:
+            run._undo(before)
+            raise _unwritable(run.path, error, "--run-dir" if path else "paths.runs or --run-dir") from error
+        except HildaError:
+            run.release()
+            raise
         return run
+
+    def _hold(self) -> None:
+        self._held = hold(self.path / LOCK)
+        if self._held is None:
+            with suppress(HildaError):
+                self._status = read_status(self.path)
+            raise HildaError(
+                f"{self.path}: another process ({self._status.get('pid', 'unknown')}) is at work there; wait for it or"
+                " stop it, or name another directory with --run-dir"
+            )
+
+    def _begun(self) -> bool:
+        if not (self.path / "status.json").exists():
+            return False
+        status = _status_or_lost(self.path)
+        self._status = {"started": status["started"]} if status.get("started") else {}
+        return bool(status["state"] != "queued")
+
+    def release(self) -> None:
+        """Let other processes work in the directory."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def _undo(self, before: bool) -> None:
+        self.release()
+        if not before:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _write(self) -> None:
+        assert self._waiting is not None
+        config, command = self._waiting
+        self.status(state="queued", command=command, started=self._status.get("started") or _now(), step=0)
+        write_atomic(self.path / "config.json", resolved_json(config, command))
+        self._waiting = None
+
+    def begin(self) -> None:
+        """From here on the run that goes on is this one: status, config.json, heartbeat. It may have begun already."""
+        if self._waiting is not None:
+            self._write()
+            self._go()
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
@@ -189,28 +245,42 @@ class RunDir:
     def running(self, console: Console | None = None) -> Iterator[RunDir]:
         """State running with a heartbeat; done at the end, failed on an error, cancelled on an interrupt. What the
         console says, has said and will say is kept in log.txt. A new directory that nothing was written to is removed
-        after an error."""
-        if console is not None:
-            console.transcript.keep(self.log)
-        self.status(state="running")
-        stop = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
-        beat.start()
+        after an error, and one that has not begun stays as it was."""
+        self._console = console
         try:
+            if self._waiting is None:
+                self._go()
+            elif console is not None:
+                console.transcript.write = None
             yield self
         except (KeyboardInterrupt, Interrupted) as error:
             with suppress(OSError):  # a full disk must not take the place of what happened
-                self._finish(stop, beat, "cancelled", str(error) or "interrupted")
+                self._finish("cancelled", str(error) or "interrupted")
             raise
         except BaseException as error:
             with suppress(OSError):
-                self._finish(stop, beat, "failed", f"{type(error).__name__}: {error}")
+                self._finish("failed", f"{type(error).__name__}: {error}")
             raise
-        self._finish(stop, beat, "done", "")
+        else:
+            self._finish("done", "")
+        finally:
+            self.release()
 
-    def _finish(self, stop: threading.Event, beat: threading.Thread, state: str, error: str) -> None:
-        stop.set()
-        beat.join()
+    def _go(self) -> None:
+        if self._console is not None:
+            self._console.transcript.keep(self.log)
+        self.status(state="running")
+        stop = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(stop,), daemon=True)
+        self._beating = (stop, beat)
+        beat.start()
+
+    def _finish(self, state: str, error: str) -> None:
+        if self._waiting is not None:
+            return
+        if self._beating is not None:
+            self._beating[0].set()
+            self._beating[1].join()
         if state != "done" and self.fresh and {path.name for path in self.path.iterdir()} <= BEFORE_WORK:
             shutil.rmtree(self.path)
             return
@@ -224,24 +294,7 @@ class RunDir:
                 self.status()
 
 
-class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a flag that a loop reads between steps; a second signal interrupts at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
+def _unwritable(path: Path, error: OSError, flag: str) -> HildaError:
+    kind = RunError if error.errno in FULL else HildaError
+    advice = cure(error, f"name another with {flag}")
+    return kind(f"{path}: the run directory cannot be written ({error.strerror}); {advice}")

@@ -199,11 +199,12 @@ def _text(value: Any) -> str | None:
 
 
 def _eta(status: dict[str, Any], state: str) -> float | None:
-    step, total = _finite(status.get("step")), _finite(status.get("total"))
-    if state != "running" or not step or not total:
+    step, total, first = (_finite(status.get(name)) for name in ("step", "total", "first_step"))
+    own = (step or 0.0) - (first or 0.0)
+    if state != "running" or own <= 0 or not total:
         return None
     try:
-        begun = datetime.fromisoformat(str(status.get("started"))).timestamp()
+        begun = datetime.fromisoformat(str(status.get("begun", status.get("started")))).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
-    return max(0.0, (time.time() - begun) * (total / step - 1.0))
+    return max(0.0, (time.time() - begun) * (total - (step or 0.0)) / own)

@@ -27,7 +27,7 @@ from hildanext.api.job_files import FINAL, JobFiles, alive, read_json, whole
 from hildanext.api.replies import ApiError
 from hildanext.api.schemas import JobBody
 from hildanext.config import Config
-from hildanext.errors import HildaError, first_line
+from hildanext.errors import HildaError, cure, first_line
 from hildanext.progress import show_traceback
 from hildanext.run_dir import RunDir, new_path, write_atomic
 
@@ -120,11 +120,14 @@ class Jobs:
     def _written(self, config: Config, command: str, record: dict[str, Any]) -> JobFiles:
         path = new_path(config, command)
         try:
-            RunDir.create(config, command, path)
+            RunDir.create(config, command, path).release()
             write_atomic(path / "job.json", json.dumps(record, indent=2) + "\n")
-        except OSError as error:
+        except (OSError, HildaError) as error:
             shutil.rmtree(path, ignore_errors=True)
-            raise _unwritable(error, "nothing was started") from error
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            raise _unwritable(cause, "nothing was started") from error
         return JobFiles(path)
 
     def _known(self, key: str | None, digest: str) -> JobFiles | None:
@@ -240,7 +243,8 @@ def _note_cancel(path: Path) -> None:
 
 
 def _unwritable(error: OSError, state: str) -> ApiError:
-    return ApiError(507, f"jobs: the run directory cannot be written ({error.strerror}); free the disk; {state}")
+    advice = cure(error, "look at paths.runs and its file system")
+    return ApiError(507, f"jobs: the run directory cannot be written ({error.strerror}); {advice}; {state}")
 
 
 def _order(files: JobFiles) -> int:

@@ -27,7 +27,7 @@ def run(context: Context) -> dict[str, Any]:
     rows = [
         (str(r["id"]), str(r.get("state", "")), str(r.get("step", "")), _number(r.get("loss")), _age(r)) for r in runs
     ]
-    for damaged in (run for run in runs if run.get("state") == "unreadable"):
+    for damaged in (run for run in runs if run.get("error") and "heartbeat" not in run):
         context.console.warn(f"{damaged['id']}: {damaged['error']}")
     if rows:
         context.console.table(rows, ("run", "state", "step", "loss", "age"))

@@ -47,6 +47,7 @@ class MergeConfig(Section):
 
     run: str = Field("", description="run directory (runs/<id>); empty: the one of model.path")
     best: int = Field(3, ge=1, description="checkpoints of lowest evaluation NLL averaged, a count")
+    last: int = Field(0, ge=0, description="newest checkpoints averaged instead of the best, a count; 0: the best")
     members: tuple[str, ...] = Field((), description="checkpoints by name or model folders, instead of the best")
     output: str = Field("", description="folder to write; empty: <run>/merged")
 

@@ -82,6 +82,9 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass to save memory")
     autocast: Literal["none", "bfloat16"] = Field("none", description="dtype of matrix products under fp32 weights")
     resume: str = Field("", description="'latest' (of --run-dir) or a checkpoint folder; empty: start anew")
+    override_recorded: bool = Field(
+        False, description="let a resumed run have another optimizer, dtype, model or data than its checkpoint records"
+    )
     checkpoint_every: int = Field(200, ge=0, description="steps between checkpoints; 0: only when stopped")
     keep_last: int = Field(2, ge=1, description="newest checkpoints kept, a count")
     keep_best: int = Field(1, ge=0, description="checkpoints of lowest evaluation NLL kept, a count")

@@ -1,5 +1,5 @@
 # Batches from shards: an endless stream whose order depends on (seed, epoch) alone.
-# Entry points: Loader (iterate, state_dict, load_state_dict).
+# Entry points: Loader (iterate, state_dict, load_state_dict), OtherData.
 # Example p of the stream is row permutation(seed, p // R)[p % R]; step s of rank r takes `batch` examples from
 # (s * ranks + r) * batch on. So workers do not change it, and one integer resumes it.
 """Deterministic, resumable loader."""
@@ -22,6 +22,10 @@ from hildanext.core.batches import stacked
 from hildanext.core.types import Batch
 from hildanext.data.shards import PackedRow, ShardSet
 from hildanext.errors import DataError
+
+
+class OtherData(DataError):
+    """A saved place in rows that are not these, or in another order of them."""
 
 
 @lru_cache(maxsize=4)
@@ -126,13 +130,13 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at the very next example, also with another batch or ranks where the place is a whole step of it.
-        DataError where the shards or the seed are others."""
+        OtherData where the shards or the seed are others."""
         own = self.state_dict()
         unknown = {name for name in ("rows_hash",) if None in (state.get(name), own[name])}
         changed = [name for name in own if name not in {"position", *unknown} and state.get(name) != own[name]]
         if changed:
             was, now = {name: state.get(name) for name in changed}, {name: own[name] for name in changed}
-            raise DataError(f"{self.shards.folder}: the saved place is of other data: it had {was}, here {now}")
+            raise OtherData(f"{self.shards.folder}: the saved place is of other data: it had {was}, here {now}")
         step, rest = divmod(int(state["position"]), self.batch * self.ranks)
         if rest:
             raise DataError(

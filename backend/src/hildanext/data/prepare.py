@@ -1,7 +1,8 @@
 # prepare-data: sources -> cleaned, deduplicated, mixed, split JSON lines and a manifest that reconciles.
 # Entry points: prepare(config, console).
 # Units are done by processes, which end with this one, into a part folder that a later run with the same settings takes
-# up again; the output folder is swapped in at the end, so an interrupted run leaves the previous output as it was.
+# up again; the output folder is swapped in at the end, so an interrupted run leaves the previous output as it was. Its
+# place is held from the first unit on: a second process there is refused.
 """Preparing a data set."""
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from hildanext.data.records import ACCEPTED
 from hildanext.data.source import Source
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
 from hildanext.data.units import BAD_EXAMPLES, WARNED, Report, UnitJob, run_unit
-from hildanext.disk import replacing, require_replaceable
+from hildanext.disk import replacing
 from hildanext.environment import die_with_parent, usable_cores
 from hildanext.errors import DataError
 from hildanext.progress import Console
@@ -44,11 +45,10 @@ def prepare(config: Config, console: Console) -> dict[str, Any]:
     Cleaner(config.data.cleaning)
     sources: list[Source] = [build("sources", section, "data.sources") for section in config.data.sources]
     output = Path(config.paths.data) / "processed" / config.data.name
-    require_replaceable(output, "data set")
-    jobs = _jobs(config, sources, output)
-    reports = _run_all(config, jobs, console)
-    _refuse_nothing(config, jobs, reports, console)
     with replacing(output, "data set") as folder:
+        jobs = _jobs(config, sources, output)
+        reports = _run_all(config, jobs, console)
+        _refuse_nothing(config, jobs, reports, console)
         manifest = _merge(config, sources, jobs, reports, folder)
     for left in output.parent.glob(f".{output.name}.parts-*"):
         shutil.rmtree(left)

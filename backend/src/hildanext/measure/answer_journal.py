@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hildanext.disk import sole_writer
+from hildanext.disk import hold
 from hildanext.errors import DataError
 
 FORMAT = 1
@@ -49,9 +49,8 @@ class Journal:
         if output.exists() and not path.exists():
             raise DataError(f"{output}: something stands there that was not answered here; name another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-        if not sole_writer(file):
-            file.close()
+        file = hold(path)
+        if file is None:
             raise DataError(f"{output}: another process is answering into it; wait for it or name another --out")
         head, answers, damaged = _read(path)
         if head is not None and head != dict(settings):

@@ -23,6 +23,7 @@ from hildanext.models.hardware import slow_dtype
 from hildanext.models.kind import ModelKind, Use, kind_of
 from hildanext.models.meta import HildaMeta
 from hildanext.progress import Console
+from hildanext.run_dir import step_folders
 
 BUNDLED = {"tiny": "child", "tiny-parent": "parent"}
 NEW = "new"
@@ -109,9 +110,13 @@ def model_folder(path: str) -> Path:
 
 def _missing(folder: Path) -> str:
     if (folder / "status.json").is_file():
-        saved = sorted((folder / "checkpoints").glob("step-*"))
-        instead = f"its newest checkpoint is {saved[-1]}" if saved else "it has no checkpoint either"
+        saved = step_folders(folder / "checkpoints")
+        merge = f"`hildanext merge-checkpoints {folder} --last 1` makes a model of it"
+        instead = f"its newest checkpoint is {saved[-1]}; {merge}" if saved else "it has no checkpoint either"
         return f"a run that has not written its model yet; {instead}"
+    if (folder / "trainer").is_dir():
+        command = f"`hildanext merge-checkpoints {folder.parent.parent} --members {folder.name}`"
+        return f"a checkpoint of adapters without their base model; {command} makes a model of it"
     found = "no config.json" if folder.is_dir() else "it is a file" if folder.exists() else "no such folder"
     known = ", ".join((*BUNDLED, NEW))
     return f"no Hugging Face model folder there ({found}); give a local folder, a run, or one of {known}"

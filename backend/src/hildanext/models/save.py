@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from hildanext.core.types import Denoiser
 from hildanext.disk import replacing, write_atomic
-from hildanext.errors import RunError, first_line
+from hildanext.errors import RunError, cure, first_line
 from hildanext.models.kind import kind_of
 from hildanext.models.licence import carry
 from hildanext.models.meta import META_FILE, HildaMeta
@@ -41,6 +41,7 @@ def write_model(denoiser: Denoiser, tokenizer: Any, folder: Path, meta: HildaMet
     except Exception as error:
         if type(error) not in (SafetensorError, Exception):  # the Rust writers of weights and of tokenizers
             raise
-        raise RunError(f"{folder}: cannot be written ({first_line(error)}); free the disk") from error
+        advice = cure(error, "look at the folder and its file system, or name another", folder)
+        raise RunError(f"{folder}: cannot be written ({first_line(error)}); {advice}") from error
     carry(origin, folder)
     write_atomic(folder / META_FILE, meta.model_copy(update=facts).text())

@@ -109,8 +109,8 @@ def _train(setup: Setup, command: str, train: dict[str, Any]) -> str:
     from hildanext.train.recipes.conversion import train_command
 
     config = setup.config.model_copy(update={"train": setup.config.train.model_copy(update=train)})
-    report = train_command(config, setup.quiet, command, setup.folder / command)
-    lines = (setup.folder / command / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    report = train_command(config, setup.quiet, command, None)
+    lines = (Path(report["run"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     loss = next(found["loss"] for found in map(_json, lines) if "loss" in found)
     if not math.isfinite(loss):
         raise RunError(f"the loss is {loss}")

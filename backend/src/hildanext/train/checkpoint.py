@@ -1,41 +1,39 @@
 # Checkpoints: a model's files plus trainer/ (optimiser, step, the state of the work), whole or absent.
-# Entry points: Checkpoints (save, newest, best), read_state, read_tensors, require_whole, ModelFiles (what is on disk).
-# A folder named step-NNNNNN is finished: it is written under a dotted name and renamed last. A checkpoint of a whole
-# model is a Hugging Face folder; of an adapter run, the adapter beside the base's name. Under FSDP2 every rank writes
-# its part of the optimiser and the first rank the gathered model.
+# Entry points: Checkpoints (save, newest, best, set_aside), read_state, read_tensors, require_whole.
+# A folder named step-NNNNNN is finished: it is written under a dotted name and renamed last. Steps are numbers: with
+# more digits than six, a later one still comes later. What a checkpoint holds of the model is in model_files.py.
 """Checkpoints of a training run."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hildanext.disk import REPLACED, damage, fingerprints, swap_in, write_atomic
-from hildanext.errors import HildaError, RunError
-from hildanext.models.adapter_folder import write_adapters
-from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
-from hildanext.models.load import Loaded
-from hildanext.models.lora import adapter_facts, adapter_state, load_adapter, merge_adapter
-from hildanext.models.meta import HildaMeta
-from hildanext.models.save import save_model, write_model
+from hildanext.errors import HildaError, RunError, cure, first_line
+from hildanext.run_dir import step_folders
 from hildanext.train.distributed import Ranks
 
 STATE = Path("trainer") / "state.json"
 TENSORS = Path("trainer") / "work.pt"
-ADAPTER = Path("trainer") / "adapter.safetensors"
 OPTIMIZER = Path("trainer") / "optimizer.pt"
-SHARDS = Path("trainer") / "shards"
+ASIDE = "aside"
+POINTER = b"version https://git-lfs"
+UNREADABLE = (OSError, EOFError, pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+"""What torch.load, and an optimiser that is given what it gave, raise over files that are not what was written."""
 ADVICE = "resume from another checkpoint, or restore the file"
 
 
@@ -47,6 +45,8 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    if found := _no_file(folder / STATE):
+        raise HildaError(f"{folder / STATE}: {found}; {ADVICE}")
     try:
         state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
         own, _ = state.pop("sha256", None), int(state["step"])
@@ -59,22 +59,51 @@ def _read(folder: Path) -> dict[str, Any]:
     return state
 
 
+def _no_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(POINTER))
+    except OSError:
+        return ""
+    pointer = "a Git LFS pointer, the file itself was not fetched (git lfs pull)" if begins == POINTER else ""
+    return pointer or ("" if begins else "empty (0 bytes)")
+
+
 def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def require_whole(folder: Path) -> None:
-    """HildaError where a file of a checkpoint is not as its state says it was written. One from before states knew
-    their files passes."""
-    found = damage(folder, _read(folder).get("files", {}), str(STATE))
+    """HildaError where a file of a checkpoint is not as its state says it was written; of one from before states knew
+    their files, where a file of the trainer is empty or cut."""
+    known = _read(folder).get("files")
+    found = damage(folder, known, str(STATE)) if known is not None else _cut(folder)
     if found:
         raise HildaError(f"{folder}: damaged: {found}; {ADVICE}")
+
+
+def _cut(folder: Path) -> str:
+    for path in (folder / TENSORS, folder / OPTIMIZER):
+        if path.is_file() and not zipfile.is_zipfile(path):
+            return f"{path.relative_to(folder)} is {_no_file(path) or 'cut or not what was written'}"
+    return ""
 
 
 def read_tensors(folder: Path) -> dict[str, Any]:
     """The entries of a checkpoint's state that hold tensors; empty where there are none."""
     path = folder / TENSORS
-    return dict(torch.load(path, map_location="cpu", weights_only=True)) if path.is_file() else {}
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True)) if path.is_file() else {}
+    except UNREADABLE as error:
+        raise HildaError(f"{path}: damaged, it cannot be read ({first_line(error)}); {ADVICE}") from error
+
+
+def _nll(folder: Path) -> float | None:
+    try:
+        nll = read_state(folder).get("eval_nll")
+    except HildaError:
+        return None
+    return nll if isinstance(nll, int | float) else None
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -104,16 +133,30 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Finished checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
+        return [path for path in step_folders(self.folder) if (path / STATE).is_file()]
 
     def newest(self) -> Path | None:
         """The newest finished checkpoint."""
         return next(reversed(self.all()), None)
 
     def best(self, count: int) -> list[Path]:
-        """The `count` checkpoints of lowest evaluation NLL, best first; those never evaluated are left out."""
-        known = [(read_state(path).get("eval_nll"), path) for path in self.all()]
-        return [path for nll, path in sorted(pair for pair in known if pair[0] is not None)][:count]
+        """The `count` checkpoints of lowest evaluation NLL, best and earliest first; those never evaluated and those
+        whose state is damaged are left out."""
+        known = [(nll, path) for path in self.all() if (nll := _nll(path)) is not None]
+        return [path for _, path in sorted(known, key=lambda pair: pair[0])][:count]
+
+    def set_aside(self, step: int) -> list[Path]:
+        """Move the checkpoints of later steps than `step` into a folder of their own, where they are neither resumed
+        from nor merged nor pruned: what comes now is another line. Returns where they are."""
+        moved = []
+        for path in step_folders(self.folder):
+            if int(path.name.removeprefix("step-")) > step:
+                place, number = self.folder / ASIDE / path.name, 1
+                while place.exists():
+                    place, number = place.with_name(f"{path.name}.{number}"), number + 1
+                place.parent.mkdir(exist_ok=True)
+                moved.append(path.rename(place))
+        return moved
 
     def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None], ranks: Ranks) -> Path:
         """Finish `write(folder)` (every rank calls it) plus the state (JSON values; entries that hold tensors go to a
@@ -126,13 +169,13 @@ class Checkpoints:
             ranks.wait()
             self._complete(temporary, final, state, ranks)
         except BaseException as error:
+            advice = cure(error, "look at the folder and its file system", self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
             if not isinstance(error, OSError | SafetensorError | RuntimeError | RunError):
                 raise
-            raise RunError(
-                f"{final}: the checkpoint cannot be written ({error}); {self.newest() or 'no older one'} is whole; free"
-                " the disk and resume from it"
-            ) from error
+            older = self.newest()
+            rest = f"{older} is whole; {advice} and resume from it" if older else f"there is no older one; {advice}"
+            raise RunError(f"{final}: the checkpoint cannot be written ({first_line(error)}); {rest}") from error
         return final
 
     def _prepare(self, temporary: Path, ranks: Ranks) -> None:
@@ -160,7 +203,7 @@ class Checkpoints:
         newest = self.newest()
         need, free = 0 if newest is None else _size(newest), shutil.disk_usage(self.folder).free
         if need > free:
-            raise OSError(f"disk full: {free} bytes free, the last checkpoint had {need}")
+            raise OSError(errno.ENOSPC, f"disk full: {free} bytes free, the last checkpoint had {need}")
 
     def prune(self) -> None:
         """Remove every checkpoint that is neither among the newest nor among the best."""
@@ -183,112 +226,3 @@ class Checkpoints:
             shutil.rmtree(doomed, ignore_errors=True)
             path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """The model and optimiser in training, as files. adapted: adapters train, and the weights are not written."""
-
-    loaded: Loaded
-    optimizer: torch.optim.Optimizer
-    ranks: Ranks
-    adapted: bool
-    meta: HildaMeta
-
-    def write(self, folder: Path) -> None:
-        """Weights and optimiser of a checkpoint; every rank calls it, the folder's parent exists."""
-        sharded = self.ranks.kind == "fsdp2"
-        whole = _gathered(self.loaded, self.ranks) if sharded else self.loaded.denoiser
-        if self.ranks.first and self.adapted:
-            (folder / ADAPTER).parent.mkdir(parents=True)
-            tensors = {name: value.contiguous() for name, value in adapter_state(whole).items()}
-            save_file(tensors, folder / ADAPTER, adapter_facts(whole))
-        elif self.ranks.first:
-            write_model(whole, self.loaded.tokenizer, folder, self.meta, self.loaded.path)
-        self.ranks.wait()
-        if sharded:
-            _write_shards(self.loaded, self.optimizer, folder)
-        elif self.ranks.first:
-            save_optimizer(self.optimizer, folder)
-
-    def write_model(self, folder: Path, dtype: torch.dtype | None = None) -> Path:
-        """The final model as one plain Hugging Face folder; adapters are merged into the weights, which are then turned
-        into `dtype` (None: left as they are), and also stand alone in `adapters` beside it."""
-        whole = _gathered(self.loaded, self.ranks) if self.ranks.kind == "fsdp2" else self.loaded.denoiser
-        if self.ranks.first:
-            base = self.loaded.path
-            if self.adapted and base is not None and HildaMeta.read(base).kind == "hf":
-                write_adapters(whole, folder.with_name("adapters"), self.meta, base)
-            merge_adapter(whole)
-            if dtype is not None:
-                network(whole).to(dtype)
-            save_model(whole, self.loaded.tokenizer, folder, self.meta, self.loaded.path)
-        self.ranks.wait()
-        return folder
-
-    def restore(self, folder: Path) -> None:
-        """Put a checkpoint's adapter and optimiser state into this run. Shards of FSDP2 fit any number of ranks.
-        HildaError where it holds no adapter, or an optimiser that does not fit."""
-        if self.adapted and not (folder / ADAPTER).is_file():
-            raise HildaError(f"train.resume: {folder} holds no adapter; resume with the model.adapter of its config")
-        if self.adapted:
-            with safe_open(folder / ADAPTER, framework="pt") as file:
-                facts = file.metadata() or {}
-            load_adapter(self.loaded.denoiser, load_file(folder / ADAPTER), facts, f"train.resume: {folder}")
-        if (folder / SHARDS).is_dir():
-            _restore_shards(self.loaded, self.optimizer, folder)
-        elif self.ranks.kind == "fsdp2":
-            raise HildaError(
-                f"train.resume: {folder} was written without fsdp2, whose optimiser state cannot be sharded here;"
-                " resume with train.parallel=ddp or none"
-            )
-        else:
-            restore_optimizer(self.optimizer, folder)
-
-
-def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """The optimiser's whole state, of one process or of any DDP rank."""
-    (folder / OPTIMIZER).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Put a checkpoint's state into an optimiser with the same groups. HildaError where they differ."""
-    try:
-        optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise HildaError(
-            f"{folder / OPTIMIZER}: does not fit this run ({error}); resume with the optimizer settings of its config"
-        ) from error
-
-
-def _gathered(loaded: Loaded, ranks: Ranks) -> HFDenoiser:
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    denoiser = hugging_face(loaded.denoiser)
-    state = get_model_state_dict(denoiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    with torch.device("meta"):
-        model = type(denoiser.model)(denoiser.config)
-    if ranks.first:
-        own = {name.removeprefix("model."): value for name, value in state.items()}
-        model.load_state_dict(own, assign=True)
-        model.tie_weights()
-    return HFDenoiser(model, denoiser.mask_id, shift=denoiser.shift, block_grid=denoiser.block_grid)
-
-
-def _write_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
-    from torch.distributed.checkpoint.state_dict_saver import save
-
-    save(
-        {"optimizer": get_optimizer_state_dict(module(loaded.denoiser), optimizer)}, checkpoint_id=str(folder / SHARDS)
-    )
-
-
-def _restore_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-    from torch.distributed.checkpoint.state_dict_loader import load
-
-    state = {"optimizer": get_optimizer_state_dict(module(loaded.denoiser), optimizer)}
-    load(state, checkpoint_id=str(folder / SHARDS))
-    set_optimizer_state_dict(module(loaded.denoiser), optimizer, state["optimizer"])

@@ -76,6 +76,10 @@ class Recorder:
         """Write a checkpoint; returns its path, empty where there is none."""
         return ""
 
+    def finishing(self) -> bool:
+        """Whether the run was asked to end with this step as if it were the last; one rank's yes is enough."""
+        return False
+
     def close(self) -> None:
         """No further line comes."""
 
@@ -116,18 +120,18 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last step. Interrupted (state saved) on SIGTERM or Ctrl-C; RunError on a loss not finite."""
         self.model.train()
-        with StopRequest() as stop, self.console.bar("training", self.steps) as bar:
-            bar.advance(self.step)
+        with StopRequest() as stop, self.console.bar("training", self.steps, self.step) as bar:
             try:
-                while self.step < self.steps:
-                    record, stopping = self._advance(stop.received is not None)
+                finishing = False
+                while self.step < self.steps and not finishing:
+                    record, stopping, finishing = self._advance(stop.received is not None, self.recorder.finishing())
                     self.recorder.write(record)
                     bar.advance(1, loss=record["loss"], **self.work.notes().record)
-                    self._due(stopping)
+                    self._due(stopping, finishing)
             finally:
                 self.recorder.close()
 
-    def _advance(self, stopping: bool) -> tuple[dict[str, Any], bool]:
+    def _advance(self, stopping: bool, finishing: bool) -> tuple[dict[str, Any], bool, bool]:
         begun, rate = time.perf_counter(), learning_rate(self.rates, self.step, self.steps)
         set_rate(self.optimizer, rate)
         forwards = list(self.work.micro_batches(self.step))
@@ -141,7 +145,7 @@ class Trainer:
                 report.total.backward()  # type: ignore[no-untyped-call]
             reports.append(report)
 
-        sums = self._summed(reports, stopping)
+        sums = self._summed(reports, {"stopping": stopping, "finishing": finishing})
         normaliser = max(sums["normaliser"], 1e-12)
         norm = self._clip(self.ranks.size / normaliser)
         notes = self.work.notes()
@@ -159,16 +163,20 @@ class Trainer:
             "lr": rate, "grad_norm": norm if finite else None, "tokens_per_second": round(notes.tokens / seconds, 1),
             "seconds": round(seconds, 6), "memory": peak_memory(self.device), "time": round(time.time(), 3),
         }  # fmt: skip
-        return record, sums["stopping"] > 0
+        return record, sums["stopping"] > 0, sums["finishing"] > 0
 
     def _autocast(self) -> AbstractContextManager[Any]:
         wanted = self.train.autocast
         return torch.autocast(self.device.type, getattr(torch, wanted)) if wanted != "none" else nullcontext()
 
-    def _summed(self, reports: list[LossReport], stopping: bool) -> dict[str, float]:
+    def _summed(self, reports: list[LossReport], asked: Mapping[str, bool]) -> dict[str, float]:
         zero = torch.zeros((), device=self.device)
         rows = [
-            {"total": r.total.detach(), "normaliser": r.normaliser, "stopping": zero + stopping}
+            {
+                "total": r.total.detach(),
+                "normaliser": r.normaliser,
+                **{name: zero + wish for name, wish in asked.items()},
+            }
             | {f"part.{name}": value for name, value in r.parts.items()}
             | {f"count.{name}": value for name, value in r.counts.items()}
             for r in reports
@@ -194,8 +202,8 @@ class Trainer:
             )
         self.console.warn(f"{where}; skipped ({self.skipped} of {allowed})")
 
-    def _due(self, stopping: bool) -> None:
-        train, last = self.train, self.step == self.steps
+    def _due(self, stopping: bool, finishing: bool) -> None:
+        train, last = self.train, self.step == self.steps or (finishing and not stopping)
         if not stopping and (last or (train.eval_every and self.step % train.eval_every == 0)):
             self.measure()
         if stopping or last or (train.checkpoint_every and self.step % train.checkpoint_every == 0):

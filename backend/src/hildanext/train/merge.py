@@ -1,13 +1,16 @@
 # Averages checkpoints: the plain mean of every parameter, accumulated in float64 and rounded once.
-# Entry points: merge_folders (average), merge_run (choose members, average, evaluate).
+# Entry points: merge_folders (average), merge_run (choose members, average, evaluate), Choice.
 # One file of one member is read at a time. A tied matrix is stored once, so it stays tied; optimisers are not merged.
+# Adapters are added into the weights of their base first, so that one checkpoint of adapters becomes a model.
 """Checkpoint merging."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +19,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hildanext.config import Config
+from hildanext.config.model import AdapterConfig, ModelConfig
 from hildanext.disk import RECORD, replacing, require_replaceable, write_atomic
-from hildanext.errors import ModelError
-from hildanext.models.load import load_model
+from hildanext.errors import HildaError, ModelError
+from hildanext.models.load import Loaded, load_model
 from hildanext.models.meta import META_FILE, HildaMeta
+from hildanext.models.save import write_model
 from hildanext.models.tensors import weight_files
 from hildanext.progress import Console
-from hildanext.train.checkpoint import STATE, Checkpoints, require_whole
+from hildanext.train.checkpoint import STATE, Checkpoints, read_state, require_whole
 from hildanext.train.evaluation import Evaluator
+from hildanext.train.model_files import ADAPTER, folded
 from hildanext.train.training import is_causal, make_ladder, open_shards
 
 
 def _shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
     if not list(folder.glob("*.safetensors")):
-        raise ModelError(f"merge: {folder} holds no *.safetensors; members are whole checkpoints, not adapters")
+        raise ModelError(f"merge: {folder} holds no *.safetensors; members are checkpoints or model folders")
     files = weight_files(folder)
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     for file in files:
@@ -71,20 +77,24 @@ def _mean(folders: Sequence[Path], file: str, name: str) -> Tensor:
     return (total / len(folders)).to(value.dtype)
 
 
-def merge_folders(folders: Sequence[Path], output: Path) -> Path:
-    """Write the equal-weight mean of model folders to `output`. One member is copied unchanged. ModelError where names,
-    shapes, file layout or mask token differ, or the output is a member. Source: LLaDA2.0 arXiv:2512.15745 sec. 4.3;
-    float64 sums are ours."""
-    if not folders:
-        raise ModelError("merge: no checkpoint with an evaluation NLL; set train.eval_every or name the members")
+def merge_folders(folders: Sequence[Path], output: Path, fold: Callable[[Path, Path], None] | None = None) -> Path:
+    """Write the equal-weight mean of model folders to `output`. One member is copied unchanged; `fold` writes a member
+    that holds adapters as a plain model into another folder. ModelError where names, shapes, file layout or mask token
+    differ, or the output is a member. Source: LLaDA2.0 arXiv:2512.15745 sec. 4.3; float64 sums are ours."""
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise ModelError(f"merge: {output} is a member and would be replaced; name another folder with --output")
-    parts = _same(folders)
     kept = shutil.ignore_patterns("trainer", "*.safetensors", RECORD)
     with replacing(output) as fresh:
-        shutil.copytree(folders[0], fresh, ignore=kept, dirs_exist_ok=True)
+        plain, scratch = list(folders), fresh / "folded"
+        for number, folder in enumerate(folders):
+            if fold is not None and (folder / ADAPTER).is_file():
+                plain[number] = scratch / str(number)
+                fold(folder, plain[number])
+        parts = _same(plain)
+        shutil.copytree(plain[0], fresh, ignore=kept, dirs_exist_ok=True)
         for file, shapes in parts.items():
-            save_file({name: _mean(folders, file, name) for name in shapes}, fresh / file, {"format": "pt"})
+            save_file({name: _mean(plain, file, name) for name in shapes}, fresh / file, {"format": "pt"})
+        shutil.rmtree(scratch, ignore_errors=True)
         _note(fresh, folders)
     return output
 
@@ -95,18 +105,51 @@ def _note(folder: Path, members: Sequence[Path]) -> None:
     write_atomic(folder / META_FILE, meta.model_copy(update={"history": past}).text())
 
 
-def merge_run(
-    config: Config, console: Console, run: Path, members: Sequence[str], best: int, output: Path | None
-) -> dict[str, Any]:
-    """Average the named members, or a run's `best` checkpoints, and evaluate every member and the mean. A member is a
-    checkpoint's name or a model folder; the first one's tokenizer and metadata are kept."""
+@dataclass(frozen=True)
+class Choice:
+    """Which checkpoints of a run: those named, or model folders; else the `last` newest; else the `best` of lowest
+    evaluation NLL."""
+
+    members: Sequence[str] = ()
+    best: int = 3
+    last: int = 0
+
+    def folders(self, run: Path, console: Console) -> list[Path]:
+        """Their folders. ModelError where there is none, HildaError where one that is named is damaged."""
+        checkpoints = Checkpoints(run / "checkpoints")
+        if self.members:
+            named = [_member(checkpoints.folder, name) for name in self.members]
+            for folder in named:
+                if (folder / STATE).is_file():
+                    require_whole(folder)
+            return named
+        whole = [path for path in checkpoints.all() if _whole(path, console)]
+        if not whole:
+            raise ModelError(f"merge: {checkpoints.folder} holds no whole checkpoint; name the members")
+        newest = whole[::-1]
+        if self.last:
+            return newest[: self.last]
+        best = [path for path in checkpoints.best(len(whole)) if path in whole]
+        if not best:
+            console.warn(f"merge: no checkpoint of {run} was evaluated; the newest are taken instead of the best")
+        return (best or newest)[: self.best]
+
+
+def _whole(folder: Path, console: Console) -> bool:
+    try:
+        require_whole(folder)
+    except HildaError as error:
+        console.warn(f"merge: {error}; it is left out")
+        return False
+    return True
+
+
+def merge_run(config: Config, console: Console, run: Path, choice: Choice, output: Path | None) -> dict[str, Any]:
+    """Average the chosen checkpoints of a run and evaluate every member and the mean. The first one's tokenizer and
+    metadata are kept."""
     require_replaceable(output or run / "merged")
-    checkpoints = Checkpoints(run / "checkpoints")
-    folders = [_member(checkpoints.folder, name) for name in members] or checkpoints.best(best)
-    for folder in folders:
-        if (folder / STATE).is_file():
-            require_whole(folder)
-    merged = merge_folders(folders, output or run / "merged")
+    folders = choice.folders(run, console)
+    merged = merge_folders(folders, output or run / "merged", partial(_fold, config))
     every = [*folders, merged]
     scores = {name: _score(config, path) for name, path in zip(_labels(every), every, strict=True)}
     rows = [(name, f"{score:.4f}") for name, score in scores.items()]
@@ -134,8 +177,28 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 
 
+def _fold(config: Config, folder: Path, output: Path) -> None:
+    loaded = _plain(config, folder)
+    write_model(loaded.denoiser, loaded.tokenizer, output, loaded.meta)
+
+
+def _plain(config: Config, folder: Path) -> Loaded:
+    if (folder / ADAPTER).is_file():
+        return folded(_trained_with(config, folder), folder, config.seed)
+    return load_model(config.model.model_copy(update={"path": str(folder), "adapter": AdapterConfig()}))
+
+
+def _trained_with(config: Config, folder: Path) -> ModelConfig:
+    known, model = read_state(folder).get("settings", {}), config.model
+    if model.adapter.kind != "none" or not known:
+        return model
+    adapter = {name: value for name, value in known.items() if name.startswith("model.adapter.")}
+    section = AdapterConfig.model_validate({name.rsplit(".", 1)[-1]: value for name, value in adapter.items()})
+    return model.model_copy(update={"path": known["model.path"], "adapter": section})
+
+
 def _score(config: Config, folder: Path) -> float:
-    loaded = load_model(config.model.model_copy(update={"path": str(folder)}))
+    loaded = _plain(config, folder)
     shards = open_shards(config, config.train.eval_split)
     chosen = make_ladder(config, shards.window, 1).last
     evaluator = Evaluator.of(config, loaded, shards, (chosen,), chosen)

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from hildanext.errors import HildaError
 from hildanext.models.load import NEW, place
 from hildanext.models.tensors import stored_dtype
 from hildanext.report.losses import plot_losses
-from hildanext.train.checkpoint import Checkpoints, ModelFiles
+from hildanext.train.checkpoint import ADVICE, STATE, Checkpoints
 from hildanext.train.evaluation import Evaluator
 from hildanext.train.loop import Recorder, Trainer
+from hildanext.train.model_files import ModelFiles
 from hildanext.train.optim import OptimizerChoice
-from hildanext.train.trackers import open_trackers
+from hildanext.train.resume import settings
+from hildanext.train.trackers import Tracker, open_trackers
 from hildanext.train.training import Training
 
 STATUS_SECONDS = 2.0
@@ -37,24 +43,62 @@ class RunRecorder(Recorder):
         )  # fmt: skip
         self.parent: float | None = state.get("parent_nll")
         self.history: list[dict[str, Any]] = list(state.get("history", []))
-        step, first = int(state.get("step", 0)), training.ranks.first
-        self.trackers = open_trackers(config.train.trackers, training.run.path, step) if first else []
-        self._status = 0.0
+        self.trackers: list[Tracker] = []
+        self._status, self._step, self._wish = 0.0, 0, training.run.path / "finish"
 
     def begin(self, trainer: Trainer) -> None:
-        """Before the first step: env.json, then the first evaluation, or all that the resumed checkpoint holds."""
+        """Before the first step: env.json, then the first evaluation, or all that the resumed checkpoint holds. Nothing
+        is written before that fits."""
         training, resumed = self.training, self.training.resumed
-        if training.ranks.first:
-            self._environment()
         if resumed is not None:
-            self._compare_machine()
-            self.files.restore(resumed)
-            trainer.resume(training.state, str(resumed))
-            training.console.say(f"resumed from {resumed} at step {trainer.step}")
+            self._resume(trainer, resumed)
+        self._step = trainer.step
+        if training.ranks.first:
+            self._open(trainer)
+        if resumed is not None:
             return
         if not training.causal and training.loaded.path is not None:
             self.parent = self.evaluator.causal(self.model)
         trainer.measure()
+
+    def _resume(self, trainer: Trainer, resumed: Path) -> None:
+        training, allowed = self.training, self.training.config.train.override_recorded
+        changes = training.changes.on(training.state.get("machine", {}), self._machine())
+        changes.require(resumed, allowed)
+        if anew := changes.anew():
+            training.console.warn("train.resume: the checkpoint's optimiser is another; its moments begin anew")
+        self.files.restore(resumed, optimizer=not anew)
+        try:
+            trainer.resume(training.state, str(resumed))
+        except (KeyError, TypeError) as error:
+            raise HildaError(f"{resumed / STATE}: damaged, it lacks {error}; {ADVICE}") from error
+        training.run.begin()
+        changes.told(training.console)
+        training.console.say(f"resumed from {resumed} at step {trainer.step}")
+        if training.ranks.first and resumed.absolute().parent == self.checkpoints.folder.absolute():
+            self._leave_behind(trainer.step)
+
+    def _leave_behind(self, step: int) -> None:
+        moved, console, path = self.checkpoints.set_aside(step), self.training.console, self.training.run.path
+        if moved:
+            names = ", ".join(folder.name for folder in moved)
+            console.warn(f"{names}: later than step {step}, now in {moved[0].parent}; remove what is not wanted")
+        if (path / "model").is_dir():
+            console.say(f"{path / 'model'} is of the run before, until this one ends and replaces it")
+
+    def _open(self, trainer: Trainer) -> None:
+        config, run = self.training.config, self.training.run
+        if self._wish.exists():
+            self.training.console.warn(f"{self._wish}: was there before the run began, and is removed")
+            self._wish.unlink()
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        run.status(step=trainer.step, total=trainer.steps, begun=now, first_step=trainer.step)
+        self._environment()
+        self.trackers = open_trackers(config.train.trackers, run.path, trainer.step)
+
+    def finishing(self) -> bool:
+        """Whether somebody put a file named `finish` into the run directory: it ends where it is, with a model."""
+        return self.training.ranks.first and self._wish.exists()
 
     def _environment(self) -> None:
         loaded, ranks, shards = self.training.loaded, self.training.ranks, self.training.shards
@@ -66,22 +110,12 @@ class RunRecorder(Recorder):
             tokenizer_hash=shards.manifest["tokenizer_hash"],
         )  # fmt: skip
 
-    def _compare_machine(self) -> None:
-        was, now = self.training.state.get("machine", {}), self._machine()
-        changed = [
-            f"{name} {was[name]} before, {now[name]} now" for name in now if was.get(name, now[name]) != now[name]
-        ]
-        if changed and self.training.ranks.first:
-            text = f"train.resume: {'; '.join(changed)}: the run goes on, but not bit for bit as it would have"
-            self.training.console.warn(text)
-            self.training.run.log(text)
-
     def _machine(self) -> dict[str, Any]:
         loaded, config, ranks = self.training.loaded, self.training.config, self.training.ranks
         return {
             "threads": torch.get_num_threads(), "torch": str(torch.__version__), "device": loaded.device.type,
             "dtype": str(loaded.dtype), "attention": config.model.attention, "batch": config.train.batch,
-            "accumulate": config.train.accumulate, "ranks": ranks.size,
+            "accumulate": config.train.accumulate, "ranks": ranks.size, "optimizer": self.choice.name,
         }  # fmt: skip
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -109,10 +143,17 @@ class RunRecorder(Recorder):
         stages = [vars(stage) for stage in self.training.ladder.stages]
         full = {**state, "parent_nll": self.parent, "history": self.history, "stages": stages}
         full |= {"base": str(self.training.loaded.path), "machine": self._machine()}
-        saved = str(self.checkpoints.save(step, full, self.files.write, self.training.ranks))
+        full |= {"settings": settings(self.training.config)}
+        self._step = step
+        saved = str(self.checkpoints.save(step, full, self._files().write, self.training.ranks))
         if self.training.ranks.first:
             self.training.run.status(step=step, total=self.training.ladder.steps, checkpoint=saved)
         return saved
+
+    def _files(self) -> ModelFiles:
+        *past, own = self.files.meta.history
+        meta = self.files.meta.model_copy(update={"history": [*past, {**own, "steps": self._step}]})
+        return replace(self.files, meta=meta)
 
     def close(self) -> None:
         """End the trackers."""
@@ -123,10 +164,10 @@ class RunRecorder(Recorder):
         """Write the final model; returns the report, which is also report.json, and draws the losses."""
         training, run = self.training, self.training.run
         dtype = _parents_dtype(training)
-        folder = self.files.write_model(run.path / "model", dtype)
+        folder = self._files().write_model(run.path / "model", dtype)
         best = [path.name for path in self.checkpoints.best(training.config.train.keep_best)]
         report = {
-            "model": str(folder), "run": str(run.path), "steps": training.ladder.steps,
+            "model": str(folder), "run": str(run.path), "steps": self._step,
             "optimizer": self.choice.name, "optimizer_reason": self.choice.reason, "parent_nll": self.parent,
             "first": self.history[0], "last": self.history[-1], "best": best,
             "stages": [vars(stage) for stage in training.ladder.stages], "inspected": dict(inspected),
@@ -136,10 +177,15 @@ class RunRecorder(Recorder):
             plot = plot_losses(run.path, training.ladder)
             training.console.warn(plot.reason) if plot.reason else training.console.say(f"plot: {plot.path}")
             self._say(report)
+            self._wish.unlink(missing_ok=True)
         return report
 
     def _say(self, report: Mapping[str, Any]) -> None:
         before, after, console = report["first"], report["last"], self.training.console
+        ladder = self.training.ladder
+        if self._step < ladder.steps:
+            block = "" if self.training.causal else f" at block {ladder.block(self._step - 1)}, for block {ladder.last}"
+            console.warn(f"ended as asked at step {self._step} of {ladder.steps}; the model is written{block}")
         rows = [
             (f"block {size}", f"{before['nll'][size]:.4f}", f"{nll:.4f}") for size, nll in after.get("nll", {}).items()
         ]

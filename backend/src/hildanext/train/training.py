@@ -30,14 +30,16 @@ from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate, require_memory
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
-from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors, require_whole
+from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks, Replica, open_ranks
 from hildanext.train.optim import OptimizerChoice, build_optimizer, freeze
+from hildanext.train.resume import Changes, find_checkpoint
 
 
 @dataclass(frozen=True)
 class Training:
-    """Everything a run needs before its first step. resumed: the checkpoint it continues, with its state."""
+    """Everything a run needs before its first step. resumed: the checkpoint it continues, with its state; changes: what
+    the settings have otherwise than it."""
 
     config: Config
     console: Console
@@ -49,6 +51,7 @@ class Training:
     ladder: Ladder
     resumed: Path | None
     state: Mapping[str, Any]
+    changes: Changes = Changes()
 
     @property
     def causal(self) -> bool:
@@ -119,11 +122,12 @@ def make_ladder(config: Config, window: int, ranks: int) -> Ladder:
 @contextmanager
 def open_training(config: Config, console: Console, command: str, path: Path | None) -> Iterator[Training]:
     """A run inside its run directory (`path`, or a new one named after the command): model, shards and ladder, checked
-    against each other and against the memory of the device. The directory's state follows what happens inside."""
+    against each other and against the memory of the device. The directory's state follows what happens inside; of a
+    run that goes on it stays as it was until run.begin()."""
     check_adapters(config)
     ranks = open_ranks(config.train.parallel, config.model.device)
     try:
-        created = RunDir.create(config, command, path) if ranks.first else None
+        created = RunDir.create(config, command, path, _goes_on(config, path)) if ranks.first else None
         told = ranks.tell(str(created.path) if created else "")
         run, quiet = created or RunDir(Path(told)), console if ranks.first else Console(quiet=True)
         with run.running(quiet) if ranks.first else nullcontext():
@@ -139,9 +143,9 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
 
 
 def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Training:
-    resumed = _resumed(config, run)
-    if resumed is not None and ranks.first:
-        require_whole(resumed)
+    found = find_checkpoint(config.train.resume, run.checkpoints, console) if ranks.first else None
+    told = ranks.tell(str(found or ""))
+    resumed = Path(told) if told else None
     state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
     shards, evaluation = open_shards(config, config.train.split), open_shards(config, config.train.eval_split)
     if ranks.first:
@@ -149,6 +153,9 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
         evaluation.require_whole()
     ladder = make_ladder(config, shards.window, ranks.size)
     _same_run(state, ladder)
+    changes = Changes.of(state, resumed, config) if resumed is not None else Changes()
+    if resumed is not None:
+        changes.require(resumed, config.train.override_recorded)
     source = _source(config, resumed, shards)
     memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
     require_memory(memory)
@@ -160,7 +167,7 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
     loaded.require("train")
     check_tokenizer(shards, loaded.tokenizer)
     check_window(loaded, shards.window)
-    return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state)
+    return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state, changes)
 
 
 def check_adapters(config: Config) -> None:
@@ -182,13 +189,11 @@ def check_window(loaded: Loaded, window: int) -> None:
         )
 
 
-def _resumed(config: Config, run: RunDir) -> Path | None:
-    if config.train.resume != "latest":
-        return Path(config.train.resume) if config.train.resume else None
-    newest = Checkpoints(run.checkpoints).newest()
-    if newest is None:
-        raise HildaError(f"train.resume: latest, but {run.checkpoints} holds no checkpoint; give --run-dir of the run")
-    return newest
+def _goes_on(config: Config, path: Path | None) -> bool:
+    named = config.train.resume
+    if named == "latest" or not named or path is None:
+        return bool(named)
+    return Path(named).expanduser().resolve().parent == (path / "checkpoints").resolve()
 
 
 def _same_run(state: Mapping[str, Any], ladder: Ladder) -> None:
@@ -220,7 +225,6 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
             start_from(denoiser, Path(config.model.adapter.start))
         note = adapter_note(denoiser)
         training.console.say(note)
-        training.run.log(note)
     trained = module(denoiser)
     freeze(trained, config.optimizer)
     if config.train.gradient_checkpointing:

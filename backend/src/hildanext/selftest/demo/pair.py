@@ -15,6 +15,7 @@ from hildanext.measure.generation import ARGenerator, DiffusionGenerator, Genera
 from hildanext.measure.task import Outcome
 from hildanext.measure.tasks.nll import Nll
 from hildanext.measure.tasks.storyworld import Storyworld
+from hildanext.progress import Console
 from hildanext.report.charts import Axes, Series, lines
 from hildanext.report.page import Section
 from hildanext.selftest.demo.part import SEED, Part, Stage
@@ -32,7 +33,7 @@ def conversion(stage: Stage) -> Part:
     config = _conversion_config(stage)
     prepare(config, stage.console)
     tokenize(config, stage.console)
-    report = train_command(config, stage.console, "convert-wsd", stage.work / "convert")
+    report = train_command(config, Console(quiet=stage.console.quiet), "convert-wsd", None)
     stage.made["fresh"] = report["model"]
     header = ("block", "bound before, nats per token", "bound after")
     before, after = report["first"]["nll"], report["last"]["nll"]

@@ -17,13 +17,15 @@ import torch
 from hildanext import registry
 from hildanext.config import Config
 from hildanext.core.types import Batch, LossReport, Objective
-from hildanext.data.loader import Loader
+from hildanext.data.loader import Loader, OtherData
+from hildanext.errors import DataError
 from hildanext.models.about import about
 from hildanext.models.inspection import conversion_report, require_parity
 from hildanext.models.mask_token import EmbeddingNoise
 from hildanext.progress import Console
 from hildanext.train.loop import Notes, Trainer
 from hildanext.train.recorder import RunRecorder
+from hildanext.train.resume import OVERRIDE
 from hildanext.train.training import Training, open_training, trainable
 
 DROPOUT = 1 << 20
@@ -56,7 +58,6 @@ def _say_unconverted(training: Training) -> None:
         " block diffusion, and sft makes none; run convert-wsd on it first, or expect to learn both from chats alone"
     )
     training.console.warn(words)
-    training.run.log(words)
 
 
 def _inspected(training: Training) -> dict[str, Any]:
@@ -111,8 +112,16 @@ class Supervised:
         return {"loader": self.loader.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at the very next row. DataError where the shards or the seed are others."""
-        self.loader.load_state_dict(state["loader"])
+        """Go on at the very next row. DataError where the shards or the seed are others, unless the settings say that
+        they may: the rows then begin anew."""
+        try:
+            self.loader.load_state_dict(state["loader"])
+        except OtherData as error:
+            if not self.training.config.train.override_recorded:
+                raise DataError(
+                    f"{error}; resume with those, or say {OVERRIDE} to begin with the first rows"
+                ) from error
+            self.training.console.warn(f"{error}; the rows begin anew")
         self._rows = iter(self.loader)
 
 
