@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hildanext.config import Config
+from hildanext.data.shards import ShardSet
 from hildanext.disk import RECORD, replacing, require_replaceable, write_atomic
 from hildanext.errors import ModelError
 from hildanext.models.load import load_model
@@ -24,7 +25,7 @@ from hildanext.models.tensors import weight_files
 from hildanext.progress import Console
 from hildanext.train.checkpoint import STATE, Checkpoints, require_whole
 from hildanext.train.evaluation import Evaluator
-from hildanext.train.training import is_causal, make_ladder, open_shards
+from hildanext.train.training import is_causal, make_ladder, open_shards, open_splits
 
 
 def _shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -108,7 +109,9 @@ def merge_run(
             require_whole(folder)
     merged = merge_folders(folders, output or run / "merged")
     every = [*folders, merged]
-    scores = {name: _score(config, path) for name, path in zip(_labels(every), every, strict=True)}
+    own = open_shards(config, config.train.eval_split)
+    evaluation = own if len(own) else open_splits(config, console)[1]
+    scores = {name: _score(config, evaluation, path) for name, path in zip(_labels(every), every, strict=True)}
     rows = [(name, f"{score:.4f}") for name, score in scores.items()]
     console.table(rows, ("model", "evaluation NLL, nats/token"))
     report = {"model": str(merged), "members": [str(path) for path in folders], "eval_nll": scores}
@@ -134,11 +137,10 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 
 
-def _score(config: Config, folder: Path) -> float:
+def _score(config: Config, shards: ShardSet, folder: Path) -> float:
     loaded = load_model(config.model.model_copy(update={"path": str(folder)}))
-    shards = open_shards(config, config.train.eval_split)
     chosen = make_ladder(config, shards.window, 1).last
     evaluator = Evaluator.of(config, loaded, shards, (chosen,), chosen)
     if is_causal(config):
-        return evaluator.causal(loaded.denoiser)
+        return float(evaluator.causal(loaded.denoiser)[0] or 0.0)
     return float(evaluator.measure(loaded.denoiser)["eval_nll"])
