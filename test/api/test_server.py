@@ -213,8 +213,9 @@ def test_metrics_parse_and_count(served: httpx.Client) -> None:
     families = {family.name: family for family in text_string_to_metric_families(page.text)}
     assert families["hildanext_tokens"].samples[0].value > 0
     assert families["hildanext_generation_seconds"].type == "histogram"
-    for name in ("hildanext_queue_requests", "hildanext_tokens_per_forward", "hildanext_memory_bytes", "hildanext_up"):
-        assert families[name].type == "gauge"
+    widths = ("tokens_per_forward", "tokens_per_forward_unfused", "positions_per_forward")
+    for name in ("queue_requests", *widths, "memory_bytes", "up"):
+        assert families[f"hildanext_{name}"].type == "gauge"
     routes = {sample.labels["route"] for sample in families["hildanext_http_requests"].samples}
     assert "/generate" in routes and not any("?" in route for route in routes)
 

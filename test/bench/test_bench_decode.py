@@ -41,6 +41,7 @@ def test_a_folder_without_weights_is_measured_with_random_ones(random_model: Any
         assert part["autoregressive"]["tokens"] == 16
         for row in part["engine"].values():
             assert row["tokens_per_forward"] == 2.0 and row["tokens"] == 16 * row["requests"]
+            assert 1.0 < row["tokens_per_forward_unfused"] < 2.0 < row["positions_per_forward"]
     written = json.loads((Path(report["run"]) / "report.json").read_text(encoding="utf-8"))
     assert written["fastest"] == report["fastest"] and Path(report["plot"]).read_bytes()[:4] == b"\x89PNG"
 
@@ -54,6 +55,7 @@ def test_modes_are_compared_on_trained_weights(assets: Path, tmp_path: Path, cap
         assert modes["s_against_q"][name] == modes["S_MODE"][name] / modes["Q_MODE"][name]
     show(modes, Console())
     shown = "".join(capsys.readouterr())
+    assert "TPF unfused" in shown and f"{modes['Q_MODE']['positions_per_forward']:.1f}" in shown
     assert f"{100 * modes['s_against_q']['tokens_that_differ']:.1f} % of tokens by position" in shown
     assert f"{modes['s_against_q']['tokens_per_forward']:.2f} times the tokens per forward" in shown
 

@@ -15,8 +15,8 @@ import torch
 
 from hildanext.core.types import Batch
 from hildanext.data.loader import Loader
-from hildanext.data.packing import Piece
-from hildanext.data.shards import ShardSet, ShardWriter, check_tokenizer, token_type
+from hildanext.data.packing import FILLER, Piece
+from hildanext.data.shards import ShardSet, ShardWriter, check_tokenizer, scored_batch, token_type
 from hildanext.data.tokenizers import storyworld_tokenizer, tokenizer_hash, train_small
 from hildanext.errors import DataError
 
@@ -181,3 +181,74 @@ def test_shortening_cuts_its_share_of_rows_and_only_tails(tmp_path: Path) -> Non
 def test_an_empty_split_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no rows"):
         Loader(written(tmp_path, 0), 1, 0)
+
+
+def filled_row(folder: Path, mark: int, **known: Any) -> ShardSet:
+    """One row: a context token and a reply that ends with 0 and is filled with two more; then a text that ends so."""
+    writer = ShardWriter(folder, WINDOW, 300, 0)
+    writer.write([
+        Piece(0, np.array([5, 6, 0, 0, 0]), np.array([0, 1, 1, mark, mark])),
+        Piece(1, np.array([7, 0]), np.array([1, 1])),
+    ])  # fmt: skip
+    writer.close({"tokenizer_hash": "h", **known})
+    return ShardSet.open(folder)
+
+
+def test_filler_is_learned_but_scored_and_seen_nowhere(tmp_path: Path) -> None:
+    shards = filled_row(tmp_path, FILLER)
+    assert shards[0].learn.tolist() == [False, True, True, True, True, True, True, False]
+    assert shards.manifest["learned"] == 6 and shards.manifest["filler"] == 2
+    batch = scored_batch(shards, [0], 299)
+    assert batch.tokens.tolist() == [[5, 6, 0, 299, 299, 7, 0, 0]]
+    assert batch.learn.tolist() == [[False, True, True, False, False, True, True, False]]
+    assert torch.equal(batch.docs, torch.from_numpy(shards[0].docs)[None]) and batch.ids == (0,)
+
+
+def test_filler_of_shards_from_before_it_was_marked_is_found_by_its_place(tmp_path: Path) -> None:
+    shards = filled_row(tmp_path, 1, pad_to_block=4)
+    del shards.manifest["filler"]
+    assert shards.filler(0).nonzero()[0].tolist() == [3, 4]
+    unfilled = filled_row(tmp_path, 1, pad_to_block=0)
+    del unfilled.manifest["filler"]
+    assert not unfilled.filler(0).any()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_part_is_a_set_of_its_rows_in_every_process(tmp_path: Path, workers: int) -> None:
+    whole = written(tmp_path)
+    part = whole.part(5, 12).part(1, 7)
+    assert len(part) == 6 and [part[i].tokens[0] for i in range(6)] == [106 + i for i in range(6)]
+    with pytest.raises(IndexError):
+        part[6]
+    batches = islice(Loader(part, 3, 0, workers=workers), 2)
+    assert sorted(int(token) for batch in batches for token in batch.tokens[:, 0]) == [106 + i for i in range(6)]
+
+
+@pytest.mark.parametrize(("ranks", "accumulate", "workers"), [(1, 1, 0), (1, 5, 0), (1, 5, 1), (5, 1, 0)])
+def test_a_row_drawn_again_in_one_step_has_another_id_however_the_step_is_split(
+    tmp_path: Path, ranks: int, accumulate: int, workers: int
+) -> None:
+    """Steps of ten rows over four: each row twice or three times, counted here by hand in the order of the stream."""
+    shards, size = written(tmp_path, 4), 10
+    loaders = [
+        iter(Loader(shards, size // ranks // accumulate, 3, rank, ranks, workers, accumulate=accumulate))
+        for rank in range(ranks)
+    ]
+    orders = [np.random.default_rng([3, epoch]).permutation(4) for epoch in range(8)]
+    stream = np.concatenate(orders).tolist()
+    for step in range(3):
+        found = [i for _ in range(accumulate) for loader in loaders for i in next(loader).ids]
+        rows = stream[step * size : (step + 1) * size]
+        assert found == [row + 4 * rows[:place].count(row) for place, row in enumerate(rows)]
+        assert len(set(found)) == size
+
+
+def test_rows_drawn_once_in_a_step_keep_their_numbers_and_a_resumed_stream_its_ids(tmp_path: Path) -> None:
+    shards = written(tmp_path, 7)
+    first = [batch.ids for batch in islice(Loader(shards, 2, 1, accumulate=3), 12)]
+    for step in range(4):
+        taken = [row for ids in first[3 * step : 3 * step + 3] for row in ids]
+        assert all(row < 7 for row in taken if [other % 7 for other in taken].count(row % 7) == 1)
+    loader = Loader(shards, 2, 1, accumulate=3)
+    loader.load_state_dict({**loader.state_dict(), "position": 12})
+    assert [batch.ids for batch in islice(loader, 6)] == first[6:]

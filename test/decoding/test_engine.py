@@ -47,6 +47,46 @@ def test_tau_of_zero_fills_a_block_per_forward() -> None:
     assert result.metrics.mask_share == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tau_mask": 0.0},
+        {"tau_mask": 1.0},
+        {"mode": "Q_MODE", "tau_edit": 0.5},
+        {"mode": "S_MODE", "tau_edit": 0.0, "overrides": {"max_post_steps": 2}},
+        {"tau_mask": 0.5, "cfg_scale": 1.0},
+    ],
+)
+def test_forwards_unfused_and_positions_are_those_of_an_engine_that_fuses_nothing(fields: dict[str, Any]) -> None:
+    found = {}
+    for fuse in (True, False):
+        one, wide = engine(fuse=fuse), list[int]()
+        plain = one.denoiser
+
+        class Counting:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(plain, name)  # noqa: B023
+
+            def __call__(self, tokens: Any, positions: Any, *more: Any, **named: Any) -> Any:
+                wide.append(int((positions >= 4).sum()))  # noqa: B023
+                return plain(tokens, positions, *more, **named)  # noqa: B023
+
+        one.denoiser = Counting()  # type: ignore[assignment]
+        found[fuse] = one.generate(ask(10, **fields)).metrics
+        assert (found[fuse].positions, found[fuse].forwards) == (sum(wide), len(wide))
+        assert found[fuse].positions_per_forward == sum(wide) / len(wide)
+    fused, apart = found[True], found[False]
+    assert fused.tokens == apart.tokens and apart.fused == 0 and fused.fused is not None and fused.fused >= 1
+    assert fused.forwards + fused.fused == apart.forwards and fused.positions == apart.positions
+    assert fused.tokens_per_forward_unfused == apart.tokens_per_forward == apart.tokens_per_forward_unfused
+
+
+def test_without_a_store_nothing_is_committed_and_every_forward_is_as_wide_as_the_text() -> None:
+    metrics = engine(cache=False).generate(ask(10, tau_mask=0.0)).metrics
+    assert metrics.fused == 0 and metrics.forwards == 3
+    assert metrics.positions == (8 - 4) + (12 - 4) + (16 - 4)
+
+
 def test_tau_one_is_the_static_quota_with_one_mask_per_step() -> None:
     def rule(tokens: list[int], positions: list[int], index: int) -> dict[int, float]:
         return {positions[index] % 17: 0.3 + 0.1 * (positions[index] * 7 % 5)}

@@ -28,7 +28,13 @@ def base(assets: Path) -> list[str]:
 def test_text_goes_to_stdout_and_the_numbers_to_stderr(base: list[str], capsys: Any) -> None:
     assert main([*base, "--prompt", "Once upon a time", "--max-new-tokens", "8", "--mode", "S_MODE"]) == 0
     out, err = capsys.readouterr()
-    assert out.strip() and "tokens per forward" in err and "S_MODE from the table" in err and "transformers" in err
+    assert (
+        out.strip()
+        and "tokens per forward (" in err
+        and "with every commit a forward of its own) of" in err
+        and "S_MODE from the table" in err
+        and "transformers" in err
+    )
 
 
 def test_json_holds_the_result_and_streaming_gives_the_same_text(base: list[str], capsys: Any) -> None:

@@ -23,6 +23,18 @@ from hildanext.measure.items import chosen, read_items
         ("so \\boxed{-7} it is, not 8", "-7"),
         ("first 3, then 4.", "4"),
         ("no number", None),
+        ("#### 448xx4", None),
+        ("448xx4, so 5km", "5"),
+        ("#### 1st step: 3 + 4. The answer is 7", "7"),
+        ("\\boxed{448xx4} or 4", None),
+        ("\\boxed{} or 4", None),
+        ("7, so \\boxed{1", None),
+        ("\\boxed{\\frac{1}{2}}", None),
+        ("\\boxed{\\$1{,}234} of 9", "1234"),
+        ("\\boxed{\\text{18 dollars}}", "18"),
+        ("first \\boxed{3}. The answer is 4", "4"),
+        ("The answer is 448xx4 or 4", "4"),
+        ("at 3x5 = 15", "15"),
     ],
 )
 def test_the_number_of_a_reply_is_found(text: str, found: str | None) -> None:
@@ -31,6 +43,11 @@ def test_the_number_of_a_reply_is_found(text: str, found: str | None) -> None:
 
 def test_the_strict_rule_takes_only_a_marked_number() -> None:
     assert gsm8k_answer("the answer is 4", "strict") is None and gsm8k_answer("#### 4", "strict") == "4"
+
+
+@pytest.mark.parametrize("text", ["#### 448xx4", "#### 12:30", "#### 1/2", "#### 2^3", "#### 5 is wrong\n####", "####"])
+def test_the_strict_rule_takes_no_part_of_a_number(text: str) -> None:
+    assert gsm8k_answer(text, "strict") == ("5" if "5" in text else None)
 
 
 def test_numbers_are_compared_by_value() -> None:

@@ -66,7 +66,7 @@ def test_unequal_prompts_share_a_batch_and_each_is_what_transformers_writes_for_
 
 def test_draws_do_not_depend_on_who_shares_the_batch_and_obey_top_k(parent: Any) -> None:
     generator, asked = ARGenerator(parent, DecodeConfig()), _unequal(4, temperature=1.0)
-    together, alone = generator.complete(asked), [generator.complete([request])[0] for request in asked]
+    together, alone = (generator.complete(asked), [generator.complete([request])[0] for request in asked])
     assert [one.ids for one in together] == [one.ids for one in alone]
     again = generator.complete([asked[0], asked[0].model_copy(update={"sample": 7})])
     assert again[0].ids != again[1].ids
@@ -100,6 +100,9 @@ def test_tokens_per_second_are_the_tokens_of_all_texts_over_the_seconds_that_pas
     monkeypatch.setattr(generation, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     asked = [Request(prompt="Tom had" + " a" * index, max_new_tokens=8, ignore_eos=True) for index in range(4)]
     done = kind(loaded, DecodeConfig(requests=4)).complete(asked)
-    speed = cost(done)["tokens_per_second"]
+    measures = cost(done)
+    speed, width = (measures["tokens_per_second"], measures["positions_per_forward"].value)
+    assert measures["tokens_per_forward_unfused"].value <= measures["tokens_per_forward"].value
+    assert width == 1.0 if kind is ARGenerator else width >= loaded.meta.block
     assert sum(one.seconds for one in done) == pytest.approx(4.0) and speed.value == pytest.approx(32 / 4)
     assert 0 < speed.low <= speed.value <= speed.high

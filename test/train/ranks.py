@@ -1,7 +1,7 @@
 # One rank of a two-process run: python ranks.py <folder> <shards> <parent> <rank>.
 # Entry points: main.
-# Trains with DDP, then with FSDP2, in one process, so that imports are paid once; two micro-batches a step, so that
-# gradients cross in the last one only.
+# Trains with DDP, then with FSDP2, then with FSDP2 and Muon, whose checkpoint it resumes, in one process, so that
+# imports are paid once; two micro-batches a step, so that gradients cross in the last one only.
 """A rank of test_distributed.py."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import torch
 from train.material import run
 
 
@@ -19,9 +20,15 @@ def main() -> None:
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     warnings.filterwarnings("error", category=FutureWarning, module="hildanext")  # what torch is about to take away
     split = {"train__batch": 1, "train__accumulate": 2}
-    for offset, kind in enumerate(("ddp", "fsdp2")):
+    muon = {"optimizer__name": "muon"}
+    runs = [("ddp", "ddp", {}), ("fsdp2", "fsdp2", {})]
+    if hasattr(torch.optim, "Muon"):
+        again = {**muon, "train__resume": str(folder / "muon" / "checkpoints" / "step-000004")}
+        runs += [("muon", "fsdp2", muon), ("muon-rest", "fsdp2", again)]
+    for offset, (name, kind, more) in enumerate(runs):
         os.environ["MASTER_PORT"] = str(int(port) + offset)
-        run(folder / kind, shards, model__path=parent, train__parallel=kind, train__checkpoint_every=4, **split)
+        changes = {"model__path": parent, "train__parallel": kind, "train__checkpoint_every": 4, **split, **more}
+        run(folder / name, shards, **changes)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +33,18 @@ def trained(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory
     run(folder / "one", shards, model__path=str(parent), train__batch=4)
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     return folder
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
+def test_muon_on_sharded_matrices_is_that_of_one_process_and_its_checkpoint_resumes(
+    trained: Path, shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    muon: dict[str, Any] = {"model__path": str(parent), "train__batch": 4, "optimizer__name": "muon"}
+    run(tmp_path / "one", shards, **muon)
+    assert losses(trained / "muon") == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
+    assert losses(trained / "muon-rest") == losses(trained / "muon")[4:]
+    run(tmp_path / "rest", shards, **muon, train__resume=str(trained / "muon" / "checkpoints" / "step-000004"))
+    assert losses(tmp_path / "rest") == pytest.approx(losses(tmp_path / "one")[4:], rel=2e-4)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])

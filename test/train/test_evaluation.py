@@ -51,7 +51,8 @@ def test_a_uniform_model_scores_log_of_the_vocabulary_at_every_block() -> None:
     found = Evaluator(batches(), (1, 4, 16), 4).measure(Knowing(0.0))  # type: ignore[arg-type]
     assert list(found["nll"].values()) == pytest.approx([math.log(VOCABULARY - 1)] * 3, rel=1e-5)
     assert found["eval_nll"] == found["nll"]["4"]
-    assert Evaluator(batches(), (4,), 4).causal(Knowing(0.0)) == pytest.approx(math.log(VOCABULARY - 1))  # type: ignore[arg-type]
+    read = Evaluator(batches(), (4,), 4).causal(Knowing(0.0))  # type: ignore[arg-type]
+    assert read == pytest.approx([math.log(VOCABULARY - 1)] * 2)
 
 
 def test_a_model_that_knows_the_text_repairs_everything_and_spoils_nothing() -> None:
@@ -95,3 +96,5 @@ def test_a_share_of_nothing_is_none() -> None:
     nothing = tuple(replace(batch, learn=torch.zeros_like(batch.learn)) for batch in batches())
     found = Evaluator(nothing, (4,), 4).measure(Knowing(1.0))  # type: ignore[arg-type]
     assert set(found["repair"].values()) == set(found["false_edit"].values()) == {None}
+    assert found["eval_nll"] is None and found["nll"] == found["nll_without_ends"] == {"4": None}
+    assert Evaluator(nothing, (4,), 4).causal(Knowing(1.0)) == (None, None)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 from train.material import QUIET, configuration, run
 
 from hildanext.cli import main
-from hildanext.train.merge import merge_run
+from hildanext.train.merge import Choice, merge_run
 
 NAMES = {"LICENSE", "NOTICE.txt"}
 
@@ -41,7 +41,7 @@ def test_checkpoints_child_merge_and_export_carry_the_parents_licence(
     steps = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert [carried(path) for path in (*steps, tmp_path / "run" / "model")] == [NAMES] * 3
     members = [path.name for path in steps]
-    merge_run(configuration(shards, **changes), QUIET, tmp_path / "run", members, 1, tmp_path / "merged")
+    merge_run(configuration(shards, **changes), QUIET, tmp_path / "run", Choice(members), tmp_path / "merged")
     assert carried(tmp_path / "merged") == NAMES
     assert main(["export", "--quiet", "--model", str(tmp_path / "merged"), "--output", str(tmp_path / "out")]) == 0
     assert carried(tmp_path / "out") == NAMES

@@ -19,6 +19,7 @@ from train.material import QUIET, configuration, losses, records, run, stop_afte
 from hildanext.config import Config
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.errors import ConfigError, DataError, HildaError, Interrupted, RunError
+from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.meta import HildaMeta
 from hildanext.run_dir import read_status
 from hildanext.train.plan import plan_command
@@ -28,13 +29,13 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "model" / "model.safetensors")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "noise"), [(signal.SIGTERM, {"sigma": 0.1}), (signal.SIGINT, {})])
 def test_a_stopped_and_resumed_run_repeats_every_loss_of_an_uninterrupted_one(
-    number: int, shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, noise: dict[str, Any], shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, Any] = {
         "model__path": str(parent), "train__accumulate": 2, "train__shorten": 0.3,
-        "model__embedding_noise": {"steps": 6, "sigma": 0.1},
+        "model__embedding_noise": {"steps": 6, **noise},
     }  # fmt: skip
     run(tmp_path / "whole", shards, **changes)
     with monkeypatch.context() as patch:
@@ -49,6 +50,24 @@ def test_a_stopped_and_resumed_run_repeats_every_loss_of_an_uninterrupted_one(
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_row_drawn_twice_in_a_step_has_noise_of_its_own_each_time(
+    shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, seen = HFDenoiser.noisy_features, list[tuple[bytes, bytes]]()
+
+    def spy(self: Any, noisy: Any, batch: Any, block: int, select: Any) -> Any:
+        if self.training:
+            rows = zip(batch.tokens.numpy(), noisy.numpy(), strict=True)
+            seen.extend((clean.tobytes(), masked.tobytes()) for clean, masked in rows)
+        return plain(self, noisy, batch, block, select)
+
+    monkeypatch.setattr(HFDenoiser, "noisy_features", spy)
+    split = {"train__batch": 16, "train__accumulate": 3, "train__steps": 1, "ladder": {"fixed": 8}}
+    run(tmp_path, shards, model__path=str(parent), **split)
+    assert len(seen) == 48 > len({clean for clean, _ in seen}) > 1
+    assert len({masked for _, masked in seen}) == 48
 
 
 def test_other_noise_gives_other_losses(shards: Path, parent: Path, tmp_path: Path) -> None:

@@ -116,13 +116,15 @@ class Model:
         return self.companions[path]
 
     def nll(self, batch: Batch, samples: int = 8, seed: int = 0, block: int | None = None) -> Likelihood:
-        """AR NLL and block ELBO of a batch, nats; samples: Monte-Carlo draws of the bound, 0: exact, to block 8."""
+        """AR NLL and block ELBO of a batch, nats, each also without its end tokens; samples: Monte-Carlo draws of the
+        bound, 0: exact, to block 8."""
         size = self._fitting(batch, block)
         if samples == 0 and size > 8:
             raise DataError(f"nll: block {size} cannot be enumerated; give samples, or a block of 8 tokens or less")
         rng = torch.Generator().manual_seed(seed)
-        bound = block_elbo(self.denoiser, batch, size, rng, samples)
-        return Likelihood(autoregressive_nll(self.denoiser, batch), bound, size)
+        ends = {*self.denoiser.end_ids, int(self.tokenizer.eos_token_id)}
+        bound = block_elbo(self.denoiser, batch, size, rng, samples, ends)
+        return Likelihood(autoregressive_nll(self.denoiser, batch, ends), bound, size)
 
     def _fitting(self, batch: Batch, block: int | None) -> int:
         own = batch.block if isinstance(batch, TextBatch) else self.block

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from hildanext.decoding.request import Result
+from hildanext.decoding.request import Metrics, Result
 
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 RECENT = 0.1
@@ -49,7 +49,7 @@ class ServerMetrics:
         self._sums: Counter[str] = Counter()
         self._latency, self._first = Histogram(), Histogram()
         self._mean_seconds = 1.0
-        self._tokens_per_forward = 0.0
+        self._last = Metrics()
 
     def request(self, method: str, route: str, status: int) -> None:
         """One answered HTTP request; route is the template, never the raw path."""
@@ -67,7 +67,7 @@ class ServerMetrics:
             self._latency.add(seconds)
             self._first.add(values.first_block_seconds)
             self._mean_seconds += RECENT * (seconds - self._mean_seconds)
-            self._tokens_per_forward = values.tokens_per_forward
+            self._last = values
 
     def cancelled(self) -> None:
         """One generation ended because its reader went away or ran out of time."""
@@ -90,7 +90,15 @@ class ServerMetrics:
             lines += self._latency.lines("hildanext_generation_seconds", "Time from arrival to the last token.")
             lines += self._first.lines("hildanext_first_block_seconds", "Time from admission to the first block.")
         now = gauges | {
-            "tokens_per_forward": ("Tokens per forward of the last generation.", self._tokens_per_forward),
+            "tokens_per_forward": ("Tokens per forward of the last generation.", self._last.tokens_per_forward),
+            "tokens_per_forward_unfused": (
+                "The same with every commit a forward of its own; 0: the engine does not tell.",
+                self._last.tokens_per_forward_unfused or 0.0,
+            ),
+            "positions_per_forward": (
+                "Positions of generated blocks per forward of the last generation; 0: the engine does not tell.",
+                self._last.positions_per_forward or 0.0,
+            ),
             "memory_bytes": ("Resident memory now, bytes.", resident_bytes()),
             "memory_peak_bytes": ("Resident memory at most, bytes.", float(peak_bytes())),
         }

@@ -143,10 +143,13 @@ def _usage(found: list[Result], count: int) -> dict[str, int]:
 
 def _ours(found: list[Result]) -> dict[str, Any]:
     forwards = sum(result.metrics.forwards for result in found)
+    known = [result.metrics for result in found if None not in (result.metrics.fused, result.metrics.positions)]
+    fused, positions = sum(one.fused or 0 for one in known), sum(one.positions or 0 for one in known)
+    costs = {"forwards": forwards} | ({"fused": fused, "positions": positions} if len(known) == len(found) else {})
     notes = list(dict.fromkeys(note for result in found for note in result.notes))
     first = found[0]
     said = {"engine": first.engine, "reasons": list(first.reasons), "exact": first.exact, "preset": first.preset}
-    return {"hildanext": said | {"forwards": forwards, "seed": first.seed, "notes": notes}}
+    return {"hildanext": said | costs | {"seed": first.seed, "notes": notes}}
 
 
 async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:

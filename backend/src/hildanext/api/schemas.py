@@ -98,8 +98,8 @@ class GenerateBody(StrictBody):
 
 
 class GenerateReply(BaseModel):
-    """A finished generation. metrics: forwards, tokens, seconds and the per-step counts; reasons: why earlier engines
-    of the order did not serve."""
+    """A finished generation. metrics: forwards, tokens per forward (as it was and unfused), positions, seconds and the
+    per-step counts; reasons: why earlier engines of the order did not serve."""
 
     text: str
     token_ids: list[int]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hildanext.bench.decoding.modes import compare, show
+from hildanext.bench.decoding.modes import PER_FORWARD, compare, per_forward, show
 from hildanext.bench.decoding.timing import time_autoregressive, time_engine, time_forwards
 from hildanext.config import Config
 from hildanext.models.denoiser import HFDenoiser
@@ -160,13 +160,13 @@ def _show(report: dict[str, Any], console: Console) -> None:
     rows = []
     for precision, part in report["precisions"].items():
         ar = part["autoregressive"]["tokens_per_second"]
-        rows.append((precision, "AR, transformers generate", f"{ar:.2f}", "1.00", "", ""))
+        rows.append((precision, "AR, transformers generate", f"{ar:.2f}", "1.00", "1.00", "1.0", "", ""))
         for name, row in part["engine"].items():
-            cells = (f"{row['tokens_per_second']:.2f}", f"{row['tokens_per_forward']:.2f}")
+            cells = (f"{row['tokens_per_second']:.2f}", *per_forward(row))
             rows.append(
                 (precision, name, *cells, f"{row['forwards_per_second']:.2f}", f"{100 * row['overhead']:.1f} %")
             )
-    console.table(rows, ("precision", "variant", "tokens/s", "TPF", "forwards/s", "engine overhead"))
+    console.table(rows, ("precision", "variant", "tokens/s", *PER_FORWARD, "forwards/s", "engine overhead"))
     for precision, part in report["precisions"].items():
         even = ", ".join(f"block {size}: {value:.2f}" for size, value in part["break_even_tpf"].items())
         console.say(f"{precision}: block diffusion is faster than AR above this TPF: {even}")

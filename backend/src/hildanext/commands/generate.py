@@ -102,10 +102,19 @@ def _report(context: Context, result: Any, told: Sequence[str]) -> None:
             context.console.warn(note)
     say(
         f"{metrics.tokens} tokens ({result.finish_reason}) in {metrics.forwards} forwards: "
-        f"{metrics.tokens_per_forward:.2f} tokens per forward, {metrics.tokens_per_second:.1f} tokens/s, "
-        f"first block after {metrics.first_block_seconds:.2f} s"
+        f"{metrics.tokens_per_forward:.2f} tokens per forward{_width(metrics)}, "
+        f"{metrics.tokens_per_second:.1f} tokens/s, first block after {metrics.first_block_seconds:.2f} s"
     )
     preset = result.preset or {}
     edits = f"{sum(metrics.edits_applied)} edits, {sum(metrics.edits_reverted)} reverted"
     mode = f"{preset.get('mode') or 'values'} from the {preset.get('source')}"
     say(f"engine {result.engine}, {mode}, policy {metrics.policy}, {edits}")
+
+
+def _width(metrics: Any) -> str:
+    if metrics.tokens_per_forward_unfused is None:
+        return ""
+    return (
+        f" ({metrics.tokens_per_forward_unfused:.2f} with every commit a forward of its own) of "
+        f"{metrics.positions_per_forward:.1f} positions"
+    )

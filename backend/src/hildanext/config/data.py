@@ -69,9 +69,11 @@ class TokenizeConfig(Section):
     )
     lookahead: int = Field(64, ge=1, description="open rows that first_fit chooses from")
     append_eos: bool = Field(True, description="end every document with the end-of-document token, trained")
-    pad_to_block: int = Field(
-        32, ge=0, description="chats are filled to a multiple of this with trained end tokens, tokens; 0: off"
-    )
+    pad_to_block: int | None = Field(
+        None, ge=0,
+        description="chats are filled to a multiple of this with trained end tokens, tokens; 0: off; null: the block "
+        "the run is decoded with, ladder.fixed or else ladder.decay_to",
+    )  # fmt: skip
     pad_text_to_block: int = Field(
         0, ge=0, description="the same for plain documents, for model.block_grid=per_document; 0: off"
     )

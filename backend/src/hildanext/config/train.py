@@ -5,7 +5,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from hildanext.config.base import PluginSection, Section
 
@@ -63,6 +63,15 @@ class OptimizerConfig(Section):
     mlp: float = Field(1.0, ge=0, description="factor on the learning rate of the feed-forward layers")
     embedding: float = Field(1.0, ge=0, description="factor on the rate of the embedding and the output matrix")
     freeze_embeddings: bool = Field(False, description="do not train the embedding and the output matrix")
+
+    @model_validator(mode="after")
+    def _reaches_its_peak(self) -> "OptimizerConfig":
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"schedule wsd: warmup {self.warmup:g} + decay {self.decay:g} is more than all steps, and lr is never"
+                " reached; give shares of 1 or less together"
+            )
+        return self
 
 
 class TrainConfig(Section):

@@ -20,17 +20,19 @@ def stacked(rows: Iterable[tuple[Any, Any, Any]], ids: tuple[int, ...] = ()) -> 
     return Batch(tokens.long(), learn.bool(), docs.long(), ids)
 
 
-def document_batch(documents: Sequence[tuple[Sequence[int], int]], pad_id: int, multiple: int = 1) -> Batch:
+def document_batch(
+    documents: Sequence[tuple[Sequence[int], int]], pad_id: int, multiple: int = 1, ids: tuple[int, ...] = ()
+) -> Batch:
     """One document per row, [B, L]: (token ids, index of the first learned one); L is the longest document's length
-    rounded up to `multiple`."""
+    rounded up to `multiple`; ids: their row numbers."""
     width = max(len(ids) for ids, _ in documents)
     tokens = torch.full((len(documents), width), pad_id, dtype=torch.long)
     learn, docs = torch.zeros_like(tokens, dtype=torch.bool), torch.ones_like(tokens)
-    for row, (ids, first) in enumerate(documents):
-        tokens[row, : len(ids)] = torch.tensor(list(ids), dtype=torch.long)
-        learn[row, first : len(ids)] = True
-        docs[row, : len(ids)] = 0
-    return padded(Batch(tokens, learn, docs), multiple, pad_id)
+    for row, (own, first) in enumerate(documents):
+        tokens[row, : len(own)] = torch.tensor(list(own), dtype=torch.long)
+        learn[row, first : len(own)] = True
+        docs[row, : len(own)] = 0
+    return padded(Batch(tokens, learn, docs, ids), multiple, pad_id)
 
 
 def padded(batch: Batch, multiple: int, pad_id: int) -> Batch:

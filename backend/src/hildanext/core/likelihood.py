@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -25,23 +26,31 @@ LARGEST_EXACT = 8
 @dataclass(frozen=True)
 class Estimate:
     """nats: over `tokens` scored tokens; standard_error of nats: 0 where exact, NaN of one sample; documents: (nats,
-    tokens) of each document with a scored token, a document being what a row holds of it."""
+    tokens) of each document with a scored token, a document being what a row holds of it; without_ends: the same
+    without the terms of end tokens, which an AR parent may never have seen."""
 
     nats: float
     tokens: int
     standard_error: float
     documents: tuple[tuple[float, int], ...] = ()
+    without_ends: tuple[tuple[float, int], ...] = ()
 
     def __add__(self, other: Estimate) -> Estimate:
         """The estimate of both texts together, their errors independent."""
         error = math.hypot(self.standard_error, other.standard_error)
-        documents = self.documents + other.documents
-        return Estimate(self.nats + other.nats, self.tokens + other.tokens, error, documents)
+        documents, bare = self.documents + other.documents, self.without_ends + other.without_ends
+        return Estimate(self.nats + other.nats, self.tokens + other.tokens, error, documents, bare)
 
     @property
     def nats_per_token(self) -> float:
         """nats / tokens; NaN without tokens."""
         return self.nats / self.tokens if self.tokens else math.nan
+
+    @property
+    def nats_per_token_without_ends(self) -> float:
+        """The same over what is no end token."""
+        tokens = sum(count for _, count in self.without_ends)
+        return sum(nats for nats, _ in self.without_ends) / tokens if tokens else math.nan
 
 
 def token_nll(model: Denoiser, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> TokenScores:
@@ -51,45 +60,52 @@ def token_nll(model: Denoiser, noisy: Tensor, batch: Batch, block: int, select: 
     return linear_cross_entropy(features, model.head(), batch.tokens[select], model.mask_id)
 
 
-def autoregressive_nll(model: Denoiser, batch: Batch) -> Estimate:
-    """NLL of the scored positions under the causal model; exact, no gradient. Source: docs/papers.md, AR NLL on the
-    same positions."""
+def autoregressive_nll(model: Denoiser, batch: Batch, ends: Collection[int] = ()) -> Estimate:
+    """NLL of the scored positions under the causal model; exact, no gradient. ends: ids of end tokens. Source:
+    docs/papers.md, AR NLL on the same positions."""
     with torch.no_grad():
         report, scores = autoregressive_scores(model, batch)
-    documents = _Documents(batch, scored_positions(batch, model.mask_id))
+    documents = _Documents(batch, scored_positions(batch, model.mask_id), ends)
     documents.add(documents.scored, scores.nll)
-    return Estimate(float(report.parts["autoregressive"]), int(report.normaliser), 0.0, documents.found())
+    return Estimate(float(report.parts["autoregressive"]), int(report.normaliser), 0.0, *documents.found())
 
 
 class _Documents:
-    """Sums of nats by document: a row's tokens of one number in batch.docs."""
+    """Sums of nats by document (a row's tokens of one number in batch.docs), with and without end tokens."""
 
-    def __init__(self, batch: Batch, scored: Tensor) -> None:
+    def __init__(self, batch: Batch, scored: Tensor, ends: Collection[int]) -> None:
         width = int(batch.docs.max()) + 1
         self.number = batch.docs + width * torch.arange(len(batch.docs), device=batch.docs.device)[:, None]
         self.scored, size = scored, width * len(batch.docs)
-        self.nats = torch.zeros(size, dtype=torch.float64, device=batch.docs.device)
+        self.text = ~torch.isin(batch.tokens, torch.tensor(sorted(ends), dtype=torch.long, device=batch.tokens.device))
+        self.nats, self.bare = torch.zeros(2, size, dtype=torch.float64, device=batch.docs.device)
         self.tokens = self.number[scored].bincount(minlength=size)
+        self.words = self.number[scored & self.text].bincount(minlength=size)
 
     def add(self, select: Tensor, nats: Tensor) -> None:
         """nats [n] of the positions at select [B, L] bool."""
         self.nats.index_add_(0, self.number[select], nats.double())
+        self.bare.index_add_(0, self.number[select], nats.double() * self.text[select])
 
-    def found(self, samples: int = 1) -> tuple[tuple[float, int], ...]:
-        """(nats / samples, tokens) of each document with a scored token."""
-        pairs = zip((self.nats / samples).tolist(), self.tokens.tolist(), strict=True)
-        return tuple((nats, count) for nats, count in pairs if count)
+    def found(self, samples: int = 1) -> tuple[tuple[tuple[float, int], ...], ...]:
+        """(nats / samples, tokens) of each document with a scored token; the same of what is no end token."""
+        sums = ((self.nats, self.tokens), (self.bare, self.words))
+        pairs = (zip((nats / samples).tolist(), tokens.tolist(), strict=True) for nats, tokens in sums)
+        return tuple(tuple((nats, count) for nats, count in each if count) for each in pairs)
 
 
-def block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int = 0) -> Estimate:
+def block_elbo(
+    model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int = 0, ends: Collection[int] = ()
+) -> Estimate:
     """Negative ELBO of the batch at this block size. samples = 0: exact, block <= 8; else that many Monte-Carlo draws
-    (block 1 is exact in any case). ValueError for exact with larger blocks. Source: docs/papers.md, Likelihood."""
+    (block 1 is exact in any case); ends: ids of end tokens. ValueError for exact with larger blocks. Source:
+    docs/papers.md, Likelihood."""
     if block == 1 or samples == 0:
-        return exact_block_elbo(model, batch, block)
-    return sampled_block_elbo(model, batch, block, rng, samples)
+        return exact_block_elbo(model, batch, block, ends)
+    return sampled_block_elbo(model, batch, block, rng, samples, ends)
 
 
-def exact_block_elbo(model: Denoiser, batch: Batch, block: int) -> Estimate:
+def exact_block_elbo(model: Denoiser, batch: Batch, block: int, ends: Collection[int] = ()) -> Estimate:
     """Sum over the 2^block - 1 mask patterns, one forward each, weight (|S|-1)! (s-|S|)! / s! in a block of s scored
     tokens: the average over all orders of filling it. Source: docs/papers.md, block ELBO, enumeration."""
     if not 1 <= block <= LARGEST_EXACT:
@@ -97,13 +113,13 @@ def exact_block_elbo(model: Denoiser, batch: Batch, block: int) -> Estimate:
     scored, unit, size = _layout(model, batch, block)
     starts = unit_sizes(unit, scored).cumsum(dim=1) - unit_sizes(unit, scored)
     ordinal = (scored.long().cumsum(dim=1) - 1 - starts.gather(1, unit)).clamp(min=0)
-    nats, documents = 0.0, _Documents(batch, scored)
+    nats, documents = 0.0, _Documents(batch, scored, ends)
     for pattern in range(1, 2**block):
         masked = scored & ((pattern >> ordinal) & 1).bool() & ((pattern >> size) == 0)
         found = _weighted_nats(model, batch, block, masked, _pattern_weight(pattern, size))
         documents.add(masked, found)
         nats += float(found.sum())
-    return Estimate(nats, int(scored.sum()), 0.0, documents.found())
+    return Estimate(nats, int(scored.sum()), 0.0, *documents.found())
 
 
 def _pattern_weight(pattern: int, size: Tensor) -> Tensor:
@@ -112,13 +128,15 @@ def _pattern_weight(pattern: int, size: Tensor) -> Tensor:
     return (torch.lgamma(count) + torch.lgamma(rest + 1) - torch.lgamma(size.double() + 1)).exp()
 
 
-def sampled_block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int) -> Estimate:
+def sampled_block_elbo(
+    model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int, ends: Collection[int] = ()
+) -> Estimate:
     """Monte Carlo: in each block of s tokens n is stratified over 1..s, n positions are masked and weigh s/n. The
     standard error is that of independent draws, so it errs on the large side.
     Source: LLaDA arXiv:2502.09992 sec. 2.4 (exact counts); strata are ours."""
     scored, unit, size = _layout(model, batch, block)
     shift = row_uniforms(batch, rng, 1)[0].gather(1, unit)
-    totals, documents = torch.zeros(samples, dtype=torch.float64), _Documents(batch, scored)
+    totals, documents = torch.zeros(samples, dtype=torch.float64), _Documents(batch, scored, ends)
     for sample in range(samples):
         count = (((shift + sample / samples) % 1.0) * size).long() + 1
         masked = scored & (rank_in_unit(unit, scored, row_uniforms(batch, rng, 1)[0]) < count)
@@ -126,7 +144,7 @@ def sampled_block_elbo(model: Denoiser, batch: Batch, block: int, rng: torch.Gen
         documents.add(masked, found)
         totals[sample] = float(found.sum())
     error = float(totals.std() / math.sqrt(samples)) if samples > 1 else math.nan
-    return Estimate(float(totals.mean()), int(scored.sum()), error, documents.found(samples))
+    return Estimate(float(totals.mean()), int(scored.sum()), error, *documents.found(samples))
 
 
 def _layout(model: Denoiser, batch: Batch, block: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hildanext.config.data import TokenizeConfig
 from hildanext.data.chat import Rendered, Turns, each_turn, fit
 from hildanext.data.document import Document, Message, from_json
-from hildanext.data.packing import Packer, Piece
+from hildanext.data.packing import FILLER, Packer, Piece
 from hildanext.data.shards import ShardWriter
 from hildanext.data.template import ChatRefused, template_hash
 from hildanext.data.tokenizers import begun, document_start, encode_texts, end_of_document
@@ -28,6 +28,7 @@ from hildanext.errors import DataError
 from hildanext.progress import Bar
 
 NAMED = 20
+Marked = tuple[list[int], list[int]]
 
 
 @dataclass
@@ -66,7 +67,7 @@ class SplitEncoder:
             "document_start": self.start,
             "packing": settings.packing,
             "append_eos": settings.append_eos,
-            "pad_to_block": settings.pad_text_to_block if self.as_text else settings.pad_to_block,
+            "pad_to_block": self._block,
             "input_hash": facts["sha256"],
             **known,
             "dropped": {name[5:]: count for name, count in self.counts.items() if name.startswith("drop ")},
@@ -91,27 +92,30 @@ class SplitEncoder:
     def _read(self, file: BinaryIO) -> list[Document]:
         return [from_json(line) for line in islice(file, self.settings.batch_documents)]
 
-    def _batch(self, documents: Sequence[Document]) -> list[list[Rendered] | str]:
+    @property
+    def _block(self) -> int:
+        return self.settings.pad_text_to_block if self.as_text else self.settings.pad_to_block or 0
+
+    def _batch(self, documents: Sequence[Document]) -> list[list[Marked] | str]:
         texts = encode_texts(self.tokenizer, [document.text for document in documents if document.text is not None])
         encoded = iter(texts)
         return [self._one(document, encoded) for document in documents]
 
-    def _one(self, document: Document, texts: Iterator[list[int]]) -> list[Rendered] | str:
+    def _one(self, document: Document, texts: Iterator[list[int]]) -> list[Marked] | str:
         if document.messages is not None:
             return self._chat(document)
         ids = list(document.tokens) if document.tokens is not None else next(texts)
         self._check_origin(document)
-        learn = list(document.learn or ())
+        learn = [int(flag) for flag in document.learn or [True] * len(ids)]
         if self.settings.append_eos and (not ids or ids[-1] != self.end):
             ids.append(self.end)
         if not ids:
             return "no tokens"
-        learn += learn[-1:] * (len(ids) - len(learn))
+        learn += (learn[-1:] or [1]) * (len(ids) - len(learn))
         whole, given = begun(ids, self.tokenizer, self.start), len(self.start)
         if given:
-            learn = [False] * given + (learn or [True] * len(ids))[given - (len(whole) - len(ids)) :]
-        whole = self._filled(whole, self.settings.pad_text_to_block)
-        return [Rendered(whole, learn + learn[-1:] * (len(whole) - len(learn)))]
+            learn = [0] * given + learn[given - (len(whole) - len(ids)) :]
+        return [self._filled(whole, learn)]
 
     def _check_origin(self, document: Document) -> None:
         origin = document.metadata.get("tokenizer_hash") if document.tokens is not None else None
@@ -121,7 +125,7 @@ class SplitEncoder:
                 f"{self.hash[:12]}; give that tokenizer or the text"
             )
 
-    def _chat(self, document: Document) -> list[Rendered] | str:
+    def _chat(self, document: Document) -> list[Marked] | str:
         messages = document.messages or ()
         cuts = each_turn(messages) if self.settings.turns == "each" else [messages]
         try:
@@ -145,27 +149,27 @@ class SplitEncoder:
         self.counts["shortened"] += shorter is not None
         return shorter
 
-    def _filled_chat(self, rendered: Rendered, flagged: bool) -> Rendered:
-        block = self.settings.pad_text_to_block if self.as_text else self.settings.pad_to_block
-        ids = self._filled([*rendered.ids, self.end] if self.as_text else rendered.ids, block)
-        if self.as_text and not flagged:
-            return Rendered(ids, [])
-        return Rendered(ids, rendered.learn + [True] * (len(ids) - len(rendered.learn)))
+    def _filled_chat(self, rendered: Rendered, flagged: bool) -> Marked:
+        learn = [1] * len(rendered.ids) if self.as_text and not flagged else [int(flag) for flag in rendered.learn]
+        return (
+            self._filled([*rendered.ids, self.end], [*learn, 1]) if self.as_text else self._filled(rendered.ids, learn)
+        )
 
-    def _filled(self, ids: list[int], block: int) -> list[int]:
-        return ids + [self.end] * (-len(ids) % block) if block else ids
+    def _filled(self, ids: list[int], learn: list[int]) -> Marked:
+        missing = -len(ids) % self._block if self._block else 0
+        mark = FILLER if self.as_text is False or learn[-1:] != [0] else 0
+        return ids + [self.end] * missing, learn + [mark] * missing
 
-    def _pieces(self, number: int, encoded: list[Rendered] | str) -> Iterator[Piece]:
+    def _pieces(self, number: int, encoded: list[Marked] | str) -> Iterator[Piece]:
         self.counts["documents_in"] += 1
         if isinstance(encoded, str):
             self.counts[f"drop {encoded}"] += 1
             return
         self.counts["documents"] += 1
-        for rendered in encoded:
-            tokens = self._in_range(np.array(rendered.ids, dtype=np.int64))
-            learn = np.array(rendered.learn, dtype=np.bool_) if rendered.learn else np.ones(len(tokens), np.bool_)
+        for ids, learn in encoded:
+            tokens = self._in_range(np.array(ids, dtype=np.int64))
             self.counts["tokens_in"] += len(tokens)
-            yield Piece(number, tokens, learn)
+            yield Piece(number, tokens, np.array(learn, dtype=np.uint8))
 
     def _in_range(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         if not len(tokens) or (tokens.min() >= 0 and tokens.max() < self.vocabulary):

@@ -1,5 +1,5 @@
 # Batches from shards: an endless stream whose order depends on (seed, epoch) alone.
-# Entry points: Loader (iterate, state_dict, load_state_dict), OtherData.
+# Entry points: Loader (iterate, state_dict, load_state_dict), OtherData, order.
 # Example p of the stream is row permutation(seed, p // R)[p % R]; step s of rank r takes `batch` examples from
 # (s * ranks + r) * batch on. So workers do not change it, and one integer resumes it.
 """Deterministic, resumable loader."""
@@ -29,7 +29,8 @@ class OtherData(DataError):
 
 
 @lru_cache(maxsize=4)
-def _permutation(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+def order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Row numbers in the order of an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
@@ -48,17 +49,29 @@ class _Steps(Dataset[Batch]):
     rank: int
     ranks: int
     shorten: float
+    part: tuple[int, int]
+    together: tuple[int, int]
     shards: ShardSet | None
 
     def __getitem__(self, step: int) -> Batch:
-        shards = self.shards or _reopened(self.folder)
+        shards = self.shards or _reopened(self.folder).part(*self.part)
         first = (step * self.ranks + self.rank) * self.batch
         picked = [self._example(shards, position) for position in range(first, first + self.batch)]
-        return stacked([row for _, row in picked], tuple(index for index, _ in picked))
+        origin, size = self.together
+        begun = (step - (step - origin) % size) * self.ranks * self.batch
+        ids = [self._named(index, position, begun, len(shards)) for position, (index, _) in enumerate(picked, first)]
+        return stacked([row for _, row in picked], tuple(ids))
+
+    def _named(self, index: int, position: int, begun: int, rows: int) -> int:
+        earlier, place = divmod(begun, rows)
+        again = position // rows - earlier
+        if again and int(np.flatnonzero(order(rows, self.seed, earlier) == index)[0]) < place:
+            again -= 1
+        return index + again * rows
 
     def _example(self, shards: ShardSet, position: int) -> tuple[int, PackedRow]:
         epoch, place = divmod(position, len(shards))
-        index = int(_permutation(len(shards), self.seed, epoch)[place])
+        index = int(order(len(shards), self.seed, epoch)[place])
         row = shards[index]
         if self.shorten:
             rng = np.random.default_rng([self.seed, epoch, place, 1])
@@ -83,7 +96,9 @@ def _reopened(folder: Path) -> ShardSet:
 @dataclass
 class Loader:
     """Batches of `batch` rows forever. rank, ranks: this process's share; workers: reading processes; shorten: share of
-    rows in [0, 1] cut to a uniform random length (LLaDA arXiv:2502.09992: 0.01). Batch.ids are the row numbers."""
+    rows in [0, 1] cut to a uniform random length (LLaDA arXiv:2502.09992: 0.01). Batch.ids are the row numbers, plus
+    the number of rows for each time the row was drawn before in the same `accumulate` batches of all ranks: what is
+    drawn twice in one step has noise of its own each time."""
 
     shards: ShardSet
     batch: int
@@ -92,7 +107,9 @@ class Loader:
     ranks: int = 1
     workers: int = 0
     shorten: float = 0.0
+    accumulate: int = 1
     _step: int = field(default=0, repr=False)
+    _origin: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.shards) == 0:
@@ -106,8 +123,9 @@ class Loader:
         return self._step * self.batch * self.ranks / len(self.shards)
 
     def __iter__(self) -> Iterator[Batch]:
-        settings = (self.batch, self.seed, self.rank, self.ranks, self.shorten, self.shards)
-        steps = _Steps(self.shards.folder, *settings)
+        settings = (self.batch, self.seed, self.rank, self.ranks, self.shorten)
+        part = (self.shards.begin, self.shards.begin + len(self.shards))
+        steps = _Steps(self.shards.folder, *settings, part, (self._origin, self.accumulate), self.shards)
         if self.workers == 0:
             while True:
                 batch = steps[self._step]
@@ -143,4 +161,4 @@ class Loader:
                 f"{self.shards.folder}: the saved place {state['position']} is no multiple of batch x ranks "
                 f"{self.batch * self.ranks}; resume with a batch that divides it"
             )
-        self._step = step
+        self._step = self._origin = step

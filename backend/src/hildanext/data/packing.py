@@ -1,5 +1,5 @@
 # Packing: documents -> pieces of at most L tokens -> rows of L, each row a list of pieces.
-# Entry points: Piece, pieces_of, Packer (first_fit | concat): add(piece) -> closed rows, finish() -> the rest.
+# Entry points: Piece, FILLER, pieces_of, Packer (first_fit | concat): add(piece) -> closed rows, finish() -> the rest.
 # A document longer than L is cut; every piece is a document of its own to the attention mask.
 """Packing of documents into rows."""
 
@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int64]
-Learn = NDArray[np.bool_]
+Learn = NDArray[Any]
+FILLER = 2
 
 
 class Piece(NamedTuple):
-    """Consecutive tokens of one document: tokens [n] int64, learn [n] bool, document: its index in the input file."""
+    """Consecutive tokens of one document: tokens [n] int64, learn [n]: 0 no, 1 yes, FILLER: learned, but it only fills
+    the last block, behind the document's end, and is never scored; document: its index in the input file."""
 
     document: int
     tokens: Tokens

@@ -1,6 +1,6 @@
 # Packed rows on disk: flat memory-mapped token files with document offsets.
-# Entry points: ShardWriter (write(row), close), ShardSet.open(folder) -> rows, require_whole, check_tokenizer.
-# Files: tokens.bin (uint16 where the vocabulary fits, else uint32), learn.bin (uint8, absent where all is learned),
+# Entry points: ShardWriter (write(row), close), ShardSet.open(folder) -> rows, part, scored_batch, check_tokenizer.
+# Files: tokens.bin (uint16 where the vocabulary fits, else uint32), learn.bin (uint8, Piece.learn; absent where all 1),
 # pieces.bin (int64 pairs: document, end offset), rows.bin (int64: end piece), manifest.json. Padding is not stored.
 # Flat files and not Arrow: 2-4 bytes a token, opened by mmap at once, resumed by one integer, no dependency.
 """Shards of packed rows."""
@@ -8,15 +8,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from hildanext.data.packing import Piece
+from hildanext.core.batches import stacked
+from hildanext.core.types import Batch
+from hildanext.data.packing import FILLER, Piece
 from hildanext.data.template import template_hash
 from hildanext.data.tokenizers import load_tokenizer, tokenizer_hash
 from hildanext.disk import damage, fingerprints, write_atomic
@@ -48,6 +51,7 @@ class ShardWriter:
     pieces: int = 0
     rows: int = 0
     learned: int = 0
+    filler: int = 0
     _files: dict[str, BinaryIO] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,7 +61,7 @@ class ShardWriter:
     def write(self, row: list[Piece]) -> None:
         """Append one row. ValueError where it is longer than the window."""
         tokens = np.concatenate([piece.tokens for piece in row])
-        learn = np.concatenate([piece.learn for piece in row])
+        learn = np.concatenate([piece.learn for piece in row]).astype(np.uint8)
         if len(tokens) > self.window:
             raise ValueError(f"row of {len(tokens)} tokens in a window of {self.window}")
         ends = self.tokens + np.cumsum([len(piece.tokens) for piece in row])
@@ -65,9 +69,10 @@ class ShardWriter:
         self.tokens += len(tokens)
         self.pieces += len(row)
         self.rows += 1
-        self.learned += int(learn.sum())
+        self.learned += int((learn != 0).sum())
+        self.filler += int((learn == FILLER).sum())
         self._files["tokens"].write(tokens.astype(token_type(self.vocab_size)).tobytes())
-        self._files["learn"].write(learn.astype(np.uint8).tobytes())
+        self._files["learn"].write(learn.tobytes())
         self._files["pieces"].write(np.stack([documents, ends], axis=1).astype(np.int64).tobytes())
         self._files["rows"].write(np.array([self.pieces], dtype=np.int64).tobytes())
 
@@ -75,7 +80,7 @@ class ShardWriter:
         """Close the files and write manifest.json: counts, fill rate, and `known`. Returns the manifest."""
         for file in self._files.values():
             file.close()
-        if self.learned == self.tokens:
+        if self.learned == self.tokens and not self.filler:
             (self.folder / "learn.bin").unlink()
         manifest = {
             "format": 1,
@@ -86,6 +91,7 @@ class ShardWriter:
             "pieces": self.pieces,
             "tokens": self.tokens,
             "learned": self.learned,
+            "filler": self.filler,
             "fill_rate": self.tokens / (self.rows * self.window) if self.rows else 0.0,
             "files": fingerprints(self.folder, ("manifest.json",)),
             **known,
@@ -102,7 +108,8 @@ def _map(path: Path, kind: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Rows of one folder of shards, memory-mapped: len(), [i] -> PackedRow; documents come back with document(k)."""
+    """Rows of one folder of shards, memory-mapped: len(), [i] -> PackedRow; documents() gives the documents back.
+    begin, stop: the rows that belong to it; None: all from begin on."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -110,6 +117,8 @@ class ShardSet:
     _learn: NDArray[np.uint8] | None
     _pieces: NDArray[np.int64]
     _rows: NDArray[np.int64]
+    begin: int = 0
+    stop: int | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> ShardSet:
@@ -143,14 +152,38 @@ class ShardSet:
         """Row length L, tokens."""
         return int(self.manifest["window"])
 
+    def part(self, begin: int, stop: int) -> ShardSet:
+        """The rows [begin, stop) of this set, numbered from 0."""
+        return replace(self, begin=self.begin + begin, stop=self.begin + stop)
+
     def __len__(self) -> int:
-        return len(self._rows)
+        return (len(self._rows) if self.stop is None else self.stop) - self.begin
+
+    def _place(self, index: int) -> tuple[int, NDArray[np.int64]]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        row = self.begin + index
+        first, last = int(self._rows[row - 1]) if row else 0, int(self._rows[row])
+        start = self._end(first - 1)
+        return start, self._pieces[first:last, 1] - start
+
+    def filler(self, index: int) -> NDArray[np.bool_]:
+        """[L] bool: where row `index` holds end tokens that only fill a block. In shards from before those were marked:
+        all but the first of the end tokens that close a document, where the manifest says that blocks were filled."""
+        start, ends = self._place(index)
+        found = np.zeros(self.window, dtype=np.bool_)
+        if "filler" in self.manifest:
+            if self._learn is not None:
+                found[: ends[-1]] = self._learn[start : start + ends[-1]] == FILLER
+        elif self.manifest.get("pad_to_block"):
+            closing = self._tokens[start : start + ends[-1]] == self.manifest["pad_id"]
+            for first, last in zip((0, *ends[:-1]), ends, strict=True):
+                run = int(np.argmin(closing[first:last][::-1])) if not closing[first:last].all() else last - first
+                found[last - run + 1 : last] = True
+        return found
 
     def __getitem__(self, index: int) -> PackedRow:
-        if not 0 <= index < len(self._rows):
-            raise IndexError(index)
-        first, last = int(self._rows[index - 1]) if index else 0, int(self._rows[index])
-        start, ends = self._end(first - 1), self._pieces[first:last, 1] - self._end(first - 1)
+        start, ends = self._place(index)
         length = int(ends[-1])
         tokens = np.full(self.window, self.manifest["pad_id"], dtype=np.int64)
         learn = np.zeros(self.window, dtype=np.bool_)
@@ -180,6 +213,14 @@ class ShardSet:
             first = len(start) if tokens[: len(start)].tolist() == start else 0
             text = tokenizer.decode(tokens[first:kept].tolist(), clean_up_tokenization_spaces=False)
             yield index, text
+
+
+def scored_batch(shards: ShardSet, rows: Sequence[int], mask_id: int) -> Batch:
+    """Rows as they are scored: what only fills blocks is [MASK] in both halves and not learned, so that it neither
+    counts nor shows where a text ends, as in decoding. Source: docs/training.md, what a block is filled with."""
+    made = stacked((shards[row] for row in rows), tuple(rows))
+    filler = torch.from_numpy(np.stack([shards.filler(row) for row in rows]))
+    return Batch(made.tokens.masked_fill(filler, mask_id), made.learn & ~filler, made.docs, made.ids)
 
 
 def check_tokenizer(shards: ShardSet, tokenizer: Any) -> None:

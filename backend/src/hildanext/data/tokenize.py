@@ -1,5 +1,5 @@
 # tokenize: processed JSON lines -> shards of packed rows, one folder per split, and a manifest that reconciles.
-# Entry points: tokenize(config, console).
+# Entry points: tokenize(config, console), filled_to.
 # The tokenizer is saved beside the shards; the folder is swapped in at the end, the previous one stays until then.
 """Tokenising a prepared set."""
 
@@ -32,7 +32,7 @@ LOSSES = {
 def tokenize(config: Config, console: Console) -> dict[str, Any]:
     """Build <paths.data>/tokenized/<name>/{train,eval,sft_train,sft_eval} and return the manifest. DataError where the
     prepared set is missing, pre-tokenised ids are outside the vocabulary, or nothing of a training split is left."""
-    settings, source = config.tokenize, Path(config.paths.data) / "processed" / config.data.name
+    settings, source = filled_to(config), Path(config.paths.data) / "processed" / config.data.name
     _check_blocks(settings)
     prepared = _prepared(source)
     output = Path(config.paths.data) / "tokenized" / (settings.name or config.data.name)
@@ -44,7 +44,7 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
             "tokenizer_hash": encoder.hash,
             "vocab_size": encoder.vocabulary,
             "document_start": encoder.start,
-            "config": settings.model_dump(),
+            "config": config.tokenize.model_dump(),
             "splits": {},
         }
         for name in FILES:
@@ -62,6 +62,13 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
         for identity, reason in split["refused"][:SHOWN]:
             console.warn(f"{name} {identity}: dropped, {reason}")
     return manifest
+
+
+def filled_to(config: Config) -> TokenizeConfig:
+    """The settings of tokenize with pad_to_block said: null is the block the run is decoded with."""
+    settings, ladder = config.tokenize, config.ladder
+    own = ladder.fixed or ladder.decay_to
+    return settings if settings.pad_to_block is not None else settings.model_copy(update={"pad_to_block": own})
 
 
 def _lost(split: Mapping[str, Any]) -> str:

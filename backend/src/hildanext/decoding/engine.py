@@ -129,6 +129,7 @@ class BlockEngine:
         logits = self._forward(turn)
 
         for live, window in turn.items():
+            live.counters.fused += self.config.cache and bool(window.opened) and window.final_on_entry > 0
             kept, found = advance(live, window, logits[live])
             self._commit(live, kept)
             events += found
@@ -195,6 +196,9 @@ class BlockEngine:
                 logits[seat.live][seat.lane] = scores
             for live in {seat.live for seat in run}:
                 live.counters.forwards += 1
+            for seat in run:
+                first, stop = seat.row.start, seat.row.start + len(seat.row.tokens)
+                seat.live.counters.positions += max(0, stop - max(first, seat.live.begins))
         return {live: [lanes[lane] for lane in sorted(lanes)] for live, lanes in logits.items()}
 
     def _commit(self, live: Live, positions: int) -> None:

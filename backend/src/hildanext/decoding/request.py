@@ -84,9 +84,11 @@ def names_in(interface: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a generation cost. forwards counts every forward the request took part in, prefill and commits too; tokens
-    are those generated, with infill those of the gaps, prompt_tokens those given; the tuples have one entry per
-    denoising step; mask_share in [0, 1] is of the active block after the step."""
+    """What a generation cost. forwards: those it took part in, prefill and commits too; tokens: generated, with infill
+    those of the gaps; prompt_tokens: given; the tuples have one entry per
+    denoising step; mask_share in [0, 1] is of the active block after the step. fused: forwards that also committed what
+    was final, the prompt or a block (unfused, each costs one more); positions: computed from the first generated block
+    on, per forward its mean width. None where the engine does not tell. Source: docs/choosing-thresholds.md."""
 
     forwards: int = 0
     tokens: int = 0
@@ -103,6 +105,10 @@ class Metrics:
     edits_proposed: tuple[int, ...] = ()
     edits_applied: tuple[int, ...] = ()
     edits_reverted: tuple[int, ...] = ()
+    fused: int | None = None
+    positions: int | None = None
+    tokens_per_forward_unfused: float | None = None
+    positions_per_forward: float | None = None
 
 
 @dataclass(frozen=True)

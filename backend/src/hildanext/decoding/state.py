@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -169,11 +170,14 @@ class RequestCanvas:
 
 @dataclass
 class Counters:
-    """What is measured while a request runs, one entry per step; times are time.monotonic() seconds."""
+    """What is measured while a request runs, one entry per step; times are time.monotonic() seconds. fused: forwards
+    that also committed what was final; positions: computed from the first block that holds a generated token on."""
 
     started: float = field(default_factory=time.monotonic)
     first_block: float = 0.0
     forwards: int = 0
+    fused: int = 0
+    positions: int = 0
     mask_share: list[float] = field(default_factory=list)
     proposed: list[int] = field(default_factory=list)
     applied: list[int] = field(default_factory=list)
@@ -206,3 +210,8 @@ class Live:
     def lanes(self) -> int:
         """Sequences the request needs per forward: two with guidance."""
         return 2 if self.plan.sampling.cfg_scale else 1
+
+    @cached_property
+    def begins(self) -> int:
+        """Where the first block with a token to generate begins."""
+        return self.canvas.blocks.span(int(self.canvas.editable.long().argmax())).start

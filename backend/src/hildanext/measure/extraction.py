@@ -10,6 +10,10 @@ import re
 from decimal import Decimal, InvalidOperation
 
 NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+WHOLE = r"(-?[\d.,]+)(?![\w^]|[/:]\d)"
+TORN = re.compile(r"\w*\d[^\W\d]+\d\w*")
+FRACTION = re.compile(r"\\[dt]?frac|\d\s*/\s*\d")
+BOXES = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)(\}?)")
 FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S | re.I)
 STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n@", "\n```", "\nfrom ", "\nimport ")
 
@@ -20,14 +24,25 @@ def gsm8k_gold(answer: str) -> str:
 
 
 def gsm8k_answer(text: str, rule: str = "flexible") -> str | None:
-    """The number a reply gives: strict: after '####'; flexible: that, else after 'answer is', else \\boxed{}, else the
-    last number. None where there is none. These are the filters of lm-evaluation-harness's task gsm8k."""
-    marked = re.search(r"####\s*(-?[\d.,]+)", text)
+    """The number a reply gives: strict: after '####'; flexible: that, else the last of 'answer is' and \\boxed{}, else
+    the last number. None where there is none, where what is marked is no whole number (448xx4, 12:30), or the last box
+    is broken. After the filters of lm-evaluation-harness's task gsm8k, which take a number's beginning."""
+    marked = re.search(rf"####\s*{WHOLE}", text)
     if marked or rule == "strict":
         return _plain(marked.group(1)) if marked else None
-    said = re.findall(r"(?:answer is|\\boxed\{)\s*\$?(-?[\d.,]+)", text, re.I)
-    numbers = said or NUMBER.findall(text)
+    said = [(found.start(), found.group(1)) for found in re.finditer(rf"answer is\s*\$?{WHOLE}", text, re.I)]
+    said += [(found.start(), _boxed(*found.groups())) for found in BOXES.finditer(text)]
+    if said:
+        return _plain(max(said)[1])
+    numbers = NUMBER.findall(TORN.sub(" ", text))
     return _plain(numbers[-1]) if numbers else None
+
+
+def _boxed(content: str, closed: str) -> str:
+    plain = content.replace("{,}", ",").replace("\\!", "").replace("\\,", "")
+    whole = closed and not FRACTION.search(plain)
+    numbers = re.findall(rf"(?<![\w.,-]){WHOLE}", plain.replace("$", "")) if whole else []
+    return str(numbers[-1]) if numbers else ""
 
 
 def _plain(number: str) -> str | None:

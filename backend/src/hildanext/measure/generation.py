@@ -29,7 +29,8 @@ from hildanext.measure.left_to_right import Row, continued
 @dataclass(frozen=True)
 class Completion:
     """One generated text. forwards, edits: counts, of forwards it took part in and of applied rewrites; seconds: its
-    share of the time that passed; finish: eos, stop, length, or failed with an empty text and the error."""
+    share of the time that passed; finish: eos, stop, length, or failed with an empty text and the error; fused,
+    positions: as in decoding.request.Metrics."""
 
     text: str
     ids: tuple[int, ...]
@@ -38,6 +39,8 @@ class Completion:
     seconds: float
     finish: str
     error: str = ""
+    fused: int = 0
+    positions: int = 0
 
     @property
     def tokens(self) -> int:
@@ -74,8 +77,11 @@ class DiffusionGenerator:
 
 
 def _completion(result: Result, seconds: float) -> Completion:
-    edits = sum(result.metrics.edits_applied)
-    return Completion(result.text, result.token_ids, result.metrics.forwards, edits, seconds, result.finish_reason)
+    metrics, edits = result.metrics, sum(result.metrics.edits_applied)
+    return Completion(
+        result.text, result.token_ids, metrics.forwards, edits, seconds, result.finish_reason,
+        fused=metrics.fused or 0, positions=metrics.positions or 0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

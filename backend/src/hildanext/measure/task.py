@@ -107,12 +107,18 @@ class Task(Plugin):
 
 
 def cost(completions: Sequence[Completion]) -> dict[str, Measure]:
-    """Measures every generating task reports: tokens per forward, tokens per second (of all texts over the seconds
-    they took together), tokens and edits per text. Failed items are left out."""
+    """Measures every generating task reports: tokens per forward, the same with every commit a forward of its own,
+    positions per forward (of generated blocks), tokens per second (of all texts over the seconds they took together),
+    tokens and edits per text. Failed items are left out."""
     written = [done for done in completions if done.finish != FAILED]
     tokens = [float(done.tokens) for done in written]
+    forwards, unfused = (
+        [float(done.forwards + apart * done.fused) for done in written] for apart in (False, True)
+    )  # fmt: skip
     return {
-        "tokens_per_forward": ratio(tokens, [float(done.forwards) for done in written], "tokens"),
+        "tokens_per_forward": ratio(tokens, forwards, "tokens"),
+        "tokens_per_forward_unfused": ratio(tokens, unfused, "tokens"),
+        "positions_per_forward": ratio([float(done.positions) for done in written], forwards, "positions"),
         "tokens_per_second": ratio(tokens, [max(done.seconds, 1e-9) for done in written], "tokens/s"),
         "tokens_per_text": mean(tokens, "tokens"),
         "edits_per_text": mean([float(done.edits) for done in written], "edits"),

@@ -21,6 +21,7 @@ from hildanext.core.types import Denoiser
 from hildanext.disk import replacing, write_atomic
 from hildanext.errors import ModelError
 from hildanext.models.files import ADAPTER
+from hildanext.models.licence import carry
 from hildanext.models.load import name_of, place
 from hildanext.models.lora import adapter_facts, adapter_state, load_adapter
 from hildanext.models.meta import META_FILE, Base, HildaMeta
@@ -52,6 +53,7 @@ def write_adapters(denoiser: Denoiser, folder: Path, meta: HildaMeta, base: Path
     with replacing(folder) as fresh:
         fresh.mkdir(parents=True, exist_ok=True)
         save_file(tensors, fresh / MATRICES, {"format": "pt"})
+        carry(base, fresh)
         write_atomic(fresh / ADAPTER, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         write_atomic(fresh / META_FILE, meta.model_copy(update=about).text())
     return folder

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hildanext.config import Config
 from hildanext.config.model import AdapterConfig, ModelConfig
+from hildanext.data.shards import ShardSet
 from hildanext.disk import RECORD, replacing, require_replaceable, write_atomic
 from hildanext.errors import HildaError, ModelError
 from hildanext.models.load import Loaded, load_model
@@ -30,7 +31,7 @@ from hildanext.progress import Console
 from hildanext.train.checkpoint import STATE, Checkpoints, read_state, require_whole
 from hildanext.train.evaluation import Evaluator
 from hildanext.train.model_files import ADAPTER, folded
-from hildanext.train.training import is_causal, make_ladder, open_shards
+from hildanext.train.training import is_causal, make_ladder, open_shards, open_splits
 
 
 def _shapes(folder: Path) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -151,7 +152,9 @@ def merge_run(config: Config, console: Console, run: Path, choice: Choice, outpu
     folders = choice.folders(run, console)
     merged = merge_folders(folders, output or run / "merged", partial(_fold, config))
     every = [*folders, merged]
-    scores = {name: _score(config, path) for name, path in zip(_labels(every), every, strict=True)}
+    own = open_shards(config, config.train.eval_split)
+    evaluation = own if len(own) else open_splits(config, console)[1]
+    scores = {name: _score(config, evaluation, path) for name, path in zip(_labels(every), every, strict=True)}
     rows = [(name, f"{score:.4f}") for name, score in scores.items()]
     console.table(rows, ("model", "evaluation NLL, nats/token"))
     report = {"model": str(merged), "members": [str(path) for path in folders], "eval_nll": scores}
@@ -179,7 +182,7 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 def _fold(config: Config, folder: Path, output: Path) -> None:
     loaded = _plain(config, folder)
-    write_model(loaded.denoiser, loaded.tokenizer, output, loaded.meta)
+    write_model(loaded.denoiser, loaded.tokenizer, output, loaded.meta, loaded.path)
 
 
 def _plain(config: Config, folder: Path) -> Loaded:
@@ -197,11 +200,10 @@ def _trained_with(config: Config, folder: Path) -> ModelConfig:
     return model.model_copy(update={"path": known["model.path"], "adapter": section})
 
 
-def _score(config: Config, folder: Path) -> float:
+def _score(config: Config, shards: ShardSet, folder: Path) -> float:
     loaded = _plain(config, folder)
-    shards = open_shards(config, config.train.eval_split)
     chosen = make_ladder(config, shards.window, 1).last
     evaluator = Evaluator.of(config, loaded, shards, (chosen,), chosen)
     if is_causal(config):
-        return evaluator.causal(loaded.denoiser)
+        return float(evaluator.causal(loaded.denoiser)[0] or 0.0)
     return float(evaluator.measure(loaded.denoiser)["eval_nll"])

@@ -25,6 +25,7 @@ from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.models.save import save_model, write_model
 from hildanext.train.checkpoint import ADVICE, OPTIMIZER, UNREADABLE
 from hildanext.train.distributed import Ranks
+from hildanext.train.optim import MuonWithAdamW
 
 ADAPTER = Path("trainer") / "adapter.safetensors"
 SHARDS = Path("trainer") / "shards"
@@ -159,15 +160,22 @@ def _write_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    save(
-        {"optimizer": get_optimizer_state_dict(module(loaded.denoiser), optimizer)}, checkpoint_id=str(folder / SHARDS)
-    )
+    state = get_optimizer_state_dict(module(loaded.denoiser), _parts(optimizer))
+    save({"optimizer": state}, checkpoint_id=str(folder / SHARDS))
 
 
 def _restore_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    state = {"optimizer": get_optimizer_state_dict(module(loaded.denoiser), optimizer)}
+    parts = _parts(optimizer)
+    state = {"optimizer": get_optimizer_state_dict(module(loaded.denoiser), parts)}
     load(state, checkpoint_id=str(folder / SHARDS))
-    set_optimizer_state_dict(module(loaded.denoiser), optimizer, state["optimizer"])
+    set_optimizer_state_dict(module(loaded.denoiser), parts, state["optimizer"])
+    if isinstance(optimizer, MuonWithAdamW):
+        optimizer.joined()
+
+
+def _parts(optimizer: torch.optim.Optimizer) -> tuple[torch.optim.Optimizer, ...]:
+    # torch gathers a state by parameter: one that is made of two states has to be given as two optimisers
+    return optimizer.parts if isinstance(optimizer, MuonWithAdamW) else (optimizer,)

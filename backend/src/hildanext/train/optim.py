@@ -144,8 +144,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         from hildanext.train.muon import TypedMuon
 
         self.muon = TypedMuon(self.muon.param_groups, dtype)
-        self._link()
-        return self
+        return self.joined()
 
     def _link(self) -> None:
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
@@ -156,6 +155,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
             raise ValueError("muon: closures are not supported")
         self.muon.step()  # type: ignore[no-untyped-call]
         self.adamw.step()
+
+    @property
+    def parts(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """The two optimisers that do the work; after one of them has loaded a state, `joined` is due."""
+        return self.muon, self.adamw
+
+    def joined(self) -> MuonWithAdamW:
+        """Itself, with the groups of its parts as they are now."""
+        self._link()
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """Both states, by name."""
@@ -175,7 +184,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     if step < warm:
         share = (step + 1) / (warm + 1)
     else:
-        share = _after(config, (step - warm) / left, config.decay * steps / left)
+        share = _after(config, (step - warm) / left, min(1.0, config.decay * steps / left))
     return config.lr * share
 
 

@@ -42,6 +42,7 @@ class RunRecorder(Recorder):
             training.loaded, choice.optimizer, training.ranks, training.adapted, training.meta
         )  # fmt: skip
         self.parent: float | None = state.get("parent_nll")
+        self.parent_bare: float | None = state.get("parent_nll_without_ends")
         self.history: list[dict[str, Any]] = list(state.get("history", []))
         self.trackers: list[Tracker] = []
         self._status, self._step, self._wish = 0.0, 0, training.run.path / "finish"
@@ -58,7 +59,7 @@ class RunRecorder(Recorder):
         if resumed is not None:
             return
         if not training.causal and training.loaded.path is not None:
-            self.parent = self.evaluator.causal(self.model)
+            self.parent, self.parent_bare = self.evaluator.causal(self.model)
         trainer.measure()
 
     def _resume(self, trainer: Trainer, resumed: Path) -> None:
@@ -129,19 +130,22 @@ class RunRecorder(Recorder):
     def measure(self, step: int) -> Mapping[str, Any]:
         """The evaluation of the model at a step."""
         if self.training.causal:
-            nll = self.evaluator.causal(self.model)
-            record: dict[str, Any] = {"eval_nll": nll, "causal_nll": nll}
+            nll, bare = self.evaluator.causal(self.model)
+            record: dict[str, Any] = {"eval_nll": nll, "causal_nll": nll, "eval_nll_without_ends": bare}
         else:
-            record = {**self.evaluator.measure(self.model), "parent_nll": self.parent}
+            record = {**self.evaluator.measure(self.model), **self._parents()}
         self.history.append({"step": step, **record})
         return record
+
+    def _parents(self) -> dict[str, float | None]:
+        return {"parent_nll": self.parent, "parent_nll_without_ends": self.parent_bare}
 
     def save(self, step: int, state: Mapping[str, Any]) -> str:
         """Write a checkpoint; every rank takes part."""
         for tracker in self.trackers:
             tracker.flush()
         stages = [vars(stage) for stage in self.training.ladder.stages]
-        full = {**state, "parent_nll": self.parent, "history": self.history, "stages": stages}
+        full = {**state, **self._parents(), "history": self.history, "stages": stages}
         full |= {"base": str(self.training.loaded.path), "machine": self._machine()}
         full |= {"settings": settings(self.training.config)}
         self._step = step
@@ -168,7 +172,7 @@ class RunRecorder(Recorder):
         best = [path.name for path in self.checkpoints.best(training.config.train.keep_best)]
         report = {
             "model": str(folder), "run": str(run.path), "steps": self._step,
-            "optimizer": self.choice.name, "optimizer_reason": self.choice.reason, "parent_nll": self.parent,
+            "optimizer": self.choice.name, "optimizer_reason": self.choice.reason, **self._parents(),
             "first": self.history[0], "last": self.history[-1], "best": best,
             "stages": [vars(stage) for stage in training.ladder.stages], "inspected": dict(inspected),
         }  # fmt: skip
@@ -192,6 +196,10 @@ class RunRecorder(Recorder):
         rows = rows or [("autoregressive", f"{before['eval_nll']:.4f}", f"{after['eval_nll']:.4f}")]
         if report["parent_nll"] is not None:
             rows.append(("AR parent", f"{report['parent_nll']:.4f}", ""))
+        if report["parent_nll_without_ends"] is not None:
+            first, last = (f"{side['eval_nll_without_ends']:.4f}" for side in (before, after))
+            rows.append((f"block {self.evaluator.chosen}, without end tokens", first, last))
+            rows.append(("AR parent, without end tokens", f"{report['parent_nll_without_ends']:.4f}", ""))
         console.table(rows, ("evaluation NLL, nats/token", "before", "after"))
         console.say(f"model: {report['model']}")
 

@@ -1,5 +1,5 @@
 # A run opened and checked before its first step: ranks, run directory, model, shards, ladder, checkpoint it continues.
-# Entry points: open_training, Training, trainable, make_ladder, tokens_per_step, shards_folder, open_shards, is_causal.
+# Entry points: open_training, Training, trainable, make_ladder, tokens_per_step, open_shards, open_splits, is_causal.
 # Only the first rank owns the run directory; the others learn its path from it. An autoregressive parent takes the same
 # way as a conversion, with one stage and no noise.
 """The opened run."""
@@ -32,6 +32,7 @@ from hildanext.progress import Console
 from hildanext.run_dir import RunDir
 from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks, Replica, open_ranks
+from hildanext.train.evaluation import held_out
 from hildanext.train.optim import OptimizerChoice, build_optimizer, freeze
 from hildanext.train.resume import Changes, find_checkpoint
 
@@ -94,6 +95,16 @@ def open_shards(config: Config, split: str) -> ShardSet:
     return ShardSet.open(folder)
 
 
+def open_splits(config: Config, console: Console) -> tuple[ShardSet, ShardSet]:
+    """The rows a run trains on and those it is evaluated on. DataError where a split is missing, or both are empty."""
+    shards, evaluation, words = held_out(
+        open_shards(config, config.train.split), open_shards(config, config.train.eval_split), config.train.eval_rows
+    )
+    if words:
+        console.warn(words)
+    return shards, evaluation
+
+
 def _without(folder: Path, split: str) -> str:
     has = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     chats = not split.startswith("sft_")
@@ -147,7 +158,7 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
     told = ranks.tell(str(found or ""))
     resumed = Path(told) if told else None
     state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
-    shards, evaluation = open_shards(config, config.train.split), open_shards(config, config.train.eval_split)
+    shards, evaluation = open_splits(config, console)
     if ranks.first:
         shards.require_whole()
         evaluation.require_whole()

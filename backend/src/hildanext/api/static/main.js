@@ -150,7 +150,7 @@ function busy(on) {
 }
 
 function blank() {
-  for (const name of ["tokens", "forwards", "tpf", "edits", "tps", "end"]) $(`n-${name}`).textContent = "–";
+  for (const name of ["tokens", "forwards", "tpf", "unfused", "width", "edits", "tps", "end"]) $(`n-${name}`).textContent = "–";
   $("chart").replaceChildren();
   $("step").textContent = "step 0";
   $("axis-last").textContent = "";
@@ -205,6 +205,8 @@ function numbers(at) {
   $("n-tokens").textContent = tokens;
   $("n-forwards").textContent = forwards;
   $("n-tpf").textContent = forwards ? (done ? done.tokens_per_forward : tokens / forwards).toFixed(2) : "–";
+  $("n-unfused").textContent = done?.tokens_per_forward_unfused?.toFixed(2) ?? "–";
+  $("n-width").textContent = done?.positions_per_forward?.toFixed(1) ?? "–";
   $("n-edits").textContent = done?.edits_applied.length ? done.edits_applied.reduce((a, b) => a + b, 0) : so.edits;
   $("n-tps").textContent = made ? (made / Math.max(seconds, 1e-3)).toFixed(made / seconds > 100 ? 0 : 1) : "–";
   if (done) $("n-end").textContent = { eos: "end of text", length: "length", stop: "stop string", cancelled: "you" }[recording.result.finish_reason];

@@ -1,11 +1,11 @@
 # How much the modes differ on a trained model: speed, edits, and by how much S_MODE's text is not Q_MODE's.
-# Entry points: compare, differences, prompts_for, show.
+# Entry points: compare, differences, prompts_for, show, per_forward.
 # Without prompts of the user's, those are taken that the vocabulary needs the fewest tokens per word for.
 """Comparison of the modes, for the decoding benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -17,6 +17,7 @@ from hildanext.progress import Console
 
 TINYSTORIES = ("Once upon a time", "One day, a little girl", "The dog saw a big", "Tom and Lily went to the park.")
 STORIES = 8
+PER_FORWARD = ("TPF", "TPF unfused", "positions/forward")
 
 
 def prompts_for(tokenizer: Any, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -70,20 +71,21 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     return sum(match.size for match in SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks())
 
 
+def per_forward(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The cells under PER_FORWARD of a timed variant."""
+    names = ("tokens_per_forward", "tokens_per_forward_unfused", "positions_per_forward")
+    tpf, unfused, width = (float(row[name]) for name in names)
+    return f"{tpf:.2f}", f"{unfused:.2f}", f"{width:.1f}"
+
+
 def show(report: dict[str, Any], console: Console) -> None:
     """The comparison as a table and two sentences."""
     rows = [
-        (
-            mode,
-            f"{row['tokens_per_second']:.1f}",
-            f"{row['tokens_per_forward']:.2f}",
-            str(row["edits"]),
-            str(row["tokens"]),
-        )
+        (mode, f"{row['tokens_per_second']:.1f}", *per_forward(row), str(row["edits"]), str(row["tokens"]))
         for mode, row in report.items()
         if mode in MODES
     ]
-    console.table(rows, ("mode", "tokens/s", "TPF", "edits", "tokens"))
+    console.table(rows, ("mode", "tokens/s", *PER_FORWARD, "edits", "tokens"))
     gap = report["s_against_q"]
     console.say(
         f"S_MODE against Q_MODE on {len(report['prompts'])} prompts: {100 * gap['texts_that_differ']:.0f} % of texts "

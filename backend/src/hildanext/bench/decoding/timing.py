@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from hildanext.config.bench import DecodeBenchConfig
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.forward import ForwardRow, forward
-from hildanext.decoding.request import Request
+from hildanext.decoding.request import Request, Result
 from hildanext.decoding.store import StateStore
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -136,7 +136,8 @@ def _without(mask_id: int, ids: tuple[int, ...]) -> tuple[int, ...]:
 def time_engine(
     loaded: Any, config: Config, fields: Mapping[str, Any], rows: int, prompts: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Decode `rows` requests together: tokens/s, TPF of one request, forwards/s, seconds inside and outside the model.
+    """Decode `rows` requests together: tokens/s, TPF of one request (as it was, and with every commit a forward of its
+    own), positions of its forwards, forwards/s, seconds inside and outside the model.
     fields: of Request; prompts: texts to use instead of made-up ids; results: what came back, in order of request."""
     timed = copy.copy(loaded)
     bench = config.bench.decode
@@ -152,9 +153,15 @@ def time_engine(
     seconds, tokens = clock() - started, sum(result.metrics.tokens for result in results)
     return {
         "requests": rows, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,
-        "tokens_per_forward": sum(result.metrics.tokens_per_forward for result in results) / rows,
+        "tokens_per_forward": _mean("tokens_per_forward", results),
+        "tokens_per_forward_unfused": _mean("tokens_per_forward_unfused", results),
+        "positions_per_forward": _mean("positions_per_forward", results),
         "forwards": engine.forwards, "forwards_per_second": engine.forwards / seconds,
         "model_seconds": denoiser.seconds, "overhead": (seconds - denoiser.seconds) / denoiser.seconds,
         "overhead_seconds_per_forward": (seconds - denoiser.seconds) / engine.forwards,
         "results": results,
     }  # fmt: skip
+
+
+def _mean(name: str, results: Sequence[Result]) -> float:
+    return sum(float(getattr(result.metrics, name)) for result in results) / len(results)

@@ -21,7 +21,7 @@ STOPS = ("\nQuestion:", "\n\nQ:", "Question:")
 class Gsm8k(Task):
     """Exact match of the final number. Source: Cobbe et al. arXiv:2110.14168; form of lm-evaluation-harness."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     path: str = Field("hub:openai/gsm8k/main:test", description="file, or hub:<owner>/<name>[/<subset>]:<split>")
     download: bool = Field(False, description="allow the network for a path on the hub")
     shots: str = Field("", description="file of worked examples (train.jsonl) for the few-shot form; empty: none")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -16,13 +16,16 @@ from hildanext.config.base import SEEDS
 from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import Estimate, autoregressive_nll, block_elbo
 from hildanext.core.types import Batch
+from hildanext.errors import DataError
 from hildanext.measure.task import EvalContext, Outcome, Task
 from hildanext.report.intervals import Measure, Z, ratio
 
 
 class Nll(Task):
-    """Nats per token with intervals over documents; the Monte-Carlo error of the bound is in the series."""
+    """Nats per token with intervals over documents, each also without the terms of end tokens, which a parent may never
+    have seen; the Monte-Carlo error of the bound is in the series. Fillers of blocks are not scored."""
 
+    version: ClassVar[int] = 2
     shards: str = Field("", description="folder of tokenized rows; empty: stories of the story world")
     limit: int = Field(64, ge=1, description="rows or stories")
     blocks: tuple[int, ...] = Field((1, 4, 16, 32), description="block sizes of the bound, tokens")
@@ -32,26 +35,30 @@ class Nll(Task):
     seed: int = Field(7_000_001, ge=0, lt=SEEDS, description="seed of stories and draws")
 
     def ready(self) -> None:
-        """Open the shards."""
+        """Open the shards, which hold rows."""
         from hildanext.data.shards import ShardSet
 
-        if self.shards:
-            ShardSet.open(self.shards)
+        if self.shards and not len(ShardSet.open(self.shards)):
+            raise DataError(f"eval.tasks.nll.shards: {self.shards} has no rows; give a split that has")
 
     def run(self, context: EvalContext) -> Outcome:
         """Score all rows under every reading."""
         batches, truth = self._batches(context.loaded)
+        ends = {*context.loaded.denoiser.end_ids, int(context.loaded.tokenizer.eos_token_id)}
+        ends |= {int(self._opened().manifest["pad_id"])} if self.shards else set()
         measures: dict[str, Measure] = {} if truth is None else {"true_entropy": truth}
         points: list[dict[str, Any]] = []
         with context.console.bar("nll", len(self.blocks) + self.autoregressive) as bar:
             if self.autoregressive:
-                found = [autoregressive_nll(context.loaded.denoiser, batch) for batch in batches]
-                measures["autoregressive"] = _measure(found)
+                found = [autoregressive_nll(context.loaded.denoiser, batch, ends) for batch in batches]
+                measures |= _measures("autoregressive", found)
                 bar.advance()
             for block in self.blocks:
-                rng = torch.Generator().manual_seed(self.seed)
-                found = [block_elbo(context.loaded.denoiser, batch, block, rng, self.samples) for batch in batches]
-                measures[f"block_{block}"] = _measure(found)
+                found = [
+                    block_elbo(context.loaded.denoiser, batch, block, self._rng(), self.samples, ends)
+                    for batch in batches
+                ]
+                measures |= _measures(f"block_{block}", found)
                 points.append(_point(block, found))
                 bar.advance()
         tokens = int(sum(one.tokens for one in found)) if measures else 0
@@ -62,21 +69,28 @@ class Nll(Task):
     def _batches(self, loaded: Any) -> tuple[list[Batch], Measure | None]:
         device = loaded.denoiser.device
         if self.shards:
-            return [batch.to(device) for batch in self._from_shards(loaded.tokenizer)], None
+            return [batch.to(device) for batch in self._from_shards(loaded)], None
         batches, truth = story_batches(loaded.tokenizer, self.seed, self.limit, self.rows, math.lcm(*self.blocks, 1))
         return [batch.to(device) for batch in batches], truth
 
-    def _from_shards(self, tokenizer: Any) -> Iterator[Batch]:
-        from hildanext.data.loader import Loader
-        from hildanext.data.shards import ShardSet, check_tokenizer
+    def _rng(self) -> torch.Generator:
+        # the same for every batch: a row's draws are keyed by its number, whichever batch it is in
+        return torch.Generator().manual_seed(self.seed)
 
-        shards = ShardSet.open(self.shards)
-        check_tokenizer(shards, tokenizer)
-        count = min(self.limit, len(shards))
-        rows = min(self.rows, count)
-        stream = iter(Loader(shards, rows, self.seed))
-        for _ in range(count // rows):
-            yield next(stream)
+    def _opened(self) -> Any:
+        from hildanext.data.shards import ShardSet
+
+        return ShardSet.open(self.shards)
+
+    def _from_shards(self, loaded: Any) -> Iterator[Batch]:
+        from hildanext.data.loader import order
+        from hildanext.data.shards import check_tokenizer, scored_batch
+
+        shards = self._opened()
+        check_tokenizer(shards, loaded.tokenizer)
+        chosen = order(len(shards), self.seed, 0)[: self.limit].tolist()
+        for start in range(0, len(chosen), self.rows):
+            yield scored_batch(shards, chosen[start : start + self.rows], loaded.denoiser.mask_id)
 
 
 def story_batches(tokenizer: Any, seed: int, count: int, rows: int, multiple: int = 1) -> tuple[list[Batch], Measure]:
@@ -90,14 +104,23 @@ def story_batches(tokenizer: Any, seed: int, count: int, rows: int, multiple: in
         ids = [*tokenizer(told.text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
         documents.append((ids, len(tokenizer(told.sentences[0], add_special_tokens=False)["input_ids"])))
         nats.append(-math.fsum(told.gains[1:]))
-    parts = [documents[start : start + rows] for start in range(0, count, rows)]
-    batches = [document_batch(part, int(tokenizer.eos_token_id), multiple) for part in parts]
+    batches = [
+        document_batch(documents[part.start : part.stop], int(tokenizer.eos_token_id), multiple, tuple(part))
+        for part in (range(start, min(start + rows, count)) for start in range(0, count, rows))
+    ]
     return batches, ratio(nats, [float(len(ids) - first) for ids, first in documents], "nats per token")
 
 
-def _measure(found: Sequence[Estimate]) -> Measure:
-    documents = [pair for one in found for pair in one.documents]
-    return ratio([nats for nats, _ in documents], [float(tokens) for _, tokens in documents], "nats per token")
+def _measures(name: str, found: Sequence[Estimate]) -> dict[str, Measure]:
+    both = {name: [pair for one in found for pair in one.documents]}
+    both[f"{name}_without_ends"] = [pair for one in found for pair in one.without_ends]
+    if not both[name]:
+        raise DataError("eval.tasks.nll: nothing in these rows is scored; give rows with learned tokens")
+    return {
+        label: ratio([nats for nats, _ in pairs], [float(tokens) for _, tokens in pairs], "nats per token")
+        for label, pairs in both.items()
+        if pairs
+    }
 
 
 def _point(block: int, found: Sequence[Estimate]) -> dict[str, Any]:

@@ -16,9 +16,12 @@ from hildanext.measure.task import EvalContext, Outcome, Task
 from hildanext.registry import build
 from hildanext.report.intervals import Measure
 
+WORDS = {"tokens_per_forward_unfused": "unfused", "positions_per_forward": "positions per forward"}
+COSTS = tuple(WORDS)
+
 
 class Steps(Task):
-    """One measure of another task at every pair of thresholds, with tokens per forward beside it."""
+    """One measure of another task at every pair of thresholds, with what a forward brought and cost beside it."""
 
     task: TaskSection = Field(TaskSection(type="storyworld", answers=0), description="the task that is repeated")
     measure: str = Field("valid", description="the measure of that task that is the quality")
@@ -41,9 +44,15 @@ class Steps(Task):
                 found = inner.run(_at(context, tau_mask, tau_edit))
                 name = f"tau_mask {tau_mask:g}, tau_edit {'off' if tau_edit is None else tau_edit}"
                 quality, tpf = found.measures[self.measure], found.measures["tokens_per_forward"]
-                context.console.say(f"{name}: {self.measure} {quality.text()}, {tpf.value:.2f} tokens per forward")
+                beside = {cost: found.measures[cost] for cost in COSTS if cost in found.measures}
+                context.console.say(
+                    f"{name}: {self.measure} {quality.text()}, {tpf.value:.2f} tokens per forward"
+                    + "".join(f", {WORDS[cost]} {one.value:.2f}" for cost, one in beside.items())
+                )
                 measures |= {f"{self.measure} at {name}": quality, f"tokens_per_forward at {name}": tpf}
+                measures |= {f"{cost} at {name}": one for cost, one in beside.items()}
                 point = {"x": tpf.value, "y": quality.value, "low": quality.low, "high": quality.high}
+                point |= {cost: one.value for cost, one in beside.items()}
                 points.append(point | {"tau_mask": tau_mask, "tau_edit": tau_edit, "label": f"{tau_mask:g}"})
         return Outcome(measures, {"settings": len(points)}, (), {"frontier": points})
 

@@ -37,6 +37,7 @@ def train_command(config: Config, console: Console, command: str, path: Path | N
     with open_training(config, console, command, path) as training:
         if command == "sft":
             _say_unconverted(training)
+        _say_unfilled(training)
         inspected = _inspected(training)
         model, choice = trainable(training)
         work, recorder = Supervised(training, model), RunRecorder(training, model, choice)
@@ -60,6 +61,17 @@ def _say_unconverted(training: Training) -> None:
     training.console.warn(words)
 
 
+def _say_unfilled(training: Training) -> None:
+    facts, block = training.shards.manifest, training.ladder.last
+    filled = facts.get("pad_to_block", 0) if facts.get("chat_template") and not training.causal else 0
+    if filled and filled % block:
+        training.console.warn(
+            f"{training.shards.folder}: chats are filled to blocks of {filled}, this run ends at blocks of {block}:"
+            " what follows a reply's end in a block is not always learned; tokenize again with"
+            f" tokenize.pad_to_block={block}"
+        )
+
+
 def _inspected(training: Training) -> dict[str, Any]:
     if training.causal or training.resumed is not None or not training.config.train.parity:
         return {}
@@ -81,15 +93,16 @@ class Supervised:
         self.objective = objective.prepare(about(training.loaded, config.model))
         self.noise = None if training.causal else _embedding_noise(training)
         self.loader = Loader(
-            training.shards, train.batch, config.seed, ranks.rank, ranks.size, train.workers, train.shorten
-        )
+            training.shards, train.batch, config.seed, ranks.rank, ranks.size, train.workers, train.shorten,
+            train.accumulate,
+        )  # fmt: skip
         self._rows, self._notes = iter(self.loader), Notes(0)
 
     def micro_batches(self, step: int) -> Iterator[Callable[[], LossReport]]:
         """The next batches of this rank."""
         batches = [next(self._rows) for _ in range(self.training.config.train.accumulate)]
         stage, tokens = self.ladder.stage(step), sum(batch.tokens.numel() for batch in batches)
-        rows = [row for batch in batches for row in batch.ids]
+        rows = [row % len(self.training.shards) for batch in batches for row in batch.ids]
         self._notes = Notes(tokens * self.training.ranks.size, rows, {"phase": stage.phase, "block": stage.block})
         for index, batch in enumerate(batches):
             yield partial(self._loss, step, index, batch)
@@ -108,8 +121,10 @@ class Supervised:
         return self._notes
 
     def state_dict(self) -> dict[str, Any]:
-        """The loader's place in the shards, the same on every rank."""
-        return {"loader": self.loader.state_dict()}
+        """The loader's place in the shards, and the sigma of the noise, which a resumed run could not find again: its
+        default is of the weights the run began with."""
+        noise = {} if self.noise is None else {"embedding_sigma": self.noise.sigma}
+        return {"loader": self.loader.state_dict(), **noise}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on at the very next row. DataError where the shards or the seed are others, unless the settings say that
@@ -122,6 +137,8 @@ class Supervised:
                     f"{error}; resume with those, or say {OVERRIDE} to begin with the first rows"
                 ) from error
             self.training.console.warn(f"{error}; the rows begin anew")
+        if self.noise is not None and not self.training.config.model.embedding_noise.sigma:
+            self.noise.sigma = float(state.get("embedding_sigma", self.noise.sigma))
         self._rows = iter(self.loader)
 
 
