@@ -75,7 +75,7 @@ def answer(config: Config, console: Console, progress: Progress | None = None) -
     wanted, refused = _wanted(asked, loaded, config)
     with closing(Journal.open(output, _deciding(config, loaded))) as journal:
         if journal.damaged:
-            console.warn(f"{journal.path}: {journal.damaged} damaged lines dropped; their answers are written again")
+            console.warn(f"{journal.path}: {journal.damaged} damaged lines left out; their answers are written again")
         report = _Report(asked, wanted, refused, journal, config)
         try:
             report.seconds = _give(wanted, journal, loaded, config, _Shown(console, progress))
