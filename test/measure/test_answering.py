@@ -100,7 +100,7 @@ def test_after_a_kill_the_rest_is_answered_and_the_file_is_the_same(
     wanted, journal = output.read_bytes(), output.with_name(".a.jsonl.journal")
     lines = journal.read_bytes().splitlines(keepends=True)
     output.unlink()
-    journal.write_bytes(b"".join(lines[:6]) + lines[6][:-9])
+    journal.write_bytes(b"".join([*lines[:3], b"\0\0\n", *lines[3:6], lines[6][:-9]]))
     begun, continued = list[Any](), answering.continued
     monkeypatch.setattr(
         answering, "continued", lambda model, rows, *more: begun.extend(rows) or continued(model, rows, *more)

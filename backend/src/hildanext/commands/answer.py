@@ -15,7 +15,7 @@ JOB = (
     "model", "answer", "decode.temperature", "decode.top_k", "decode.top_p", "decode.max_new_tokens", "decode.seed",
     "decode.thinking", "decode.window", "decode.requests", "seed",
 )  # fmt: skip
-BASE = {"decode": {"max_new_tokens": 256, "requests": 16}}
+BASE = {"decode": {"max_new_tokens": 256, "requests": 32}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--samples", "answer.samples", "N", int, "answers to each prompt (default 1)"),
         ("--temperature", "decode.temperature", "X", float, "of sampling (default 0: greedy)"),
         ("--max-new-tokens", "decode.max_new_tokens", "N", int, "tokens per answer at most (default 256)"),
-        ("--at-once", "decode.requests", "N", int, "answers written together (default 16)"),
+        ("--at-once", "decode.requests", "N", int, "answers written together (default 32)"),
         ("--limit", "answer.limit", "N", int, "ask the first N prompts only"),
         ("--write-prompts", "answer.write", "N", int, "write N prompts of our own to --out instead"),
     ):

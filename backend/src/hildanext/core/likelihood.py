@@ -97,24 +97,26 @@ class _Documents:
 def block_elbo(
     model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int = 0, ends: Collection[int] = ()
 ) -> Estimate:
-    """Negative ELBO of the batch at this block size. samples = 0: exact, block <= 8; else that many Monte-Carlo draws
-    (block 1 is exact in any case); ends: ids of end tokens. ValueError for exact with larger blocks. Source:
-    docs/papers.md, Likelihood."""
+    """Negative ELBO of the batch at this block size. samples = 0: exact, up to 8 scored tokens of a block; else that
+    many Monte-Carlo draws (block 1 is exact in any case); ends: ids of end tokens. ValueError for exact with more.
+    Source: docs/papers.md, Likelihood."""
     if block == 1 or samples == 0:
         return exact_block_elbo(model, batch, block, ends)
     return sampled_block_elbo(model, batch, block, rng, samples, ends)
 
 
 def exact_block_elbo(model: Denoiser, batch: Batch, block: int, ends: Collection[int] = ()) -> Estimate:
-    """Sum over the 2^block - 1 mask patterns, one forward each, weight (|S|-1)! (s-|S|)! / s! in a block of s scored
-    tokens: the average over all orders of filling it. Source: docs/papers.md, block ELBO, enumeration."""
-    if not 1 <= block <= LARGEST_EXACT:
-        raise ValueError(f"block_elbo: exact needs 1 <= block <= {LARGEST_EXACT}, got {block}; give samples")
+    """Sum over the 2^s - 1 mask patterns, s the most scored tokens of a block, one forward each, weight
+    (|S|-1)! (s-|S|)! / s!: the average over all orders of filling it. Source: docs/papers.md, block ELBO,
+    enumeration."""
     scored, unit, size = _layout(model, batch, block)
+    most = int(size[scored].max()) if bool(scored.any()) else 0
+    if most > LARGEST_EXACT:
+        raise ValueError(f"block_elbo: exact needs at most {LARGEST_EXACT} tokens of a block, got {most}; give samples")
     starts = unit_sizes(unit, scored).cumsum(dim=1) - unit_sizes(unit, scored)
     ordinal = (scored.long().cumsum(dim=1) - 1 - starts.gather(1, unit)).clamp(min=0)
     nats, documents = 0.0, _Documents(batch, scored, ends)
-    for pattern in range(1, 2**block):
+    for pattern in range(1, 2**most):
         masked = scored & ((pattern >> ordinal) & 1).bool() & ((pattern >> size) == 0)
         found = _weighted_nats(model, batch, block, masked, _pattern_weight(pattern, size))
         documents.add(masked, found)

@@ -45,13 +45,14 @@ class PromptSet:
     skipped: Mapping[str, int]
 
 
-def read_prompts(path: Path, field: str = "", limit: int = 0) -> PromptSet:
-    """The first `limit` (0: all) prompts of a file, each once. field: the one that is the prompt, empty: found.
-    DataError where there is no such file or nothing in it can be asked."""
+def read_prompts(named: str | Path, field: str = "", limit: int = 0, where: str = "answer.path") -> PromptSet:
+    """The first `limit` (0: all) prompts of a file, each once. field: the one that is the prompt, empty: found; where:
+    what the file is called in errors. DataError where there is no such file or nothing in it can be asked."""
+    path = Path(named)
     if not path.is_file():
-        state = "a folder" if path.is_dir() else "no such file"
+        state = "none is named" if not str(named) else "a folder" if path.is_dir() else "no such file"
         raise DataError(
-            f"answer.path {str(path)!r}: {state}; give a file of prompts, or write some with --write-prompts"
+            f"{where} {str(named)!r}: {state}; give a file, or write one: `hildanext answer --write-prompts 500`"
         )
     found, skipped, read = dict[str, Prompt](), Counter[str](), 0
     for number, row in _rows(path):

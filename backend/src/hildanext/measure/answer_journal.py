@@ -1,7 +1,7 @@
 # What has been answered so far, one line each, in a hidden file beside the answers: a killed run goes on from there.
 # Entry points: Journal (open, has, add, close), Answered.
-# The first line holds the settings that decide a text; a journal of other settings is refused, not mixed. A line that a
-# kill cut off is dropped, and its answer is written again.
+# The first line holds the settings that decide a text; a journal of other settings is refused, not mixed. It is only
+# ever appended to; a line that a kill cut off is taken back, and its answer is written again.
 """Journal of answers."""
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Answered:
 
 
 class Journal:
-    """Answers by (prompt key, sample, greedy), each appended as it is given. damaged: lines dropped when it was opened;
-    resumed: answers it held then."""
+    """Answers by (prompt key, sample, greedy), each appended as it is given. resumed, damaged: answers and lines that
+    could not be read when it was opened."""
 
     def __init__(
         self, path: Path, answers: dict[tuple[str, int, bool], Answered], damaged: int, file: BinaryIO
@@ -52,17 +52,17 @@ class Journal:
         file = hold(path)
         if file is None:
             raise DataError(f"{output}: another process is answering into it; wait for it or name another --out")
-        head, answers, damaged = _read(path)
+        held = path.read_bytes()
+        whole = held[: held.rfind(b"\n") + 1]
+        head, answers, damaged = _read(path, whole)
         if head is not None and head != dict(settings):
             file.close()
-            raise DataError(
-                f"{output}: {_differences(head, settings)}; name another --out, or remove {path} to begin anew"
-            )
-        if head is None or damaged:
-            lines = [json.dumps({"format": FORMAT, "settings": dict(settings)}), *map(_line, answers.values())]
-            file.truncate(0)
-            file.write("".join(f"{line}\n" for line in lines).encode())
+            raise DataError(f"{output}: {_differences(head, settings)}; name another --out, or remove {path}")
+        file.truncate(len(whole))  # a line that was cut off
+        if head is None:
+            file.write(json.dumps({"format": FORMAT, "settings": dict(settings)}).encode() + b"\n")
             file.flush()
+        damaged += len(whole) < len(held)
         return cls(path, answers, damaged, file)
 
     def has(self, prompt: str, sample: int, greedy: bool) -> bool:
@@ -84,24 +84,20 @@ def _line(answer: Answered) -> str:
     return json.dumps(asdict(answer), separators=(",", ":"))
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, dict[tuple[str, int, bool], Answered], int]:
-    lines = path.read_bytes().splitlines(keepends=True)
+def _read(path: Path, held: bytes) -> tuple[dict[str, Any] | None, dict[tuple[str, int, bool], Answered], int]:
     head: dict[str, Any] | None = None
     found, damaged = dict[tuple[str, int, bool], Answered](), 0
-    for number, line in enumerate(lines):
+    for number, line in enumerate(held.splitlines()):
         try:
-            if not line.endswith(b"\n"):
-                raise ValueError("cut off")
             row = json.loads(line)
             if number == 0:
                 head = dict(row["settings"]) | ({} if row["format"] == FORMAT else {"format": row["format"]})
                 continue
             answer = Answered(**row)
+            found[answer.prompt, answer.sample, answer.greedy] = answer
         except (ValueError, TypeError, KeyError):
             damaged += 1
-            continue
-        found[answer.prompt, answer.sample, answer.greedy] = answer
-    if head is None and found:
+    if head is None and (found or damaged):
         raise DataError(f"{path}: its first line, the settings of its answers, is damaged; restore or remove it")
     return head, found, damaged
 

@@ -61,7 +61,7 @@ def answer(config: Config, console: Console, progress: Progress | None = None) -
         )
     if config.decode.temperature and config.decode.seed == FRESH:
         raise ConfigError("decode.seed: -1 draws anew each time, and nothing could be gone on with; give a seed")
-    asked = read_prompts(Path(settings.path), settings.field, settings.limit)
+    asked = read_prompts(settings.path, settings.field, settings.limit)
     for reason, count in asked.skipped.items():
         console.warn(f"{settings.path}: {count:,} of {asked.read:,} rows left out: {reason}")
     loaded = load_model(config.model, console)
@@ -75,7 +75,7 @@ def answer(config: Config, console: Console, progress: Progress | None = None) -
     wanted, refused = _wanted(asked, loaded, config)
     with closing(Journal.open(output, _deciding(config, loaded))) as journal:
         if journal.damaged:
-            console.warn(f"{journal.path}: {journal.damaged} damaged lines dropped; their answers are written again")
+            console.warn(f"{journal.path}: {journal.damaged} damaged lines left out; their answers are written again")
         report = _Report(asked, wanted, refused, journal, config)
         try:
             report.seconds = _give(wanted, journal, loaded, config, _Shown(console, progress))

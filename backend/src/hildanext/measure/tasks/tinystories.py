@@ -1,5 +1,5 @@
 # Task `tinystories`: continuations of short stories, judged without a reference: diversity, repetition, an AR judge.
-# Entry points: Tinystories, distinct, repetition. Words are runs of letters, digits or single marks, lower-cased.
+# Entry points: Tinystories, distinct, repetition, words.
 # Low judge NLL alone also means repetitive; read it beside distinct_2 and repetition.
 """Task plugin tinystories."""
 
@@ -79,7 +79,8 @@ def _bits(judge: Any, pairs: Sequence[tuple[str, str]]) -> Measure:
     return ratio(nats, [float(max(1, len(text))) for _, text in pairs], "bits per character")
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Runs of letters, digits or single marks, lower-cased."""
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
@@ -89,11 +90,11 @@ def _grams(pieces: Sequence[str], size: int) -> list[tuple[str, ...]]:
 
 def distinct(texts: Sequence[str], size: int) -> tuple[int, int]:
     """(different n-grams, all n-grams) over all texts; their quotient is distinct-n. Source: arXiv:1510.03055."""
-    grams = [gram for text in texts for gram in _grams(_words(text), size)]
+    grams = [gram for text in texts for gram in _grams(words(text), size)]
     return len(set(grams)), len(grams)
 
 
 def repetition(text: str, size: int = 4) -> float:
     """Share of a text's n-grams that occurred earlier in it, in [0, 1]; 0 for a text without any."""
-    grams = _grams(_words(text), size)
+    grams = _grams(words(text), size)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
