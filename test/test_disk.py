@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 
 from hildanext import disk
 from hildanext.disk import RECORD, replacing, write_atomic
-from hildanext.errors import HildaError
+from hildanext.errors import HildaError, cure
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
@@ -270,7 +271,8 @@ def test_a_full_disk_does_not_stay_full_and_is_one_line(tmp_path: Path) -> None:
         [sys.executable, "-c", FULL, str(tmp_path / "set"), str(tmp_path / "file")], capture_output=True, text=True
     )
     first, second = done.stdout.splitlines()
-    assert "set: cannot be written (File too large); what was there stays" in first and int(second) == errno.EFBIG
+    assert "set: cannot be written (File too large); what was there stays; name another folder" in first
+    assert int(second) == errno.EFBIG and "free the disk" not in first
     assert _listing(tmp_path) == {"set/old": "ours", "file": "old"} and len(list(tmp_path.iterdir())) == 2
 
 
@@ -296,6 +298,56 @@ def test_many_writers_of_one_file_leave_one_whole_file(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(set(path.read_text())) == 1 and path.stat().st_size == 4000 and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "x"), True), (OSError(errno.EDQUOT, "x"), True), (OSError(errno.EROFS, "x"), False),
+        (OSError(errno.EFBIG, "x"), False), (OSError(errno.EIO, "x"), False),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), True),
+        (RuntimeError("I/O error: Read-only file system (os error 30)"), False),
+        (RuntimeError("file write failed"), None),
+    ],
+)  # fmt: skip
+def test_the_disk_is_to_be_freed_only_where_it_is_full(
+    error: BaseException, full: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for free in (1000, 10**9):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: type("Usage", (), {"free": free})())
+        wanted = free == 1000 if full is None else full
+        assert cure(error, "look", tmp_path) == ("free the disk" if wanted else "look")
+    assert cure(RuntimeError("file write failed"), "look") == "look"
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from hildanext.disk import hold
+held = hold(Path(sys.argv[1]))
+worker = os.fork()
+if worker:
+    print(worker, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX locks")
+def test_a_lock_dies_with_its_process_though_a_worker_of_it_lives_on(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    worker = int(child.stdout.readline())
+    try:
+        assert disk.hold(tmp_path / "lock") is None
+        child.kill()
+        child.wait()
+        os.kill(worker, 0)
+        held = disk.hold(tmp_path / "lock")
+        assert held is not None and disk.hold(tmp_path / "lock") is None
+        held.close()
+        assert disk.hold(tmp_path / "lock") is not None
+    finally:
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_huge_file_is_read_anew_only_when_it_changed_after_its_fingerprint(

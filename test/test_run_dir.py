@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from hildanext.cli import main
 from hildanext.config import load_config
 from hildanext.disk import write_atomic
-from hildanext.errors import HildaError, Interrupted
-from hildanext.run_dir import RunDir, StopRequest, list_runs, read_status
+from hildanext.errors import HildaError, Interrupted, RunError
+from hildanext.progress import Console
+from hildanext.run_dir import RunDir, StopRequest, list_runs, read_status, step_folders
 
 CHILD = """
 import sys, time
@@ -64,6 +67,112 @@ def test_a_killed_run_reads_lost(tmp_path: Path) -> None:
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert read_status(tmp_path / "run")["state"] == "lost"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX locks")
+def test_a_second_process_is_refused_and_one_after_the_first_was_killed_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "up\n"
+    config = (path / "config.json").read_bytes()
+    for resume in (False, True):
+        with pytest.raises(HildaError, match=f"another process \\({child.pid}\\) is at work there; .*--run-dir"):
+            RunDir.create(load_config(None, ["seed=1"]), "x", path, resume)
+    assert read_status(path)["state"] == "running" and (path / "config.json").read_bytes() == config
+    child.kill()
+    child.wait()
+    again = RunDir.create(load_config(None, ["seed=1"]), "x", path)
+    assert (path / "config.json").read_bytes() != config
+    with pytest.raises(ValueError, match="stop"), again.running():
+        raise ValueError("stop")
+    RunDir.create(load_config(), "x", path).release()
+    RunDir.create(load_config(), "x", path).release()
+
+
+def test_a_run_that_goes_on_writes_nothing_before_it_begins(tmp_path: Path) -> None:
+    first = RunDir.create(load_config(), "x", tmp_path / "run")
+    with first.running():
+        first.status(step=3)
+    before, console = everything(tmp_path), Console(quiet=True)
+    later = load_config(None, ["seed=1"])
+    for error in (HildaError("refused"), KeyboardInterrupt(), OSError("x")):
+        run = RunDir.create(later, "x", tmp_path / "run", resume=True)
+        with pytest.raises(type(error)), run.running(console):
+            console.say("said before it began")
+            raise error
+        assert everything(tmp_path) == before
+    run = RunDir.create(later, "x", tmp_path / "run", resume=True)
+    with run.running(console):
+        console.say("said before it began")
+        run.begin()
+        assert read_status(run.path)["state"] == "running"
+    assert load_config(run.path / "config.json") == later
+    assert (run.path / "log.txt").read_text().count("said before it began") == 4
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+WRITES = [
+    (errno.ENOSPC, "No space left on device", "free the disk", RunError),
+    (errno.EROFS, "Read-only file system", "name another with --run-dir", HildaError),
+    (errno.EACCES, "Permission denied", "name another with --run-dir", HildaError),
+]
+
+
+@pytest.mark.parametrize("where", ["pathlib.Path.mkdir", "hildanext.run_dir.hold", "hildanext.run_dir.write_atomic"])
+@pytest.mark.parametrize(("number", "words", "advice", "kind"), WRITES)
+def test_a_directory_that_cannot_be_written_is_one_line_and_none_is_left(
+    where: str, number: int, words: str, advice: str, kind: type[HildaError], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fail(*values: object, **named: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fail)
+        with pytest.raises(
+            HildaError, match=f"run: the run directory cannot be written \\({words}\\); {advice}"
+        ) as error:
+            RunDir.create(load_config(), "x", tmp_path / "run")
+    assert type(error.value) is kind and "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_files_in_the_way_of_a_run_directory_are_one_line_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    job = ["inspect", "tiny", "--no-parity"]
+    for place in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "file" / "deeper" / "run"):
+        assert main([*job, "--run-dir", str(place)]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert str(place) in said and "name another with --run-dir" in said
+    assert main(["smoke-test", "--set", f"paths.runs={tmp_path / 'file'}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Not a directory" in said and "paths.runs" in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
+def test_what_the_system_refuses_a_command_is_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(context: object) -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setattr("hildanext.commands.runs.run", fail)
+    assert main(["runs"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"some/file: {os.strerror(number)}; " in said
+    assert ("free the disk" in said) == (number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def test_steps_are_numbers_and_copies_are_no_steps(tmp_path: Path) -> None:
+    for name in ("step-1000000", "step-999999", "step-000002", "step-000002.mine", "step-x", "step-"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-000003").touch()
+    assert [path.name for path in step_folders(tmp_path)] == ["step-000002", "step-999999", "step-1000000"]
 
 
 def test_a_silent_run_reads_lost_though_its_number_lives(tmp_path: Path) -> None:

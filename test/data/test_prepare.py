@@ -21,7 +21,9 @@ from data.material import QUIET, configuration, read_rows, write_rows
 from hildanext.data import units
 from hildanext.data.prepare import prepare
 from hildanext.data.splitting import mixture_thresholds
-from hildanext.errors import ConfigError, DataError
+from hildanext.data.tokenize import tokenize
+from hildanext.disk import replacing
+from hildanext.errors import ConfigError, DataError, HildaError
 
 FILES = ("train", "eval", "sft_train", "sft_eval")
 
@@ -158,6 +160,19 @@ def units_of(config: Any) -> list[Any]:
     from hildanext.registry import build
 
     return [build("sources", section) for section in config.data.sources]
+
+
+def test_a_second_process_on_the_same_output_is_refused_before_it_reads_or_writes_anything(tmp_path: Path) -> None:
+    config = configuration(tmp_path, [source(write_rows(tmp_path / "a.jsonl", [{"text": "a good text"}]))])
+    processed, tokenized = tmp_path / "processed" / "set", tmp_path / "tokenized" / "set"
+    with replacing(processed, "data set"):
+        with pytest.raises(HildaError, match=f"{processed}: another process is writing it; wait for it or name"):
+            prepare(config, QUIET)
+        assert [path.name for path in processed.parent.iterdir()] == [".hildanext-writing"]
+    prepare(config, QUIET)
+    with replacing(tokenized, "shards"), pytest.raises(HildaError, match=f"{tokenized}: another process is writing it"):
+        tokenize(config, QUIET)
+    assert list(processed.parent.iterdir()) == [processed] and list(tokenized.parent.iterdir()) == []
 
 
 def test_a_source_without_data_writes_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ import torch
 from train.material import losses, overrides, run, stop_after
 
 from hildanext.disk import fingerprints
-from hildanext.errors import HildaError, Interrupted, RunError
+from hildanext.errors import HildaError, Interrupted, ModelError, RunError
+from hildanext.models.load import model_folder
 from hildanext.train import model_files
 from hildanext.train.checkpoint import STATE, Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks
@@ -46,6 +47,45 @@ def test_the_last_two_and_the_best_stay(tmp_path: Path) -> None:
         save(checkpoints, step, nll)
     assert names(checkpoints) == ["step-000002", "step-000004", "step-000005"]
     assert checkpoints.best(2) == [tmp_path / "step-000002", tmp_path / "step-000005"]
+
+
+def test_a_million_steps_are_more_than_a_tenth_of_it_and_a_copy_is_nobodys(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", last=2, best_count=1)
+    shutil.copytree(save(checkpoints, 999_998, 2.0), checkpoints.folder / "step-999998.mine")
+    for step, nll in ((999_999, 2.0), (1_000_000, 2.0), (1_000_001, 3.0)):
+        newest = save(checkpoints, step, nll)
+    assert names(checkpoints) == ["step-999998", "step-1000000", "step-1000001"] and checkpoints.newest() == newest
+    assert [path.name for path in checkpoints.best(3)] == ["step-999998", "step-1000000", "step-1000001"]
+    assert (checkpoints.folder / "step-999998.mine" / "model").is_file()
+    (tmp_path / "run" / "status.json").write_text("{}")
+    with pytest.raises(ModelError, match="newest checkpoint is .*step-1000001"):
+        model_folder(str(tmp_path / "run"))
+    (checkpoints.folder / "step-999998" / STATE).write_bytes(b"")
+    save(checkpoints, 1_000_002)
+    assert names(checkpoints) == ["step-1000000", "step-1000001", "step-1000002"]
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free the disk and resume"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "free the disk and resume"),
+        (OSError(errno.EROFS, "Read-only file system"), "look at the folder and its file system and resume"),
+        (OSError(errno.EIO, "Input/output error"), "look at the folder and its file system and resume"),
+        (RuntimeError("CUDA error"), "look at the folder and its file system and resume"),
+    ],
+)
+def test_the_advice_after_a_failed_save_fits_the_failure(error: Exception, advice: str, tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise error
+
+    for number in (1, 2):
+        with pytest.raises(RunError, match="step-000002: the checkpoint cannot be written") as refused:
+            Checkpoints(tmp_path).save(2, {"step": 2}, fail, Ranks())
+        words = str(refused.value)
+        assert (advice in words and "step-000001 is whole" in words) if number == 2 else "no older one" in words
+        assert len(words.splitlines()) == 1
+        save(Checkpoints(tmp_path), 1)
 
 
 def test_an_unfinished_checkpoint_is_not_seen_and_cleared_later(tmp_path: Path) -> None:

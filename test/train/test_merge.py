@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from train.material import QUIET, configuration, run
+from train.material import QUIET, configuration, run, stop_after
 from transformers import AutoModelForCausalLM
 
 from hildanext.cli import main
-from hildanext.errors import ModelError
+from hildanext.errors import HildaError, Interrupted, ModelError
 from hildanext.models.load import name_of
 from hildanext.models.meta import HildaMeta
 from hildanext.train import merge
@@ -117,6 +118,80 @@ def test_a_relative_model_folder_is_called_by_its_runs_name(tmp_path: Path, monk
     (tmp_path / "base" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "base")
     assert merge._label(Path("model")) == "base/model" and name_of(Path("model")) == "base"
+
+
+@pytest.fixture(scope="module")
+def adapted(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of adapters stopped at step 4 of 8 after checkpoints at 2 and 4, none of them evaluated."""
+    pytest.importorskip("peft")
+    path = tmp_path_factory.mktemp("adapted") / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="step 4"):
+        stop_after(patch, 3, signal.SIGTERM)
+        run(path, shards, **ADAPTED, model__path=str(parent))
+    return path
+
+
+ADAPTED: dict[str, Any] = {"model__adapter": {"kind": "lora", "rank": 4}, "train__checkpoint_every": 2}
+
+
+def by_hand(parent: Path, checkpoint: Path, alpha: float = 32.0, rank: int = 4) -> dict[str, torch.Tensor]:
+    """W + alpha / rank * B A of every adapted matrix, in float64."""
+    adapter, found = load_file(checkpoint / "trainer" / "adapter.safetensors"), read(parent)
+    for name in [name for name in adapter if "lora_A" in name]:
+        place = name.partition(".lora_A")[0]
+        down, up = adapter[name].double(), adapter[name.replace("lora_A", "lora_B")].double()
+        found[f"{place}.weight"] = found[f"{place}.weight"].double() + alpha / rank * up @ down
+    return found
+
+
+def close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all((ours[n].double() - theirs[n]).abs().max() < 1e-6 for n in theirs)
+
+
+def test_a_stopped_run_of_adapters_becomes_a_model_that_generates(
+    adapted: Path, parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "--model", str(adapted), "--prompt", "the cat"]) == 2
+    assert f"merge-checkpoints {adapted} --last 1` makes a model" in capsys.readouterr().err
+    assert main(["generate", "--model", str(adapted / "checkpoints" / "step-000004"), "--prompt", "the cat"]) == 2
+    assert f"merge-checkpoints {adapted} --members step-000004` makes a model" in capsys.readouterr().err
+    assert main(["merge-checkpoints", str(adapted), "--best", "1"]) == 0
+    assert "no checkpoint of" in (said := capsys.readouterr().err) and "was evaluated" in said
+    newest = by_hand(parent, adapted / "checkpoints" / "step-000004")
+    assert close(read(adapted / "merged"), newest) and any(
+        not torch.equal(newest[n], w) for n, w in read(parent).items()
+    )
+    meta = HildaMeta.read(adapted / "merged")
+    assert (meta.block, meta.run, meta.parent) == (8, "run", parent.parent.name)
+    assert meta.history[-2]["steps"] == 4 and meta.history[-1] == {"merged": ["step-000004"]}
+    assert not list((adapted / "merged").glob("folded*")) and not (adapted / "merged" / "trainer").exists()
+    words = ["--prompt", "the cat", "--max-new-tokens", "4", "--set", "model.device=cpu"]
+    assert main(["generate", "--model", str(adapted / "merged"), *words]) == 0
+
+
+def test_several_checkpoints_of_adapters_are_folded_and_averaged_also_as_a_job_of_other_settings(
+    adapted: Path, shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "merged"
+    job = configuration(shards, model__path="tiny")
+    report = merge_run(job, QUIET, adapted, Choice(last=2), output)
+    assert [Path(path).name for path in report["members"]] == ["step-000004", "step-000002"]
+    two = [by_hand(parent, Path(path)) for path in report["members"]]
+    assert close(read(output), {name: (two[0][name] + two[1][name]) / 2 for name in two[0]})
+    assert report["eval_nll"]["step-000004"] != report["eval_nll"]["step-000002"]
+
+
+def test_a_damaged_checkpoint_is_left_out_of_the_best_and_refused_by_name(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 2}
+    run(tmp_path, shards, **changes, train__checkpoint_every=1, train__eval_every=1)
+    (tmp_path / "checkpoints" / "step-000002" / "trainer" / "state.json").write_bytes(b"")
+    report = merge_run(configuration(shards, **changes), QUIET, tmp_path, Choice(best=2), None)
+    assert [Path(path).name for path in report["members"]] == ["step-000001"]
+    assert "step-000002" in (said := capsys.readouterr().err) and "it is left out" in said
+    with pytest.raises(HildaError, match=r"state.json: empty \(0 bytes\)"):
+        merge_run(configuration(shards, **changes), QUIET, tmp_path, Choice(("step-000002",)), None)
 
 
 def test_the_command_merges_the_run_of_the_model_path_when_none_is_named(shards: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -80,7 +81,8 @@ def first_line(error: BaseException) -> str:
 def cure(error: BaseException, otherwise: str, folder: Path | None = None) -> str:
     """What to do about a failed write: to free the disk where it is full, else `otherwise`. Writers in Rust and C++
     give the system's words or nothing at all; `folder`, where they wrote, then tells by the room left."""
-    number = getattr(error, "errno", None)
+    said = re.search(r"os error (\d+)", str(error))
+    number = int(said[1]) if said else getattr(error, "errno", None)
     full = number in FULL or any(os.strerror(code) in str(error) for code in FULL)
     if not full and number is None and folder is not None:
         with suppress(OSError):
