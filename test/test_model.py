@@ -102,8 +102,12 @@ def test_a_loss_carries_the_gradient_of_the_weights(model: hildanext.Model) -> N
 def test_the_likelihood_is_that_of_the_rooms_behind(model: hildanext.Model) -> None:
     batch = model.batch(["Tom had a red ball.", "One day Lily ran."], block=2)
     found = model.nll(batch, samples=4, seed=3)
-    assert found.autoregressive == autoregressive_nll(model.denoiser, batch)
-    assert found.bound == block_elbo(model.denoiser, batch, 2, torch.Generator().manual_seed(3), 4)
+    ends = {int(model.tokenizer.eos_token_id)}
+    assert found.autoregressive == autoregressive_nll(model.denoiser, batch, ends)
+    assert found.bound == block_elbo(model.denoiser, batch, 2, torch.Generator().manual_seed(3), 4, ends)
+    assert found.autoregressive.tokens - sum(tokens for _, tokens in found.autoregressive.without_ends) == len(
+        batch.docs
+    )
     exact = model.nll(batch, samples=0)
     assert exact.bound.standard_error == 0.0 and exact.bound.tokens == exact.autoregressive.tokens
     alone = model.nll(batch, block=1)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from data.material import QUIET, configuration, read_rows, write_rows
 
+from hildanext.config import load_config
 from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet
-from hildanext.data.tokenize import tokenize
+from hildanext.data.tokenize import filled_to, tokenize
 from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer, tokenizer_hash
 from hildanext.errors import ConfigError, DataError
 
@@ -89,6 +90,40 @@ def test_chats_are_filled_to_the_block_with_trained_end_tokens(world: Path) -> N
             assert marked in replies
             seen += 1
     assert seen == len(rows)
+
+
+@pytest.mark.parametrize("split", ["sft_train", "train"])
+def test_filler_is_marked_and_what_is_left_is_the_chat_with_its_first_end_token(tmp_path: Path, split: str) -> None:
+    settings = {"window": 256, "pad_to_block": 16, "pad_text_to_block": 16}
+    made(tmp_path, [WORLD], settings, eval_share=0, chat_in_text=True)
+    shards = ShardSet.open(tmp_path / "tokenized" / "set" / split)
+    tokenizer, documents, whole = load_tokenizer(tmp_path / "tokenized" / "set" / "tokenizer"), 0, 0
+    turn, end = tokenizer.convert_tokens_to_ids("<|im_end|>"), int(shards.manifest["pad_id"])
+    for index in range(len(shards)):
+        row, filler = shards[index], shards.filler(index)
+        assert (row.tokens[filler] == end).all() and row.learn[filler].all()
+        for number in range(int(row.docs.max()) + 1):
+            here = row.docs == number
+            if row.learn[here].any():
+                kept, documents, whole = row.tokens[here & ~filler], documents + 1, whole + int(here.sum())
+                assert here.sum() == -(-len(kept) // 16) * 16
+                assert kept[-1] == (turn if split == "sft_train" else end) and end not in kept[:-1]
+    assert documents == shards.manifest["documents"] and shards.manifest["filler"] > documents
+    assert shards.manifest["pad_to_block"] == 16 and whole == shards.manifest["learned"] + _context(shards)
+
+
+def _context(shards: ShardSet) -> int:
+    return int(shards.manifest["tokens"]) - int(shards.manifest["learned"])
+
+
+@pytest.mark.parametrize(
+    ("ladder", "block"), [({}, 32), ({"fixed": 16}, 16), ({"decay_to": 8}, 8), ({"fixed": 0, "decay_to": 4}, 4)]
+)
+def test_chats_are_filled_to_the_block_their_run_is_decoded_with(ladder: dict[str, Any], block: int) -> None:
+    config = load_config(base={"ladder": ladder})
+    assert filled_to(config).pad_to_block == block
+    said = load_config(base={"ladder": ladder, "tokenize": {"pad_to_block": 0}})
+    assert filled_to(said).pad_to_block == 0
 
 
 @pytest.mark.parametrize("packing", ["first_fit", "concat"])

@@ -106,3 +106,14 @@ def test_tokens_per_second_are_the_tokens_of_all_texts_over_the_seconds_that_pas
     assert width == 1.0 if kind is ARGenerator else width >= loaded.meta.block
     assert sum(one.seconds for one in done) == pytest.approx(4.0) and speed.value == pytest.approx(32 / 4)
     assert 0 < speed.low <= speed.value <= speed.high
+
+
+@pytest.mark.parametrize("kind", [ARGenerator, DiffusionGenerator])
+def test_a_sample_of_one_seed_is_not_the_first_of_the_next(kind: Any, loaded: Any) -> None:
+    keys = [(seed, sample) for seed in (5, 6, 7) for sample in (0, 1, 2)]
+    asked = [
+        Request(prompt="Tom had", max_new_tokens=12, temperature=1.0, ignore_eos=True, seed=seed, sample=sample)
+        for seed, sample in keys
+    ]
+    texts = [one.ids for one in kind(loaded, DecodeConfig()).complete(asked)]
+    assert len(set(texts)) == len(keys)

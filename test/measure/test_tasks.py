@@ -12,10 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hildanext.config import Config
 from hildanext.core.likelihood import autoregressive_nll
+from hildanext.data.packing import FILLER, Piece
+from hildanext.data.shards import ShardWriter
+from hildanext.data.tokenizers import tokenizer_hash
 from hildanext.decoding.request import Request
 from hildanext.errors import DataError, DecodeError
 from hildanext.measure.generation import Completion
@@ -226,3 +230,55 @@ def test_steps_gives_a_point_per_setting_and_filling_one_by_one_costs_most(loade
     )
     fast, slow = found.series["frontier"]
     assert fast["x"] > slow["x"] and slow["x"] <= 1.0
+
+
+@pytest.fixture(scope="module")
+def rows_of_text(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, end = tmp_path_factory.mktemp("rows"), int(loaded.tokenizer.eos_token_id)
+    writer = ShardWriter(folder, 64, len(loaded.tokenizer), end)
+    for index in range(10):
+        ids = loaded.tokenizer(story(f"rows:{index}").text, add_special_tokens=False)["input_ids"][:40]
+        marks = np.array([1] * (len(ids) + 1) + [FILLER] * (63 - len(ids)))
+        writer.write([Piece(index, np.array([*ids] + [end] * (64 - len(ids))), marks)])
+    writer.close({"tokenizer_hash": tokenizer_hash(loaded.tokenizer)})
+    return folder
+
+
+def test_rows_up_to_the_limit_are_scored_whatever_shares_a_forward_and_filler_is_not(
+    rows_of_text: Path, loaded: Any
+) -> None:
+    context = EvalContext.of(loaded, Config(), Console(quiet=True))
+    found = [
+        task("nll", shards=str(rows_of_text), limit=7, rows=rows, blocks=(1, 16), samples=2).run(context)
+        for rows in (1, 3, 4, 16)
+    ]
+    for one in found:
+        assert one.counts == found[0].counts and one.counts["rows"] == 7 and one.counts["documents"] == 7
+        for name, measure in one.measures.items():
+            assert measure.value == pytest.approx(found[0].measures[name].value, rel=1e-5)
+    assert found[0].counts["tokens"] == 7 * 40
+    names = ("autoregressive", "block_1", "block_16")
+    assert set(found[0].measures) == {*names, *(f"{name}_without_ends" for name in names)}
+    assert task("nll", shards=str(rows_of_text), limit=64, rows=4, blocks=(1,)).run(context).counts["rows"] == 10
+
+
+def test_bounds_of_stories_do_not_depend_on_the_rows_of_a_forward(loaded: Any) -> None:
+    context = EvalContext.of(loaded, Config(), Console(quiet=True))
+    one, other = (
+        task("nll", limit=5, rows=rows, blocks=(16,), samples=2, autoregressive=False).run(context) for rows in (2, 5)
+    )
+    assert value(one, "block_16") == pytest.approx(value(other, "block_16"), rel=1e-5)
+
+
+def test_shards_without_rows_or_without_anything_learned_are_refused(loaded: Any, tmp_path: Path) -> None:
+    known = {"tokenizer_hash": tokenizer_hash(loaded.tokenizer)}
+    ShardWriter(tmp_path / "empty", 16, 300, 0).close(known)
+    with pytest.raises(DataError, match="has no rows"):
+        task("nll", shards=str(tmp_path / "empty")).ready()
+    writer = ShardWriter(tmp_path / "seen", 16, 300, 0)
+    writer.write([Piece(0, np.arange(8), np.zeros(8))])
+    writer.close(known)
+    with pytest.raises(DataError, match="nothing in these rows is scored"):
+        task("nll", shards=str(tmp_path / "seen"), blocks=(1,)).run(
+            EvalContext.of(loaded, Config(), Console(quiet=True))
+        )

@@ -6,18 +6,27 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from train.material import configuration
+from train.material import WINDOW, configuration, records, run
 
+from hildanext.core.likelihood import autoregressive_nll
 from hildanext.core.types import Batch
+from hildanext.data.packing import FILLER, Piece
+from hildanext.data.shards import ShardSet, ShardWriter
+from hildanext.errors import DataError
 from hildanext.models.load import load_model
-from hildanext.train.evaluation import Evaluator
-from hildanext.train.training import open_shards
+from hildanext.progress import Console
+from hildanext.train.evaluation import Evaluator, held_out
+from hildanext.train.merge import merge_run
+from hildanext.train.training import open_shards, open_splits
 
 VOCABULARY, MASK = 11, 10
 
@@ -98,3 +107,122 @@ def test_a_share_of_nothing_is_none() -> None:
     assert set(found["repair"].values()) == set(found["false_edit"].values()) == {None}
     assert found["eval_nll"] is None and found["nll"] == found["nll_without_ends"] == {"4": None}
     assert Evaluator(nothing, (4,), 4).causal(Knowing(1.0)) == (None, None)  # type: ignore[arg-type]
+
+
+def chats(folder: Path, like: ShardSet, block: int) -> ShardSet:
+    """The documents of `like`, one to a row, learned from the fourth token on, filled to blocks; block 0: unfilled."""
+    end = int(like.manifest["pad_id"])
+    writer = ShardWriter(folder, WINDOW, int(like.manifest["vocab_size"]), end)
+    for number, tokens in like.documents():
+        missing = -len(tokens) % block if block else 0
+        marks = np.array([0] * 3 + [1] * (len(tokens) - 3) + [FILLER] * missing)
+        writer.write([Piece(number, np.append(tokens, [end] * missing), marks)])
+    writer.close({"tokenizer_hash": like.manifest["tokenizer_hash"], "pad_to_block": block})
+    return ShardSet.open(folder)
+
+
+def test_what_only_fills_a_block_is_neither_scored_nor_repaired_nor_seen(
+    shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    config = configuration(shards, model__path=str(parent), train__eval_rows=8)
+    loaded, like = load_model(config.model), open_shards(config, "eval")
+    plain, filled = chats(tmp_path / "plain", like, 0), chats(tmp_path / "filled", like, 16)
+    assert filled.manifest["filler"] > 50
+    made = [Evaluator.of(config, loaded, one, (1, 16), 16) for one in (plain, filled)]
+    found = [one.measure(loaded.denoiser) for one in made]
+    assert found[1]["nll"]["1"] == pytest.approx(found[0]["nll"]["1"], rel=1e-5)
+    assert found[1]["nll_without_ends"]["1"] == pytest.approx(found[0]["nll_without_ends"]["1"], rel=1e-5)
+    assert made[1].causal(loaded.denoiser) == pytest.approx(made[0].causal(loaded.denoiser), rel=1e-5)
+    for batch in made[1].batches:
+        hidden = torch.from_numpy(np.stack([filled.filler(row) for row in batch.ids]))
+        assert hidden.any() and bool((batch.tokens[hidden] == loaded.denoiser.mask_id).all())
+        assert not batch.learn[hidden].any()
+    assert sum(int(batch.learn.sum()) for batch in made[1].batches) == sum(
+        int(batch.learn.sum()) for batch in made[0].batches
+    )
+
+
+def test_no_number_depends_on_how_many_rows_share_a_forward(shards: Path, parent: Path) -> None:
+    found = []
+    for batch in (1, 3, 16):
+        config = configuration(shards, model__path=str(parent), train__eval_rows=7, train__batch=batch)
+        loaded = load_model(config.model)
+        evaluator = Evaluator.of(config, loaded, open_shards(config, "eval"), (1, 4, 16), 16)
+        found.append(evaluator.measure(loaded.denoiser))
+    for other in found[1:]:
+        for name in ("nll", "nll_without_ends"):
+            assert other[name] == pytest.approx(found[0][name], rel=1e-5)
+        assert (other["repair"], other["false_edit"]) == (found[0]["repair"], found[0]["false_edit"])
+
+
+def test_terms_of_end_tokens_are_left_out_and_nothing_else(shards: Path, parent: Path) -> None:
+    config = configuration(shards, model__path=str(parent), train__eval_rows=5)
+    loaded = load_model(config.model)
+    evaluator = Evaluator.of(config, loaded, open_shards(config, "eval"), (1,), 1)
+    end = int(loaded.tokenizer.eos_token_id)
+    assert end in evaluator.ends
+    whole, bare = evaluator.causal(loaded.denoiser)
+    texts = [replace(batch, learn=batch.learn & (batch.tokens != end)) for batch in evaluator.batches]
+    parts = [autoregressive_nll(loaded.denoiser, batch) for batch in texts]
+    assert bare == pytest.approx(sum(part.nats for part in parts) / sum(part.tokens for part in parts)) != whole
+    found = evaluator.measure(loaded.denoiser)
+    again = replace(evaluator, batches=tuple(texts)).measure(loaded.denoiser)
+    assert found["eval_nll_without_ends"] == pytest.approx(again["eval_nll"]) != found["eval_nll"]
+
+
+def without_evaluation(shards: Path, folder: Path, rows: int | None = None) -> Path:
+    """The shards with an empty evaluation split; rows: as many to train on."""
+    shutil.copytree(shards, folder)
+    manifest = open_shards(configuration(shards), "train").manifest
+    known = {name: manifest[name] for name in ("tokenizer_hash", "tokenizer")}
+    ShardWriter(folder / "eval", WINDOW, manifest["vocab_size"], manifest["pad_id"]).close(known)
+    if rows is not None:
+        writer = ShardWriter(folder / "train", WINDOW, manifest["vocab_size"], manifest["pad_id"])
+        for number in range(rows):
+            writer.write([Piece(number, np.arange(10, 20), np.ones(10))])
+        writer.close(known)
+    return folder
+
+
+def test_rows_are_held_out_of_training_where_the_evaluation_split_is_empty(
+    shards: Path, parent: Path, tmp_path: Path, capsys: Any
+) -> None:
+    own = without_evaluation(shards, tmp_path / "shards")
+    report = run(tmp_path / "run", own, model__path=str(parent), train__checkpoint_every=4, train__eval_every=4)
+    assert "has no rows: 1 of the" in capsys.readouterr().err
+    assert report["first"]["eval_nll"] > 1 and report["best"]
+    assert [record["eval"]["eval_nll"] > 1 for record in records(tmp_path / "run") if "eval" in record] == [True] * 3
+    config = configuration(own, model__path=str(parent))
+    train, evaluation = open_splits(config, Console(quiet=True))
+    whole = open_shards(config, "train")
+    assert (len(train), len(evaluation)) == (len(whole) - 1, 1)
+    assert evaluation[0].tokens.tolist() == whole[0].tokens.tolist() not in [train[i].tokens.tolist() for i in range(5)]
+    merged = merge_run(config, Console(quiet=True), tmp_path / "run", (), 2, None)
+    assert all(score > 1 for score in merged["eval_nll"].values())
+
+
+def test_what_cannot_be_evaluated_is_refused(shards: Path, parent: Path, tmp_path: Path) -> None:
+    one = without_evaluation(shards, tmp_path / "one", rows=1)
+    with pytest.raises(DataError, match=r"eval: no rows, and .*train has 1, of which none can be held out"):
+        run(tmp_path / "run", one, model__path=str(parent), train__steps=1)
+    config = configuration(shards, model__path=str(parent))
+    loaded, like = load_model(config.model), open_shards(config, "eval")
+    writer = ShardWriter(tmp_path / "unlearned", WINDOW, like.manifest["vocab_size"], like.manifest["pad_id"])
+    writer.write([Piece(0, np.arange(10), np.zeros(10))])
+    writer.close({})
+    with pytest.raises(DataError, match=r"unlearned: no token to score in its first 1 rows"):
+        Evaluator.of(config, loaded, ShardSet.open(tmp_path / "unlearned"), (1,), 1)
+
+
+@pytest.mark.parametrize(("rows", "most", "count"), [(2, 16, 1), (39, 16, 1), (100, 16, 5), (10_000, 16, 16)])
+def test_a_twentieth_is_held_out_but_no_more_than_is_evaluated(rows: int, most: int, count: int, shards: Path) -> None:
+    whole = open_shards(configuration(shards), "train")
+    many = replace(whole, stop=rows)
+    train, evaluation, words = held_out(many, whole.part(0, 0), most)
+    assert (len(train), len(evaluation)) == (rows - count, count) and f"{count} of the {rows} rows" in words
+    assert held_out(many, whole, most) == (many, whole, "")
+
+
+def test_every_seed_that_a_configuration_takes_can_be_evaluated_with() -> None:
+    found = Evaluator(batches(), (4,), 4, seed=2**63 - 1).measure(Knowing(1.0))  # type: ignore[arg-type]
+    assert found["eval_nll"] > 0

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from hildanext.config import load_config
 from hildanext.config.train import OptimizerConfig
 from hildanext.errors import ConfigError
 from hildanext.train import optim
@@ -162,3 +163,14 @@ def test_muons_state_fits_both_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
     held = second.state_dict()["muon"]["state"][0]["momentum_buffer"]
     assert torch.equal(held, first.state_dict()["muon"]["state"][0]["momentum_buffer"])
     stepped(second, other, 1)
+
+
+def test_wsd_reaches_its_peak_or_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer: schedule wsd: warmup 0\.5 \+ decay 0\.6 is more than all steps"):
+        load_config(None, ["optimizer.schedule=wsd", "optimizer.warmup=0.5", "optimizer.decay=0.6"])
+    OptimizerConfig(schedule="cosine", warmup=0.5, decay=0.6)
+    for warmup in (0.0, 0.03, 0.15, 0.5, 0.85):
+        config = OptimizerConfig(schedule="wsd", warmup=warmup, decay=1 - warmup, lr=2.0)
+        for steps in (7, 10, 33, 100):
+            rates = [learning_rate(config, step, steps) for step in range(steps)]
+            assert max(rates) == pytest.approx(2.0) and rates[-1] >= 2.0 * config.final

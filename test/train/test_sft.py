@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from train.material import QUIET, configuration, losses, overrides, records, run
 
 from hildanext.commands.sft import BASE
 from hildanext.config import load_config
+from hildanext.data.template import template_hash
 from hildanext.data.tokenizers import train_small
 from hildanext.errors import ModelError
 from hildanext.models import hardware
@@ -144,3 +146,17 @@ def test_autocast_without_units_warns_before_the_first_step(
     monkeypatch.setattr(hardware, "cpu_units", lambda: {"avx2": True})
     run(tmp_path, shards, train__autocast="bfloat16", ladder={"fixed": 8}, train__steps=1)
     assert "warning: train.autocast: cpu has no units for bfloat16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("filled", "warned"), [(16, True), (32, False), (0, False)])
+def test_chats_filled_to_blocks_that_the_run_does_not_end_at_are_warned_of(
+    filled: int, warned: bool, shards: Path, parent: Path, tmp_path: Path, capsys: Any
+) -> None:
+    own = tmp_path / "shards"
+    shutil.copytree(shards, own)
+    path = own / "sft_train" / "manifest.json"
+    loaded = load_model(configuration(shards, model__path=str(parent)).model)
+    known = {"pad_to_block": filled, "chat_template": template_hash(loaded.tokenizer)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | known))
+    sft(tmp_path / "run", own, model__path=str(parent), train__steps=1, ladder={"fixed": 32})
+    assert ("this run ends at blocks of 32" in capsys.readouterr().err) == warned
