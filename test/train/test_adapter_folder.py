@@ -150,6 +150,10 @@ def test_training_goes_on_from_a_folder_of_adapters(made: Path) -> None:
     assert report["first"]["eval_nll"] == pytest.approx(before, abs=0.02)
     fresh = run(made / "three", made / "shards", **changes, model__adapter=LORA, train__steps=1)
     assert fresh["first"]["eval_nll"] - before > 0.1
+    shutil.copytree(made / "one" / "adapters", made / "away" / "far" / "adapters")
+    far = LORA | {"start": str(made / "away" / "far" / "adapters")}
+    again = run(made / "six", made / "shards", **changes, model__adapter=far, train__steps=1)
+    assert again["first"] == report["first"]
     with pytest.raises(ModelError, match=r"model\.adapter\.start: .*the adapter there has rank 2, here 4"):
         run(made / "four", made / "shards", **changes, model__adapter=start | {"rank": 4}, train__steps=1)
 

@@ -59,9 +59,11 @@ def write_adapters(denoiser: Denoiser, folder: Path, meta: HildaMeta, base: Path
     return folder
 
 
-def require_base(folder: Path, layers: Iterable[str]) -> Path:
-    """The base of an adapter folder. ModelError where its matrices are not those the adapters were trained on."""
-    base, wanted = base_of(folder)
+def require_base(folder: Path, layers: Iterable[str], base: Path | None = None) -> Path:
+    """The base of an adapter folder (None: the one that is found). ModelError where its matrices are not those the
+    adapters were trained on."""
+    known = HildaMeta.read(folder).base
+    base, wanted = base_of(folder) if base is None or known is None else (base, known.sha256)
     found = _digest(base, layers)
     if found != wanted:
         raise ModelError(
@@ -127,11 +129,11 @@ def add_in(model: Any, matrices: Matrices, scale: float) -> None:
         weight.copy_(sum_.to(weight.dtype))
 
 
-def start_from(denoiser: Denoiser, folder: Path) -> None:
-    """Put the matrices of an adapter folder into the LoRA layers a denoiser carries: training goes on from there.
-    ModelError where rank, scale or layers differ, or the adapters are for other weights."""
+def start_from(denoiser: Denoiser, folder: Path, base: Path | None) -> None:
+    """Put the matrices of an adapter folder into the LoRA layers of a denoiser that was loaded from `base`: training
+    goes on from there. ModelError where rank, scale or layers differ, or the adapters are for other weights."""
     scale, matrices = read_adapters(folder)
-    require_base(folder, matrices)
+    require_base(folder, matrices, base)
     pairs = (
         (f"{name}.lora_{side}.default.weight", value)
         for name, pair in matrices.items()

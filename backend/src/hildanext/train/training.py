@@ -233,7 +233,7 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
     if training.adapted:
         add_adapter(denoiser, config.model.adapter, config.seed)
         if config.model.adapter.start and training.resumed is None:
-            start_from(denoiser, Path(config.model.adapter.start))
+            start_from(denoiser, Path(config.model.adapter.start), training.loaded.path)
         note = adapter_note(denoiser)
         training.console.say(note)
     trained = module(denoiser)
