@@ -121,7 +121,8 @@ class Supervised:
                 raise DataError(
                     f"{error}; resume with those, or say {OVERRIDE} to begin with the first rows"
                 ) from error
-            self.training.console.warn(f"{error}; the rows begin anew")
+            if self.training.ranks.first:
+                self.training.console.warn(f"{error}; the rows begin anew")
         self._rows = iter(self.loader)
 
 
