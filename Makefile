@@ -33,7 +33,8 @@ docs: $(STAMP)
 	$(BIN)/python docs/drawings.py
 
 # Retrains the bundled pair from seed, somewhat over two hours on one core; see backend/src/hildanext/tiny/README.md. The last
-# two lines replace the bundled weights; `make tiny-model TINY=folder` writes the pair elsewhere.
+# two lines replace the bundled weights; `make tiny-model TINY=folder` writes the pair elsewhere. Move the runs/tiny-* of an
+# earlier retraining away first: a directory with checkpoints is not begun in again.
 TINY := backend/src/hildanext/tiny
 tiny-model: $(STAMP)
 	$(BIN)/hildanext prepare-data --config runs/configs/tiny_data.json

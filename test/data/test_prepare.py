@@ -22,7 +22,7 @@ from hildanext.data import units
 from hildanext.data.prepare import prepare
 from hildanext.data.splitting import mixture_thresholds
 from hildanext.data.tokenize import tokenize
-from hildanext.disk import replacing
+from hildanext.disk import RECORD, replacing
 from hildanext.errors import ConfigError, DataError, HildaError
 
 FILES = ("train", "eval", "sft_train", "sft_eval")
@@ -172,7 +172,7 @@ def test_a_second_process_on_the_same_output_is_refused_before_it_reads_or_write
     prepare(config, QUIET)
     with replacing(tokenized, "shards"), pytest.raises(HildaError, match=f"{tokenized}: another process is writing it"):
         tokenize(config, QUIET)
-    assert list(processed.parent.iterdir()) == [processed] and list(tokenized.parent.iterdir()) == []
+    assert list(processed.parent.iterdir()) == [processed] and list(tokenized.iterdir()) == [tokenized / RECORD]
 
 
 def test_a_source_without_data_writes_nothing(tmp_path: Path) -> None:

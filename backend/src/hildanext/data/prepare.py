@@ -26,7 +26,7 @@ from hildanext.config.data import DataConfig
 from hildanext.data.archives import looks_like
 from hildanext.data.cleaning import Cleaner
 from hildanext.data.records import ACCEPTED
-from hildanext.data.source import Source
+from hildanext.data.source import Source, Unit
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
 from hildanext.data.units import BAD_EXAMPLES, WARNED, Report, UnitJob, run_unit
 from hildanext.disk import replacing
@@ -45,8 +45,9 @@ def prepare(config: Config, console: Console) -> dict[str, Any]:
     Cleaner(config.data.cleaning)
     sources: list[Source] = [build("sources", section, "data.sources") for section in config.data.sources]
     output = Path(config.paths.data) / "processed" / config.data.name
+    units = [source.units() for source in sources]
     with replacing(output, "data set") as folder:
-        jobs = _jobs(config, sources, output)
+        jobs = _jobs(config, sources, units, output)
         reports = _run_all(config, jobs, console)
         _refuse_nothing(config, jobs, reports, console)
         manifest = _merge(config, sources, jobs, reports, folder)
@@ -56,8 +57,9 @@ def prepare(config: Config, console: Console) -> dict[str, Any]:
     return manifest
 
 
-def _jobs(config: Config, sources: Sequence[Source], output: Path) -> list[tuple[int, UnitJob]]:
-    units = [source.units() for source in sources]
+def _jobs(
+    config: Config, sources: Sequence[Source], units: Sequence[Sequence[Unit]], output: Path
+) -> list[tuple[int, UnitJob]]:
     settings = (config.data.cleaning, config.data.max_bad_rows)
     key = hashlib.sha256(repr([PART_FORMAT, settings, list(sources), units]).encode()).hexdigest()[:12]
     parts = output.parent / f".{output.name}.parts-{key}"

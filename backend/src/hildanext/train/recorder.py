@@ -66,7 +66,7 @@ class RunRecorder(Recorder):
         training, allowed = self.training, self.training.config.train.override_recorded
         changes = training.changes.on(training.state.get("machine", {}), self._machine())
         changes.require(resumed, allowed)
-        if anew := changes.anew():
+        if (anew := changes.anew()) and training.ranks.first:
             training.console.warn("train.resume: the checkpoint's optimiser is another; its moments begin anew")
         self.files.restore(resumed, optimizer=not anew)
         try:
@@ -74,7 +74,8 @@ class RunRecorder(Recorder):
         except (KeyError, TypeError) as error:
             raise HildaError(f"{resumed / STATE}: damaged, it lacks {error}; {ADVICE}") from error
         training.run.begin()
-        changes.told(training.console)
+        if training.ranks.first:
+            changes.told(training.console)
         training.console.say(f"resumed from {resumed} at step {trainer.step}")
         if training.ranks.first and resumed.absolute().parent == self.checkpoints.folder.absolute():
             self._leave_behind(trainer.step)

@@ -136,7 +136,8 @@ class Supervised:
                 raise DataError(
                     f"{error}; resume with those, or say {OVERRIDE} to begin with the first rows"
                 ) from error
-            self.training.console.warn(f"{error}; the rows begin anew")
+            if self.training.ranks.first:
+                self.training.console.warn(f"{error}; the rows begin anew")
         if self.noise is not None and not self.training.config.model.embedding_noise.sigma:
             self.noise.sigma = float(state.get("embedding_sigma", self.noise.sigma))
         self._rows = iter(self.loader)
