@@ -118,7 +118,7 @@ def frontier(stage: Stage) -> Part:
         f"{stage.sizes.stories} stories from the same first sentences. Valid means that no sentence contradicts "
         "another and the plot is whole, as the generator's own checker says; one wrong word makes a story invalid. "
         "Numbers on the curves are tau_mask; an autoregressive decoder stands at one token per forward. Sampled means "
-        "temperature 1, the rest is greedy."
+        "temperature 1, the rest is greedy. Unfused counts every commit of a block as a forward of its own."
     )
     header = (
         "model",
@@ -127,6 +127,8 @@ def frontier(stage: Stage) -> Part:
         "95 % interval",
         "problems per story",
         "tokens per forward",
+        "unfused",
+        "positions per forward",
         "edits per story",
     )
     rows = [_row(name, point) for name, several in points.items() for point in several]
@@ -166,10 +168,12 @@ def _judged(stage: Stage, model: Any, generator: Generator, temperature: float |
     found = task.run(stage.context(model, generator)).measures
     valid, tpf = found["valid"], found["tokens_per_forward"]
     point = {"x": tpf.value, "y": valid.value, "low": valid.low, "high": valid.high, "items": valid.items}
+    point |= {"unfused": found["tokens_per_forward_unfused"].value, "width": found["positions_per_forward"].value}
     return point | {"problems": found["problems_per_story"].value, "edits": found["edits_per_text"].value}
 
 
 def _row(name: str, point: dict[str, Any]) -> tuple[str, ...]:
     span = f"{100 * point['low']:.0f} to {100 * point['high']:.0f} %"
-    numbers = (f"{point['problems']:.2f}", f"{point['x']:.2f}", f"{point['edits']:.1f}")
+    costs = (f"{point['x']:.2f}", f"{point['unfused']:.2f}", f"{point['width']:.1f}")
+    numbers = (f"{point['problems']:.2f}", *costs, f"{point['edits']:.1f}")
     return (name, str(point["label"]), f"{100 * point['y']:.0f} %", span, *numbers)
