@@ -16,8 +16,8 @@ from typing import Any
 SAID = ("HELP", "JOB", "BASE", "ADAPTED")
 FOLDER = Path(__file__).with_name("commands")
 ORDER = (
-    "demo", "smoke-test", "prepare-data", "tokenize", "convert-wsd", "sft", "merge-checkpoints", "generate", "serve",
-    "eval", "bench", "export", "inspect", "doctor", "config", "runs",
+    "demo", "smoke-test", "prepare-data", "tokenize", "convert-wsd", "sft", "on-policy", "merge-checkpoints", "generate",
+    "serve", "eval", "bench", "export", "inspect", "doctor", "config", "runs",
 )  # fmt: skip
 """Order of the help text; what is not named here comes after, by name."""
 

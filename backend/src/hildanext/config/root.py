@@ -18,7 +18,7 @@ from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, Merge
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
 from hildanext.config.serve import ServeConfig
-from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, TrainConfig
+from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, RolloutConfig, TrainConfig
 
 
 class PathsConfig(Section):
@@ -49,6 +49,7 @@ class Config(Section):
     ladder: LadderConfig = LadderConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    rollout: RolloutConfig = RolloutConfig()
     decode: DecodeConfig = DecodeConfig()
     serve: ServeConfig = ServeConfig()
     eval: EvalConfig = EvalConfig()
@@ -58,7 +59,7 @@ class Config(Section):
     bench: BenchConfig = BenchConfig()
 
 
-OWNED = {"bench": "bench", "merge": "merge-checkpoints", "inspect": "inspect"}
+OWNED = {"bench": "bench", "rollout": "on-policy", "merge": "merge-checkpoints", "inspect": "inspect"}
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 
 
