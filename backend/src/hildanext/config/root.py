@@ -19,7 +19,7 @@ from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, Merge
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
 from hildanext.config.serve import ServeConfig
-from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, TrainConfig
+from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, RolloutConfig, TrainConfig
 
 
 class PathsConfig(Section):
@@ -50,6 +50,7 @@ class Config(Section):
     ladder: LadderConfig = LadderConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    rollout: RolloutConfig = RolloutConfig()
     decode: DecodeConfig = DecodeConfig()
     answer: AnswerConfig = AnswerConfig()
     serve: ServeConfig = ServeConfig()
@@ -60,7 +61,9 @@ class Config(Section):
     bench: BenchConfig = BenchConfig()
 
 
-OWNED = {"answer": "answer", "bench": "bench", "merge": "merge-checkpoints", "inspect": "inspect"}
+OWNED = {
+    "answer": "answer", "bench": "bench", "rollout": "on-policy", "merge": "merge-checkpoints", "inspect": "inspect",
+}  # fmt: skip
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 
 

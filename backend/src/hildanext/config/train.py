@@ -1,5 +1,5 @@
-# Settings of convert-wsd, sft and merge-checkpoints: data, steps, ladder of block sizes, optimiser, checkpoints.
-# Entry points: TrainConfig, LadderConfig, OptimizerConfig, ObjectiveSection.
+# Settings of convert-wsd, sft, on-policy and merge-checkpoints: data, steps, block sizes, optimiser, checkpoints.
+# Entry points: TrainConfig, LadderConfig, OptimizerConfig, ObjectiveSection, RolloutConfig.
 # Counts are optimiser steps unless a description says otherwise.
 """Training sections of the configuration."""
 
@@ -72,6 +72,15 @@ class OptimizerConfig(Section):
                 " reached; give shares of 1 or less together"
             )
         return self
+
+
+class RolloutConfig(Section):
+    """on-policy: how many prompts the model answers at a time, and how long the answers may be."""
+
+    prompts: int = Field(128, ge=1, description="prompts answered by one model state, a multiple of a step's rows")
+    first: int = Field(100, ge=1, description="longest answer of the first rollout, tokens")
+    last: int = Field(0, ge=0, description="longest answer after the ramp, tokens; 0: what the window leaves")
+    ramp: int = Field(100, ge=0, description="rollouts over which the longest answer grows linearly; 0: none")
 
 
 class TrainConfig(Section):

@@ -1,5 +1,5 @@
 # Conversion, SFT and AR parents: rows of shards under an objective at the ladder's block size, from parent to child.
-# Entry points: train_command, Supervised (the Work), step_seed.
+# Entry points: train_command, Supervised (the Work), Recipe (what may stand in its place), step_seed.
 # The three differ in their configuration alone. Noise is seeded by (seed, step, row), so a resumed run repeats an
 # uninterrupted one exactly, and no random state is saved.
 """Conversion, SFT and parent training."""
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,7 +23,7 @@ from hildanext.models.about import about
 from hildanext.models.inspection import conversion_report, require_parity
 from hildanext.models.mask_token import EmbeddingNoise
 from hildanext.progress import Console
-from hildanext.train.loop import Notes, Trainer
+from hildanext.train.loop import Notes, Trainer, Work
 from hildanext.train.recorder import RunRecorder
 from hildanext.train.resume import OVERRIDE
 from hildanext.train.training import Training, open_training, trainable
@@ -31,16 +31,32 @@ from hildanext.train.training import Training, open_training, trainable
 DROPOUT = 1 << 20
 
 
-def train_command(config: Config, console: Console, command: str, path: Path | None) -> dict[str, Any]:
-    """Inspect, train, evaluate, save in a run directory; returns the report, which is also report.json. Interrupted and
-    RunError pass through."""
+class Recipe(Work, Protocol):
+    """What train_command makes of a training and the model the objective sees: a Work, and its noise on the embedding
+    of [MASK], or None."""
+
+    @property
+    def noise(self) -> EmbeddingNoise | None:
+        """Entered before the first step, left after the last."""
+        ...
+
+
+def train_command(
+    config: Config,
+    console: Console,
+    command: str,
+    path: Path | None,
+    recipe: Callable[[Training, Any], Recipe] | None = None,
+) -> dict[str, Any]:
+    """Inspect, train, evaluate, save in a run directory; returns the report, which is also report.json. recipe: what
+    its steps are made of, Supervised where nothing is said. Interrupted and RunError pass through."""
     with open_training(config, console, command, path) as training:
-        if command == "sft":
-            _say_unconverted(training)
+        if command != "convert-wsd":
+            _say_unconverted(training, command)
         _say_unfilled(training)
         inspected = _inspected(training)
         model, choice = trainable(training)
-        work, recorder = Supervised(training, model), RunRecorder(training, model, choice)
+        work, recorder = (recipe or Supervised)(training, model), RunRecorder(training, model, choice)
         trainer = Trainer(
             work, model, choice.optimizer, training.ladder.steps, config.optimizer, config.train, recorder,
             training.ranks, training.console,
@@ -51,12 +67,12 @@ def train_command(config: Config, console: Console, command: str, path: Path | N
         return recorder.finish(inspected)
 
 
-def _say_unconverted(training: Training) -> None:
+def _say_unconverted(training: Training, command: str) -> None:
     if training.causal or training.resumed is not None or training.loaded.meta.block is not None:
         return
     words = (
         f"model {training.config.model.path} is a plain autoregressive model: hildanext.json records no conversion to"
-        " block diffusion, and sft makes none; run convert-wsd on it first, or expect to learn both from chats alone"
+        f" block diffusion, and {command} makes none; run convert-wsd on it first, or expect to learn both at once"
     )
     training.console.warn(words)
 
