@@ -29,7 +29,7 @@ KINDS = {
     "tasks": "hildanext.measure.tasks",
     "exports": "hildanext.export",
 }
-NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "relay"}}
+NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "relay", "conversation"}}
 
 
 class Plugin(Section):

@@ -1,5 +1,6 @@
 # The subcommands, one file each; a file here is a subcommand (underscores become dashes).
-# Entry points: Context, load. A command file has HELP, add_arguments(parser) and run(context) -> dict | None.
+# Entry points: Context, load, add_model, plugin; add_request, asked, left_to_right (what generate and chat share).
+# A command file has HELP, add_arguments(parser) and run(context) -> dict | None.
 # A flag whose destination has a dot is a configuration value: dest="model.path". With JOB it may also run over HTTP.
 # No decisions in a command: it reads its values, calls a part, says what happened.
 """Protocol of the subcommands."""
@@ -7,9 +8,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
+
+from hildanext.errors import DecodeError
 
 if TYPE_CHECKING:
     from hildanext.config import Config
@@ -54,3 +59,68 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def plugin(name: str) -> dict[str, str]:
     """The section of a plugin with its defaults, for a flag that takes its name."""
     return {"type": name}
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """A flag per field of a request that the command line takes (names_in "cli")."""
+    from hildanext.decoding.request import Request, names_in
+
+    for field, name in names_in("cli").items():
+        about = Request.model_fields[field]
+        several: dict[str, Any] = {"action": "append"} if field == "stop" else {}
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", dest=field, metavar=_metavar(field, about.annotation),
+            help=about.description, **several,
+        )  # fmt: skip
+
+
+def _metavar(field: str, annotation: Any) -> str:
+    if field.startswith("tau_") or field == "top_p":
+        return "P"
+    kinds = set(_leaves(annotation))
+    return "N" if int in kinds else "X" if float in kinds else "TEXT" if field == "stop" else field.upper()
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        yield from _leaves(part)
+
+
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a request that were given. DecodeError for a value that is none."""
+    from hildanext.decoding.request import names_in
+
+    return {field: _value(field, said) for field in names_in("cli") if (said := getattr(args, field)) is not None}
+
+
+def _value(field: str, said: Any) -> Any:
+    if field == "tau_edit":
+        return _tau_edit(said)
+    if field == "policy" and said.startswith("{"):
+        try:
+            return json.loads(said)
+        except json.JSONDecodeError as error:
+            raise DecodeError(f"--policy: {said!r} is no JSON object ({error}); name a policy, or give one") from None
+    return said
+
+
+def _tau_edit(said: str) -> float | str | None:
+    try:
+        return None if said == "off" else "preset" if said == "preset" else float(said)
+    except ValueError:
+        raise DecodeError(f"--tau-edit: {said!r} is neither a probability nor 'off'") from None
+
+
+def left_to_right(config: Config) -> Config:
+    """The configuration under which the model is read token by token, as its AR parent was trained."""
+    from hildanext.config.serve import EngineSection
+
+    # at block 1 with the AR shift every token is read from the one before it: the AR model itself, cached
+    native = tuple(section for section in config.serve.engines if section.type in ("transformers", "tiny"))
+    update = {
+        "model": config.model.model_copy(update={"shift": "clean", "override_recorded": True}),
+        "decode": config.decode.model_copy(update={"block": 1}),
+        "serve": config.serve.model_copy(update={"engines": native or (EngineSection(type="transformers"),)}),
+    }
+    return config.model_copy(update=update)

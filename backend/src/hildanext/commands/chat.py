@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hildanext.commands import Context, add_model
-from hildanext.commands._request import add_request, asked, left_to_right
+from hildanext.commands import Context, add_model, add_request, asked, left_to_right
 from hildanext.errors import DecodeError, HildaError
 from hildanext.run_dir import StopRequest
 

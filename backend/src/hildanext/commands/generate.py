@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hildanext.commands import Context, add_model
-from hildanext.commands._request import add_request, asked, left_to_right
+from hildanext.commands import Context, add_model, add_request, asked, left_to_right
 from hildanext.errors import DecodeError
 
 HELP = "generate text from a prompt"
