@@ -25,7 +25,7 @@ from hildanext.errors import DataError
 from hildanext.models.load import load_model
 from hildanext.progress import Console
 from hildanext.train.evaluation import Evaluator, held_out
-from hildanext.train.merge import merge_run
+from hildanext.train.merge import Choice, merge_run
 from hildanext.train.training import open_shards, open_splits
 
 VOCABULARY, MASK = 11, 10
@@ -197,7 +197,7 @@ def test_rows_are_held_out_of_training_where_the_evaluation_split_is_empty(
     whole = open_shards(config, "train")
     assert (len(train), len(evaluation)) == (len(whole) - 1, 1)
     assert evaluation[0].tokens.tolist() == whole[0].tokens.tolist() not in [train[i].tokens.tolist() for i in range(5)]
-    merged = merge_run(config, Console(quiet=True), tmp_path / "run", (), 2, None)
+    merged = merge_run(config, Console(quiet=True), tmp_path / "run", Choice(best=2), None)
     assert all(score > 1 for score in merged["eval_nll"].values())
 
 
