@@ -73,6 +73,16 @@ def test_memory_is_saved_step_by_step_and_the_batch_stays_the_same() -> None:
     assert all(one.reason for one in lora)
 
 
+def test_what_is_asked_for_stays_and_the_rest_follows_it() -> None:
+    asked = {"tokenize.window": 256, "train.batch": 2, "model.adapter.kind": "lora", "ladder.fixed": 32}
+    found = choose(FACTS, everything, asked)
+    values = as_values(found)
+    assert {place: values[place] for place in asked} == asked
+    assert values["train.accumulate"] == 2 and values["ladder.decay_to"] == 32 and values["optimizer.lr"] == 4e-4
+    reasons = {one.place: one.reason for one in found}
+    assert reasons["tokenize.window"] == "as asked; 128 would have been chosen"
+
+
 def test_steps_are_what_the_budget_buys_and_no_more_than_the_data_bear() -> None:
     steps = as_values(steps_for(1000.0, 2.0, 10**6, 1024))
     assert steps["train.steps"] == 450 and steps["train.checkpoint_every"] == 150
@@ -97,6 +107,8 @@ def test_one_line_converts_is_stopped_goes_on_and_is_not_done_twice(
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "own"
     written = json.loads((run / "convert.json").read_text())
+    reasons = {one["place"]: one["reason"] for one in json.loads((run / "why.json").read_text())["decisions"]}
+    assert reasons["train.steps"].startswith("as asked") and reasons["model.shift"]
     assert written["train"]["steps"] == 6 and written["optimizer"]["lr"] == 0.001
     assert written["model"]["path"] == str(parent) and written["model"]["shift"] == "clean"
     assert not (run / ".probe").exists() and not (run / "report.json").exists()

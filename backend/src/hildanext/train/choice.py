@@ -1,11 +1,12 @@
 # What a conversion should be on this machine, decided from the model, the data, the memory and the time there is.
-# Entry points: choose, Facts, Decision, seconds_of, steps_for, as_values.
+# Entry points: choose, Facts, Decision, seconds_of, steps_for, kept, as_values.
 # Every value comes with its reason, so that whoever disagrees knows with what. Decisions are functions of Facts and of
 # "does it fit"; nothing is loaded or measured here.
 """Choosing a conversion."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,16 +62,27 @@ def seconds_of(text: str) -> float:
     return total
 
 
-def choose(facts: Facts, fits: Fits) -> list[Decision]:
+def choose(facts: Facts, fits: Fits, given: Mapping[str, Any] | None = None) -> list[Decision]:
     """Shift, window, block, learned rows, dtype, memory, batch and learning rate. fits: whether a run with these values
-    {dotted place: value} fits this machine. ModelError where nothing does."""
-    block = _block(facts)
-    window = _window(facts, block.value)
+    {dotted place: value} fits this machine; given: values that were asked for, which stay and which the others follow.
+    ModelError where nothing fits."""
+    asked = given or {}
+    (block,) = kept([_block(facts)], asked)
+    (window,) = kept([_window(facts, block.value)], asked)
     block_places = [Decision("ladder.decay_to", block.value, block.reason), block]
     found = [*_shift(facts), window, *block_places, *_rows(facts, block.value), *_dtype(facts)]
-    found += _memory(facts, window.value, as_values(found), fits)
-    lora = as_values(found).get("model.adapter.kind", "none") != "none"
-    return [*found, *_rate(facts, lora)]
+    found = kept([*found, *_memory(facts, window.value, {**as_values(found), **asked}, fits)], asked)
+    lora = as_values(found)["model.adapter.kind"] != "none"
+    return [*found, *kept(_rate(facts, lora), asked)]
+
+
+def kept(decisions: Sequence[Decision], given: Mapping[str, Any]) -> list[Decision]:
+    """The decisions, with what was asked for in the place of what would have been chosen."""
+    return [
+        one if given.get(one.place, one.value) == one.value
+        else Decision(one.place, given[one.place], f"as asked; {json.dumps(one.value)} would have been chosen")
+        for one in decisions
+    ]  # fmt: skip
 
 
 def as_values(decisions: Sequence[Decision]) -> dict[str, Any]:
@@ -121,11 +133,12 @@ def _dtype(facts: Facts) -> list[Decision]:
 
 def _memory(facts: Facts, window: int, known: Mapping[str, Any], fits: Fits) -> list[Decision]:
     rows = max(1, (16384 if facts.cuda else 1024 if facts.parameters > 5e7 else 2048) // window)
+    asked = known.get("train.batch")
     for words, extra, least in _variants(facts):
-        batch = rows
-        while batch >= least(rows):
+        batch = asked or rows
+        while batch >= (asked or least(rows)):
             values = {**extra, "train.batch": batch, "train.accumulate": max(1, rows // batch)}
-            if fits({**known, **values}):
+            if fits({**values, **known}):
                 said = f"{words}: the first of full weights, recomputed layers, 8-bit Adam, adapters that fits"
                 return [Decision(place, value, said) for place, value in values.items()]
             batch //= 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate
 from hildanext.progress import Console
 from hildanext.registry import plugin_problems
-from hildanext.train.choice import Decision, Facts, as_values, choose, steps_for
+from hildanext.train.choice import Decision, Facts, as_values, choose, kept, steps_for
 from hildanext.train.recipes.conversion import train_command
 from hildanext.train.training import shards_folder, tokens_per_step
 
@@ -99,14 +99,21 @@ def _chosen(
     ]
     prepared, named = _prepared(given, named, console)
     facts = _facts(prepared, folder, report, seconds, console)
-    decisions = [*named, *choose(facts, lambda values: _fits(_config(given, named, values), folder))]
+    flat = dict(_leaves(given))
+    decisions = [*named, *choose(facts, lambda values: _fits(_config(given, named, values)), flat)]
     final = _config(given, decisions, {})
     tokenize(located(final), console)
     tokens = _tokens(final)
     per_step = _step_seconds(final, root, console)
     each = tokens_per_step(final, final.tokenize.window, 1)
-    decisions += steps_for(seconds - (time.monotonic() - begun), per_step, tokens, each)
+    decisions += kept(steps_for(seconds - (time.monotonic() - begun), per_step, tokens, each), flat)
     _written(given, decisions, root, asked, console)
+
+
+def _leaves(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        here = f"{place}.{name}" if place else name
+        yield from _leaves(value, here) if isinstance(value, Mapping) else [(here, value)]
 
 
 def _config(given: Mapping[str, Any], decisions: Sequence[Decision], more: Mapping[str, Any]) -> Config:
@@ -161,7 +168,7 @@ def _lengths(file: Path, folder: Path) -> list[int]:
     return [len(ids) for ids in encode_texts(load_tokenizer(folder), texts)]
 
 
-def _fits(config: Config, folder: Path) -> bool:
+def _fits(config: Config) -> bool:
     found = estimate(config, config.tokenize.window, available=_free(choose_device(config.model.device)))
     return bool(found["fits"])
 
@@ -194,23 +201,13 @@ def _step_seconds(config: Config, root: Path, console: Console) -> float:
 def _written(
     given: Mapping[str, Any], decisions: Sequence[Decision], root: Path, asked: Mapping[str, Any], console: Console
 ) -> None:  # fmt: skip
-    own = _nested(given, {})
-    rows = [(one.place, json.dumps(one.value), _kept(own, one)) for one in decisions if one.place != "description"]
+    rows = [(one.place, json.dumps(one.value), one.reason) for one in decisions if one.place != "description"]
     console.table(rows, ("chosen", "value", "because"))
     why = {"asked": dict(asked), "decisions": [vars(one) for one in decisions]}
     write_atomic(root / WHY, json.dumps(why, indent=2) + "\n")
     write_atomic(root / CHOICE, json.dumps(_nested(given, as_values(decisions)), indent=2) + "\n")
     console.say(f"{root / CHOICE}: all of this; edited, it is repeated by")
     console.say(f"  hildanext convert-wsd --config {root / CHOICE}")
-
-
-def _kept(own: Mapping[str, Any], one: Decision) -> str:
-    here: Any = own
-    for part in one.place.split("."):
-        if not isinstance(here, Mapping) or part not in here:
-            return one.reason
-        here = here[part]
-    return one.reason if here == one.value else f"asked otherwise: {json.dumps(here)}"
 
 
 def _told(report: dict[str, Any], root: Path, config: Config, console: Console) -> dict[str, Any]:
