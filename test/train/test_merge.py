@@ -167,6 +167,8 @@ def test_a_stopped_run_of_adapters_becomes_a_model_that_generates(
     assert not list((adapted / "merged").glob("folded*")) and not (adapted / "merged" / "trainer").exists()
     words = ["--prompt", "the cat", "--max-new-tokens", "4", "--set", "model.device=cpu"]
     assert main(["generate", "--model", str(adapted / "merged"), *words]) == 0
+    assert main(["generate", "--model", str(adapted), *words]) == 2
+    assert f"its checkpoints were merged into {adapted / 'merged'}" in capsys.readouterr().err
 
 
 def test_several_checkpoints_of_adapters_are_folded_and_averaged_also_as_a_job_of_other_settings(

@@ -170,6 +170,14 @@ def test_a_refused_resume_changes_nothing(copy: Path, shards: Path, tmp_path: Pa
         refused(
             lambda: run(copy, other, **PLAIN, train__resume="latest"), "other data.*override_recorded=true to begin"
         )
+        patch.undo()
+        patch.setattr("hildanext.train.trackers.importlib.import_module", lambda name: __import__("none such"))
+        changes = {**PLAIN, "train__trackers": ["trackio"], "train__resume": str(step(copy, 2))}
+        refused(lambda: run(copy, shards, **changes), "trackio is not installed")
+    (copy / "metrics.jsonl").write_bytes(b"\xff")
+    assert everything(copy) != before and everything(copy).keys() == before.keys()
+    before = everything(copy)
+    refused(lambda: run(copy, shards, **PLAIN, train__resume=str(step(copy, 2))), "metrics.jsonl: not text")
     refused(lambda: run(copy.parent / "none", shards, **PLAIN, train__resume="latest"), "holds no checkpoint")
     assert everything(copy) == before and read_status(copy)["state"] == "done"
 

@@ -113,6 +113,8 @@ def _missing(folder: Path) -> str:
         saved = step_folders(folder / "checkpoints")
         merge = f"`hildanext merge-checkpoints {folder} --last 1` makes a model of it"
         instead = f"its newest checkpoint is {saved[-1]}; {merge}" if saved else "it has no checkpoint either"
+        if (folder / "merged" / "config.json").is_file():
+            instead = f"its checkpoints were merged into {folder / 'merged'}"
         return f"a run that has not written its model yet; {instead}"
     if (folder / "trainer").is_dir():
         command = f"`hildanext merge-checkpoints {folder.parent.parent} --members {folder.name}`"

@@ -53,10 +53,13 @@ class RunRecorder(Recorder):
         training, resumed = self.training, self.training.resumed
         if resumed is not None:
             self._resume(trainer, resumed)
-        self._step = trainer.step
         if training.ranks.first:
-            self._open(trainer)
+            self.trackers = open_trackers(training.config.train.trackers, training.run.path, trainer.step)
+            training.run.begin()
+            self._note(trainer)
+        self._step = trainer.step
         if resumed is not None:
+            training.console.say(f"resumed from {resumed} at step {trainer.step}")
             return
         if not training.causal and training.loaded.path is not None:
             self.parent, self.parent_bare = self.evaluator.causal(self.model)
@@ -73,12 +76,8 @@ class RunRecorder(Recorder):
             trainer.resume(training.state, str(resumed))
         except (KeyError, TypeError) as error:
             raise HildaError(f"{resumed / STATE}: damaged, it lacks {error}; {ADVICE}") from error
-        training.run.begin()
         if training.ranks.first:
             changes.told(training.console)
-        training.console.say(f"resumed from {resumed} at step {trainer.step}")
-        if training.ranks.first and resumed.absolute().parent == self.checkpoints.folder.absolute():
-            self._leave_behind(trainer.step)
 
     def _leave_behind(self, step: int) -> None:
         moved, console, path = self.checkpoints.set_aside(step), self.training.console, self.training.run.path
@@ -88,15 +87,16 @@ class RunRecorder(Recorder):
         if (path / "model").is_dir():
             console.say(f"{path / 'model'} is of the run before, until this one ends and replaces it")
 
-    def _open(self, trainer: Trainer) -> None:
-        config, run = self.training.config, self.training.run
+    def _note(self, trainer: Trainer) -> None:
+        run, resumed = self.training.run, self.training.resumed
+        if resumed is not None and resumed.resolve().parent == self.checkpoints.folder.resolve():
+            self._leave_behind(trainer.step)
         if self._wish.exists():
             self.training.console.warn(f"{self._wish}: was there before the run began, and is removed")
             self._wish.unlink()
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         run.status(step=trainer.step, total=trainer.steps, begun=now, first_step=trainer.step)
         self._environment()
-        self.trackers = open_trackers(config.train.trackers, run.path, trainer.step)
 
     def finishing(self) -> bool:
         """Whether somebody put a file named `finish` into the run directory: it ends where it is, with a model."""

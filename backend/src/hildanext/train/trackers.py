@@ -132,7 +132,5 @@ def _library(module: str, name: str) -> Any:
 
 def open_trackers(names: Sequence[str], run: Path, step: int) -> list[Tracker]:
     """metrics.jsonl of a run continued at `step`, and the trackers asked for."""
-    found: list[Tracker] = [JsonLines(run / "metrics.jsonl", step)]
-    for name in names:
-        found.append(TensorBoard(run) if name == "tensorboard" else Hosted(name, run))
-    return found
+    others: list[Tracker] = [TensorBoard(run) if name == "tensorboard" else Hosted(name, run) for name in names]
+    return [JsonLines(run / "metrics.jsonl", step), *others]
