@@ -36,7 +36,7 @@ def reports(story_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 
 def test_a_run_writes_json_markdown_and_a_plot(reports: list[Path]) -> None:
     report = json.loads((reports[0] / "report.json").read_text())
-    assert report["tasks"][0]["version"] == 1 and report["tasks"][0]["settings"]["samples"] == 2
+    assert report["tasks"][0]["version"] == 2 and report["tasks"][0]["settings"]["samples"] == 2
     assert "| block_4 |" in (reports[0] / "report.md").read_text()
     assert (reports[0] / "plots" / "nll-bound.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -52,7 +52,7 @@ def test_equal_runs_stand_side_by_side_with_equal_numbers(reports: list[Path]) -
 def test_numbers_of_different_task_versions_never_share_a_line(reports: list[Path]) -> None:
     own = read_report(reports[0])
     other = json.loads(json.dumps(own)) | {"run": "other"}
-    other["tasks"][0]["version"] = 2
+    other["tasks"][0]["version"] = 1
     assert all(None in row["values"].values() for row in side_by_side(own, [other]))
 
 
