@@ -1,5 +1,5 @@
 # A parent's answers to a file of prompts, as chat rows that prepare-data and sft read.
-# Entry points: answer (what the command does), rows_of, keep_prompts.
+# Entry points: answer (what the command does), keep_prompts.
 # Answers are journalled as they end (answer_journal.py); the file is written from the journal, in the order of the
 # prompts, when all are there or the run is stopped, so that it never holds half a row.
 """Answering prompts."""
