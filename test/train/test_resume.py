@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ def test_a_refused_resume_changes_nothing(copy: Path, shards: Path, tmp_path: Pa
             lambda: run(copy, other, **PLAIN, train__resume="latest"), "other data.*override_recorded=true to begin"
         )
         patch.undo()
-        patch.setattr("hildanext.train.trackers.importlib.import_module", lambda name: __import__("none such"))
+        patch.setitem(sys.modules, "trackio", None)
         changes = {**PLAIN, "train__trackers": ["trackio"], "train__resume": str(step(copy, 2))}
         refused(lambda: run(copy, shards, **changes), "trackio is not installed")
     (copy / "metrics.jsonl").write_bytes(b"\xff")
