@@ -50,8 +50,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     own = "" if fcntl else f".{os.getpid()}.{threading.get_ident()}"
-    temporary = path.with_name(f".{path.name}{own}.tmp")
-    with _alone(temporary) as file:
+    with _alone(temporary := path.with_name(f".{path.name}{own}.tmp")) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -217,14 +216,12 @@ def require_replaceable(target: Path, holds: str = "model") -> None:
     target = target.resolve()
     if not target.name:
         raise HildaError(f"{target}: cannot be replaced; name a folder below it")
-    if not target.exists():
-        return
-    if not target.is_dir():
+    if target.exists() and not target.is_dir():
         raise HildaError(f"{target}: a file stands there; name another folder")
-    if not any(target.iterdir()):
+    if not target.exists() or not any(target.iterdir()):
         return
-    found, record = _foreign(target, holds), _record(target)
-    if record and record["holds"] != holds:
+    found = _foreign(target, holds)
+    if (record := _record(target)) and record["holds"] != holds:
         raise HildaError(f"{target}: holds {record['holds']}, not {holds}; nothing was touched, name another folder")
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""

@@ -108,7 +108,12 @@ class ARGenerator:
         seconds /= max(1, sum(row.written for row in rows))
         return [
             Completion(
-                row.text.text, tuple(row.text.ids), row.written, 0, seconds * row.written, row.finish,
+                row.text.text,
+                tuple(row.text.ids),
+                row.written,
+                0,
+                seconds * row.written,
+                row.finish,
                 positions=row.written,
             )  # fmt: skip
             for row in rows

@@ -35,6 +35,7 @@ from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate
 from hildanext.progress import Console
 from hildanext.registry import plugin_problems
+from hildanext.run_dir import step_folders
 from hildanext.train.choice import Decision, Facts, as_values, choose, kept, steps_for
 from hildanext.train.recipes.conversion import train_command
 from hildanext.train.training import shards_folder, tokens_per_step
@@ -59,7 +60,7 @@ def convert(config: Config, data: Path, seconds: float, root: Path | None, conso
     if (root / "report.json").is_file() and (root / "model").is_dir():
         console.say(f"{root}: is done; nothing was trained. Name another directory with --run-dir to convert anew")
     else:
-        begun = any((root / "checkpoints").glob("step-*"))
+        begun = bool(step_folders(root / "checkpoints"))
         console.say(f"{root / CHOICE}: {'goes on' if begun else 'begins'} with it")
         train = final.train.model_copy(update={"resume": "latest" if begun else ""})
         train_command(final.model_copy(update={"train": train}), console, "convert-wsd", root)
