@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 import torch
 
-from hildanext.core.types import About, Batch, Denoiser, LossReport
+from hildanext.core.types import About, Batch, Denoiser, LossReport, Pass
 from hildanext.registry import Plugin
 
 
@@ -21,6 +22,11 @@ class BaseObjective(Plugin):
         """No further model."""
         return ()
 
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """One forward that scores every learnable position."""
+        return (Pass(),)
+
     def prepare(self, about: About) -> Self:
         """Itself."""
         return self
@@ -28,3 +34,7 @@ class BaseObjective(Plugin):
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch at one block size; block <= 0 or >= L means the whole row (MDLM)."""
         raise ValueError(f"objective {type(self).__name__} defines no loss")
+
+    def losses(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
+        """The whole loss, once."""
+        yield self.loss(model, batch, block, rng)
