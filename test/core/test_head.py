@@ -16,15 +16,7 @@ from torch import Tensor
 
 from hildanext.core import head as module
 from hildanext.core import linear_cross_entropy
-from hildanext.core.head import (
-    HeadOptions,
-    chunk_rows,
-    draw_tokens,
-    even_rows,
-    float_logits,
-    row_slices,
-    sample_tokens,
-)
+from hildanext.core.head import HeadOptions, chunk_rows, draw_tokens, even_rows, float_logits, row_slices, sample_tokens
 from hildanext.decoding.statistics import Sampling, statistics
 
 MASK = 11

@@ -21,9 +21,9 @@ from hildanext.config import Config, load_config
 from hildanext.config.train import ObjectiveSection
 from hildanext.core.objective import BaseObjective
 from hildanext.errors import ModelError
+from hildanext.models import preflight
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.footprint import NetworkFootprint
-from hildanext.models import preflight
 from hildanext.models.preflight import PARTS, estimate, require_memory
 
 Make = Callable[..., Any]

@@ -1,4 +1,4 @@
-# A loss in parts whose backwards run one after the other: the same gradient, memory of one part; thinned KEEP positions.
+# A loss in parts, backwards one after the other: the same gradient, memory of one part; thinned KEEP positions.
 # Entry points: pytest.
 # The joint backward is the oracle; kept bytes are counted with saved_tensors_hooks while they live.
 """Tests of Objective.losses, Objective.passes and MaskAndEdit.keep_share."""

@@ -15,9 +15,9 @@ from torch import nn
 
 from hildanext.config import Config
 from hildanext.config.model import ModelConfig
-from hildanext.data.tokenizers import load_tokenizer
 from hildanext.core.head import chunk_rows
 from hildanext.core.types import Objective, Pass
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.models.backend import capability, choose_backend
 from hildanext.models.denoiser import position_bytes
 from hildanext.models.files import skeleton

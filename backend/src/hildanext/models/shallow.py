@@ -39,10 +39,7 @@ def fewest_layers(config: Any) -> int:
     """Layers of the least copy whose last layer is like those that follow: one, or more where a family begins with
     layers of another kind; a count."""
     held = text_config(config)
-    most = int(held.num_hidden_layers)
-    kinds = list(getattr(held, "layer_types", None) or [])
-    period = next((i for i in range(1, len(kinds)) if kinds[i:] + kinds[:i] == kinds), 1) if kinds else 1
-    return max(1, min(most, int(getattr(held, "first_k_dense_replace", 0) or 0) + period))
+    return min(int(held.num_hidden_layers), 1 + int(getattr(held, "first_k_dense_replace", 0) or 0))
 
 
 def shallow(config: Any, layers: int, dtype: torch.dtype = torch.float32) -> Any:

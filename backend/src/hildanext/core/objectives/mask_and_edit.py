@@ -59,9 +59,12 @@ class MaskAndEdit(BaseObjective):
     t2t_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")
     keep_weight: float = Field(1.0, ge=0, description="factor of the KEEP term (lambda_k)")
     keep_share: float = Field(
-        1.0, gt=0, le=1, description="share of the KEEP positions that are scored, drawn anew each time; they weigh 1 / "
-        "share, so the term's mean is the same and the output matrix meets fewer positions",
-    )  # fmt: skip
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the KEEP positions that are scored, drawn anew each time; they weigh 1 / share, so the "
+        "term's mean is the same and the output matrix meets fewer positions",
+    )
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, the share spread over the vocabulary")
     confidence: float = Field(0.0, ge=0, description="factor of the entropy at correctly predicted masked positions")
     confidence_over: Literal["correct", "normaliser"] = Field(
@@ -137,7 +140,11 @@ class MaskAndEdit(BaseObjective):
         uniform = self.thinning(batch, rng, len(views))
         whole, groups, share = batch, list(views), 1 / len(views)
         if self._views_together:
-            whole, groups, uniform = repeated(batch, len(views)), [joined(views)], [torch.cat(uniform)] if uniform else []
+            whole, groups, uniform = (
+                repeated(batch, len(views)),
+                [joined(views)],
+                [torch.cat(uniform)] if uniform else [],
+            )
         for index, view in enumerate(groups):
             weight = self.thinned(self.weights(view, whole, share), view, uniform[index : index + 1])
             made = self.scored(model, Supervision(view, whole, weight, weight > 0), block, normaliser)
