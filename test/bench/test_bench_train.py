@@ -24,9 +24,13 @@ def test_both_forms_of_the_step_compute_the_same_loss(length: int, tmp_path: Pat
     small = {"length": length, "vocabulary": 50, "layers": 1, "hidden": 16, "heads": 2, "head_dim": 8, "ffn": 32}
     values = [f"bench.train.{name}={value}" for name, value in small.items()]
     values += ["bench.train.block=16", "bench.train.repeats=1", f"paths.runs={tmp_path}", "model.device=cpu"]
+    values += [f"bench.train.steps={length // 16}"]
     report = run(load_config(None, values), QUIET)
     assert report["losses"]["plain"] == pytest.approx(report["losses"]["ours"], rel=1e-5)
     assert report["relative_to_mdlm"][str(length)] == 1.0
+    assert set(report["memory"]) == ({"1", "last", "foretold"} if length == 32 else {"1", "20", "last", "foretold"})
+    assert 0 < report["memory"]["1"] <= report["memory"]["last"]
+    assert report["memory"]["foretold"] == pytest.approx(report["memory"]["last"], rel=0.25)
     assert report["attention"] == ("dense" if length == 32 else "sliced")
 
 
@@ -34,7 +38,11 @@ def test_both_forms_of_the_step_compute_the_same_loss(length: int, tmp_path: Pat
 def test_every_preset_that_trains_has_a_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HILDANEXT_MODEL", "HILDANEXT_DATA", "HILDANEXT_TINYSTORIES", "HILDANEXT_DOLMA"):
         monkeypatch.setenv(name, "nowhere")
-    plan = plan_command(load_config(path), QUIET)
+    config = load_config(path)
+    untrained = config.model.model_copy(
+        update={"path": "new", "new": config.model.new.model_copy(update={"tokenizer": ""})}
+    )
+    plan = plan_command(config.model_copy(update={"model": untrained}), QUIET)
     assert sum(stage["steps"] for stage in plan["stages"]) == plan["steps"]
 
 

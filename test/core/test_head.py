@@ -14,7 +14,9 @@ from core.checks import rng
 from scipy import stats
 from torch import Tensor
 
-from hildanext.core.head import HeadOptions, chunk_rows, draw_tokens, float_logits, row_slices, sample_tokens
+from hildanext.core import head as module
+from hildanext.core import linear_cross_entropy
+from hildanext.core.head import HeadOptions, chunk_rows, draw_tokens, even_rows, float_logits, row_slices, sample_tokens
 from hildanext.decoding.statistics import Sampling, statistics
 
 MASK = 11
@@ -154,3 +156,28 @@ def test_statistics_of_no_rows_are_empty(temperature):
     found = statistics(torch.zeros(0, 12), MASK, Sampling(temperature=temperature), needs, uniform, None)
     assert all(part.shape == (0,) for part in (found.best, found.probability, found.entropy, found.second))
     assert found.best.dtype == torch.long
+
+
+def test_steps_that_score_other_positions_multiply_matrices_of_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every product shape stays in a cache of oneDNN: as planted, steps of 128 to 639 positions, and their loss."""
+    shapes, plain = set(), linear_cross_entropy.float_logits
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 341 * 50)
+    monkeypatch.setattr(
+        linear_cross_entropy, "float_logits", lambda rows, weight: shapes.add(rows.shape) or plain(rows, weight)
+    )
+    weight = torch.randn(50, 4, generator=rng(1))
+    features, targets = torch.randn(640, 4, generator=rng(2)), torch.randint(0, 50, (640,), generator=rng(3))
+    nll = torch.nn.functional.cross_entropy(features @ weight.T, targets, reduction="none")
+    for count in range(128, 640, 3):
+        given = (features[:count], weight, targets[:count], torch.ones(count))
+        total, scores = linear_cross_entropy.weighted_cross_entropy(*given)
+        assert len(scores.nll) == count and float(total) == pytest.approx(float(nll[:count].sum()), rel=1e-5)
+    assert len(shapes) <= 24
+
+
+@pytest.mark.parametrize("vocabulary", [998, 49_153, 151_936])
+def test_rounding_up_adds_a_sixteenth_at_most(vocabulary: int) -> None:
+    for count in range(5000):
+        more = even_rows(count, vocabulary) - count
+        assert 0 <= more <= max(15, count / 16)
+        assert even_rows(count, vocabulary, 7) == count

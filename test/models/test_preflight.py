@@ -21,11 +21,18 @@ from hildanext.config import Config, load_config
 from hildanext.config.train import ObjectiveSection
 from hildanext.core.objective import BaseObjective
 from hildanext.errors import ModelError
+from hildanext.models import preflight
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.footprint import NetworkFootprint
-from hildanext.models.preflight import estimate, require_memory
+from hildanext.models.preflight import PARTS, estimate, require_memory
 
 Make = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's own memory does not change between two estimates."""
+    monkeypatch.setattr(preflight, "resident_memory", lambda: 2**28)
 
 
 def kept_bytes(model: HFDenoiser, length: int, block: int) -> int:
@@ -63,9 +70,7 @@ def test_qwen3_600m_needs_the_static_bytes_of_the_memory_table(assets: Path) -> 
     found = estimate(config(assets / "qwen3-0.6b-config", **{"model.dtype": "float32"}), 512, available=2**40)
     assert found["parameters"] == found["gradients"] == 4 * 596_049_920
     assert found["optimizer"] == 8 * 596_049_920 and found["fits"]
-    assert found["total"] == sum(
-        found[n] for n in ("parameters", "gradients", "optimizer", "activations", "logits", "kv")
-    )
+    assert found["total"] == pytest.approx(sum(found.get(part, 0) for part in PARTS), abs=8)
 
 
 def test_frozen_embeddings_and_8_bit_moments_shrink_as_in_the_memory_table(assets: Path) -> None:
@@ -177,7 +182,7 @@ def test_a_teacher_that_does_not_fit_is_named_and_counted_in_the_settings_that_w
     room = estimate(plain, 512, available=2**40)["total"] / 0.85 + 2**20
     assert estimate(plain, 512, available=int(room))["fits"]
     found = estimate(taught(plain, path), 512, available=int(room))
-    with pytest.raises(ModelError, match=r"companions 2\.22\).*would fit: --set "):
+    with pytest.raises(ModelError, match=r"companions 2\.22, process .*would fit: --set "):
         require_memory(found)
     for remedy in found["remedies"]:
         changes = re.findall(r"--set (\S+)", remedy)
@@ -196,7 +201,7 @@ def test_models_that_are_not_llama_shaped_are_weighed_too(name: str, length: int
     assert estimate(config(tmp_path), length, training=False, available=2**40)["kv"] > 0
     measured = kept_bytes(HFDenoiser(held, MASK, attention="dense"), length, 16)
     share = found["activations"] / (config(tmp_path).train.batch * measured)
-    assert 0.45 < share < 2, f"{share:.2f} of the measured bytes"
+    assert share == pytest.approx(1, abs=0.03), f"{share:.2f} of the measured bytes"
 
 
 def test_the_preflight_refuses_what_loading_would_refuse_with_the_same_words(tmp_path: Path) -> None:

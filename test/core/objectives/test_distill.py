@@ -29,7 +29,7 @@ from hildanext.models.load import place
 from hildanext.models.lora import add_adapter
 
 NOISE = {"replace": 0.4, "may_draw_original": False}
-KL, AT = distill.weighted_kl, Distill._teacher_at
+KL, PRIOR = distill.weighted_kl, Distill.prior
 
 
 class Asked(LayerModel):
@@ -126,20 +126,22 @@ def test_the_loss_and_its_gradient_are_those_of_dense_logits(fields: dict[str, A
     assert_is_by_hand(fields)
 
 
-def _unshifted(self: Distill, taught: Tensor, model: Any, given: Any) -> Any:
-    batch, length = given.batch, taught.shape[1]
-    seen = torch.ones(length, length).tril().bool() & (batch.docs[:, :, None] == batch.docs[:, None, :])
+def _unshifted(self: Distill, model: Any, batch: Batch, views: Any) -> Any:
+    asked = views[0].m2t & (batch.positions() > 0)
+    seen = torch.ones(asked.shape[1], asked.shape[1]).tril().bool() & (batch.docs[:, :, None] == batch.docs[:, None, :])
     states = self._teacher.body(batch.tokens, batch.positions(), seen[:, None])
-    return replace(AT(self, taught, model, given), features=states[taught])
+    return replace(PRIOR(self, model, batch, views), features=states[asked])
 
 
-def _documents_joined(self: Distill, taught: Tensor, model: Any, given: Any) -> Any:
-    one = replace(given.batch, docs=torch.zeros_like(given.batch.docs))
-    return AT(self, taught, model, replace(given, batch=one))
+def _documents_joined(self: Distill, model: Any, batch: Batch, views: Any) -> Any:
+    one = replace(batch, docs=batch.docs * 0)
+    made = PRIOR(self, model, one, views)
+    place = (views[0].m2t & (one.positions() > 0)).flatten().cumsum(0) - 1
+    return replace(made, place=place.view(batch.tokens.shape))
 
 
-def _noisy_text(self: Distill, taught: Tensor, model: Any, given: Any) -> Any:
-    return AT(self, taught, model, replace(given, batch=replace(given.batch, tokens=given.view.tokens)))
+def _noisy_text(self: Distill, model: Any, batch: Batch, views: Any) -> Any:
+    return PRIOR(self, model, replace(batch, tokens=views[0].tokens), views)
 
 
 def _turned(features: Tensor, weight: Tensor, teacher: Any, weights: Tensor) -> Any:
@@ -155,9 +157,9 @@ def _mask_is_text(features: Tensor, weight: Tensor, teacher: Any, weights: Tenso
 
 
 FAULTS: dict[str, tuple[Any, ...]] = {
-    "logits of the position itself": (Distill, "_teacher_at", _unshifted),
-    "documents see each other": (Distill, "_teacher_at", _documents_joined),
-    "the teacher reads the noisy text": (Distill, "_teacher_at", _noisy_text),
+    "logits of the position itself": (Distill, "prior", _unshifted),
+    "documents see each other": (Distill, "prior", _documents_joined),
+    "the teacher reads the noisy text": (Distill, "prior", _noisy_text),
     "the other direction": (distill, "weighted_kl", _turned),
     "no weight of the mask rate": (distill, "weighted_kl", _weightless),
     "mask has a probability": (distill, "weighted_kl", _mask_is_text),

@@ -242,7 +242,7 @@ def _gradient_through_a_draft(self, model, given, block, normaliser):
 
 
 def _last_turn_only(self, model, given, block, drawn):
-    return TURNS(self, model, given, block, drawn)[-1:]
+    return list(TURNS(self, model, given, block, drawn))[-1:]
 
 
 def _best_for_drawn(self, view, batch, scores, uniform):

@@ -1,14 +1,14 @@
 # bench train: one optimiser step against the plain form (dense 2L mask, logits of every position), taking turns.
-# Entry points: run(config, console, args), compare.
+# Entry points: run(config, console, args), compare, followed (peak memory over steps that score other positions).
 # Both compute the same loss from the same corrupted row, which the report shows; then the cost of each block size
-# relative to the MDLM stage. Weights are random.
+# relative to the MDLM stage. Weights are random. Memory is followed first, before the plain form has taken any.
 """The training benchmark."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,14 +18,17 @@ from torch.nn import functional
 from hildanext.config import Config
 from hildanext.config.bench import TrainBenchConfig
 from hildanext.config.model import NewModelConfig
+from hildanext.config.train import ObjectiveSection
 from hildanext.core.batches import stacked
 from hildanext.core.masks import block_diffusion_mask
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.hardware import peak_memory
+from hildanext.models.footprint import NetworkFootprint
+from hildanext.models.hardware import peak_memory, restart_peak
 from hildanext.models.load import choose_device
 from hildanext.models.new import new_model
+from hildanext.models.preflight import estimate
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
 
@@ -69,20 +72,52 @@ class Bench:
         return self.clock() - begun, value
 
 
-def open_bench(config: Config) -> Bench:
-    """The model of bench.train on the configured device, with AdamW at a rate of 0, so that every step is the same."""
-    shape, device = config.bench.train, choose_device(config.model.device)
+def _network(shape: TrainBenchConfig) -> Any:
     settings = NewModelConfig(
         hidden=shape.hidden, layers=shape.layers, heads=shape.heads, kv_heads=max(1, shape.heads // 2),
         head_dim=shape.head_dim, ffn=shape.ffn, window=shape.length,
     )  # fmt: skip
-    denoiser = HFDenoiser(new_model(settings, shape.vocabulary), shape.vocabulary - 1, attention=config.model.attention)
+    return new_model(settings, shape.vocabulary)
+
+
+def open_bench(config: Config) -> Bench:
+    """The model of bench.train on the configured device, with AdamW at a rate of 0, so that every step is the same."""
+    shape, device = config.bench.train, choose_device(config.model.device)
+    denoiser = HFDenoiser(_network(shape), shape.vocabulary - 1, attention=config.model.attention)
     denoiser = denoiser.to(device).train()
     tokens = torch.randint(0, shape.vocabulary - 1, (1, shape.length), generator=torch.Generator().manual_seed(1))
     row = (tokens[0], torch.ones(shape.length), torch.zeros(shape.length))
     batch = stacked([row], (0,)).to(device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.0, weight_decay=0.0, fused=True)
     return Bench(denoiser, optimizer, batch, CLOCKS[shape.clock])
+
+
+def foretold(config: Config) -> int:
+    """The peak that the preflight promises for these steps, bytes; asked before the model is there."""
+    shape = config.bench.train
+    with torch.device("meta"):
+        footprint = NetworkFootprint.of_network(_network(shape))
+    plan = config.model_copy(update={
+        "train": config.train.model_copy(update={"batch": 1}),
+        "ladder": config.ladder.model_copy(update={"fixed": shape.block}),
+        "objective": ObjectiveSection(type="mask_and_edit"), "optimizer": type(config.optimizer)(),
+    })  # fmt: skip
+    return int(estimate(plan, shape.length, footprint=footprint)["total"])
+
+
+def followed(bench: Bench, shape: TrainBenchConfig) -> dict[str, int]:
+    """Peak bytes after step 1, 20 and the last of shape.steps, each over a row of which another share is learned."""
+    rng, found = torch.Generator().manual_seed(2), {}
+    restart_peak(bench.denoiser.device)
+    for step in range(1, shape.steps + 1):
+        learn = bench.batch.learn & (torch.rand(shape.length, generator=rng) < torch.rand(1, generator=rng)).to(
+            bench.batch.learn.device
+        )
+        one = replace(bench, batch=replace(bench.batch, learn=learn))
+        one.timed(one.ours, shape.block)
+        if step in (1, 20, shape.steps):
+            found["last" if step == shape.steps else str(step)] = peak_memory(bench.denoiser.device)
+    return found
 
 
 def compare(bench: Bench, shape: TrainBenchConfig) -> dict[str, Any]:
@@ -109,18 +144,23 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
     """Compare at the shape of bench.train; report.json in a run directory."""
     directory, shape = RunDir.create(config, "bench-train", getattr(args, "run_dir", None)), config.bench.train
     with directory.running(console):
+        promised = foretold(config) if shape.steps else 0
         bench = open_bench(config)
+        memory = followed(bench, shape) | {"foretold": promised} if shape.steps else {}
         found = compare(bench, shape)
         device = bench.denoiser.device
         backend = bench.denoiser.backend(shape.length, shape.block)
         report = {
             "run": str(directory.path), "threads": torch.get_num_threads(), "device": str(device), "clock": shape.clock,
-            "attention": backend.name, "attention_reason": backend.reason, "memory": peak_memory(device),
+            "attention": backend.name, "attention_reason": backend.reason, "memory": memory,
             "parameters": sum(p.numel() for p in bench.denoiser.parameters()), **found,
         }  # fmt: skip
         directory.environment(device=str(device), dtype="float32")
         directory.write_json("report.json", report)
     rows = [(name, f"{seconds:.3f}") for name, seconds in found["seconds"].items()]
     console.table(rows, ("one step", f"seconds ({shape.clock})"))
+    if memory:
+        said = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in memory.items())
+        console.say(f"peak memory after step, GiB: {said}")
     console.say(f"plain / ours at block {shape.block}: {found['speedup']:.2f}x, losses {found['losses']}")
     return report

@@ -33,6 +33,7 @@ class TrainBenchConfig(Section):
     block: int = Field(32, ge=1, description="block size of the comparison with the plain form, tokens")
     blocks: tuple[int, ...] = Field((1, 4, 32, 128, 0), description="block sizes whose cost is compared; 0 is L (MDLM)")
     repeats: int = Field(2, ge=1, description="times everything is timed, in turns; the fastest counts")
+    steps: int = Field(24, ge=0, description="steps over which memory is followed, before anything is timed; 0: none")
     clock: Literal["wall", "cpu"] = Field(
         "wall", description="seconds of the clock, or of the processor on busy machines"
     )

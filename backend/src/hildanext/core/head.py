@@ -1,5 +1,5 @@
 # From features to logits in chunks of rows: how many rows, which slices, float logits without [MASK], tokens drawn.
-# Entry points: HeadOptions, chunk_rows, row_slices, float_logits, exclude_token, draw_tokens, sample_tokens,
+# Entry points: HeadOptions, chunk_rows, even_rows, row_slices, float_logits, exclude_token, draw_tokens, sample_tokens,
 # HeadSums (gradients of features and matrix, chunk by chunk), same_dtype.
 # The losses, the divergence, the sampler and the decoder's statistics all go through here, so no [n, V] tensor is
 # made twice and [MASK] is excluded in one way. Letters: n positions, D width, V vocabulary.
@@ -36,6 +36,17 @@ def chunk_rows(vocabulary: int, chunk: int = 0, copies: int = 1) -> int:
     """Rows per chunk: `chunk`, or as many as keep `copies` float32 buffers at 2^24 elements (64 MiB) together, at least
     16. copies: how many such buffers a caller holds for a row that the losses hold one for."""
     return chunk if chunk > 0 else max(LEAST_ROWS, CHUNK_ELEMENTS // (copies * vocabulary))
+
+
+def even_rows(count: int, vocabulary: int, chunk: int = 0) -> int:
+    """`count` rounded up so that the last chunk has one of few sizes, at most a sixteenth more (16 at least); as it is
+    under a `chunk` that was asked for. oneDNN keeps kernels and scratch memory for every shape it has met, a thousand
+    of them, and the number of scored positions differs at every step of a run."""
+    whole, rest = divmod(count, chunk_rows(vocabulary, chunk))
+    if chunk > 0 or rest == 0:
+        return count
+    step = max(LEAST_ROWS, 1 << max(0, rest.bit_length() - 5))
+    return count - rest + min(chunk_rows(vocabulary), -(-rest // step) * step)
 
 
 def row_slices(count: int, vocabulary: int, chunk: int = 0, copies: int = 1) -> Iterator[slice]:

@@ -11,8 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from hildanext.core.head import PLAIN, HeadOptions, HeadSums, exclude_token, float_logits, row_slices, same_dtype
+from hildanext.core.head import (
+    PLAIN,
+    HeadOptions,
+    HeadSums,
+    even_rows,
+    exclude_token,
+    float_logits,
+    row_slices,
+    same_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -49,9 +59,11 @@ def linear_cross_entropy(
     gradient per token; the backward computes the logits again.
     Source: cut cross-entropy arXiv:2411.09009, here in chunks of rows."""
     features, weight = same_dtype(features, weight)
-    nll, entropy, best, probability = _PerToken.apply(  # type: ignore[no-untyped-call]
-        features, weight, targets, HeadOptions(exclude, smoothing, chunk)
+    more = even_rows(len(targets), weight.shape[0], chunk) - len(targets)
+    found = _PerToken.apply(  # type: ignore[no-untyped-call]
+        pad(features, (0, 0, 0, more)), weight, pad(targets, (0, more)), HeadOptions(exclude, smoothing, chunk)
     )
+    nll, entropy, best, probability = (each[: len(targets)] for each in found)
     return TokenScores(nll, entropy, best, probability, best == targets)
 
 
@@ -62,9 +74,11 @@ def weighted_cross_entropy(
     The gradient is made in the forward pass, so the logits are computed once; one backward per call.
     Source: Liger Kernel arXiv:2410.10989, fused linear cross-entropy."""
     features, weight = same_dtype(features, weight)
-    total, nll, entropy, best, probability = _Weighted.apply(  # type: ignore[no-untyped-call]
-        features, weight, targets, weights, options
+    more = even_rows(len(targets), weight.shape[0], options.chunk) - len(targets)
+    total, *found = _Weighted.apply(  # type: ignore[no-untyped-call]
+        pad(features, (0, 0, 0, more)), weight, pad(targets, (0, more)), weights, options
     )
+    nll, entropy, best, probability = (each[: len(targets)] for each in found)
     return total, TokenScores(nll, entropy, best, probability, best == targets)
 
 
@@ -163,15 +177,16 @@ class _Weighted(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, options: HeadOptions
     ) -> Any:
-        done, sums = [], HeadSums(features, weight, ctx.needs_input_grad)
+        done, sums, count = [], HeadSums(features, weight, ctx.needs_input_grad), weights.shape[-1]
+        weights = pad(weights, (0, len(targets) - count))
         for_nll, for_entropy = (weights, None) if weights.dim() == 1 else (weights[0], weights[1])
         for rows in row_slices(len(targets), weight.shape[0], options.chunk):
             outer = (for_nll[rows], None if for_entropy is None else for_entropy[rows])
             done.append(_of_chunk(sums, (features, weight, targets), outer, options, rows))
         ctx.sums = sums
         nll, entropy, best, probability = _joined(done, features)
-        total = (for_nll.to(nll.dtype) * nll).sum()
-        total = total if for_entropy is None else total + (for_entropy.to(nll.dtype) * entropy).sum()
+        total = (for_nll.to(nll.dtype) * nll)[:count].sum()
+        total = total if for_entropy is None else total + (for_entropy.to(nll.dtype) * entropy)[:count].sum()
         ctx.mark_non_differentiable(nll, entropy, best, probability)
         return total, nll, entropy, best, probability
 

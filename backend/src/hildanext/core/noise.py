@@ -1,5 +1,5 @@
 # The forward process: which maskable tokens become [MASK] (m2t), which become random tokens (t2t), which stay (keep).
-# Entry points: corrupt, plant, Corruption, units, maskable, allowed_tokens.
+# Entry points: corrupt, plant, Corruption, units, maskable, mean_rate, allowed_tokens.
 # A unit is what shares a mask rate: block, document or row. Rates are stratified within a row over its units, in a
 # random order, from streams keyed by row id; so the masks do not depend on how rows are spread over ranks.
 # Letters: B rows, L positions.
@@ -104,16 +104,27 @@ def _rates(config: NoiseConfig, unit: Tensor, sizes: Tensor, uniforms: Tensor) -
     used = sizes > 0
     rank = uniforms[0].masked_fill(~used, 2.0).argsort(dim=1).argsort(dim=1)
     time = (uniforms[1][:, :1] + rank / used.sum(dim=1, keepdim=True).clamp(min=1)) % 1.0
-    schedule, high = SCHEDULES[config.schedule], config.high
-    high = min(high, 1 - config.minimum) if config.complementary else high
-    band = torch.tensor([max(config.low, config.minimum), high], dtype=torch.float64)
-    first, last = schedule.time(band, config.shape).tolist()
+    schedule, (low, high), (first, last) = SCHEDULES[config.schedule], *_band(config)
     time = first + (last - first) * time
-    rate = schedule.rate(time, config.shape).clamp(float(band[0]), high)
+    rate = schedule.rate(time, config.shape).clamp(low, high)
     scale = torch.ones_like(rate)
-    if high > float(band[0]):
-        scale = schedule.slope(time, config.shape) * (last - first) / (high - float(band[0]))
+    if high > low:
+        scale = schedule.slope(time, config.shape) * (last - first) / (high - low)
     return rate.gather(1, unit), scale.gather(1, unit)
+
+
+def _band(config: NoiseConfig) -> tuple[tuple[float, float], tuple[float, float]]:
+    high = min(config.high, 1 - config.minimum) if config.complementary else config.high
+    band = torch.tensor([max(config.low, config.minimum), high], dtype=torch.float64)
+    first, last = SCHEDULES[config.schedule].time(band, config.shape).tolist()
+    return (float(band[0]), high), (first, last)
+
+
+def mean_rate(config: NoiseConfig, points: int = 64) -> float:
+    """The mask rate that `corrupt` draws in the mean, a probability; by the midpoint rule over the time."""
+    (low, high), (first, last) = _band(config)
+    time = first + (last - first) * (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    return float(SCHEDULES[config.schedule].rate(time, config.shape).clamp(low, high).mean())
 
 
 def _draw(

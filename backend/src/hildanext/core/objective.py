@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 import torch
 
-from hildanext.core.types import About, Batch, Denoiser, LossReport
+from hildanext.core.types import About, Batch, Denoiser, LossReport, Pass
 from hildanext.registry import Plugin
 
 
@@ -27,6 +28,11 @@ class BaseObjective(Plugin):
         """It does not."""
         return False
 
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """One forward that scores every learnable position."""
+        return (Pass(),)
+
     def prepare(self, about: About) -> Self:
         """Itself."""
         return self
@@ -34,3 +40,7 @@ class BaseObjective(Plugin):
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch at one block size; block <= 0 or >= L means the whole row (MDLM)."""
         raise ValueError(f"objective {type(self).__name__} defines no loss")
+
+    def losses(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
+        """The whole loss, once."""
+        yield self.loss(model, batch, block, rng)

@@ -1,11 +1,11 @@
 # The records that flow between the parts, and the protocols the parts meet at.
-# Entry points: Batch, LossReport, Stats, Canvas, Update, Denoiser, About, Objective, Policy.
+# Entry points: Batch, LossReport, Stats, Canvas, Update, Denoiser, About, Pass, Objective, Policy.
 # Shape letters: B rows, L positions of a row, Q queries, K keys, V vocabulary, D hidden width, n selected positions.
 """Core records and protocols; torch only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -193,6 +193,18 @@ class About:
     origin: str = ""
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A forward of an objective and the backward right after it, as plan and preflight count them. scored: share of the
+    learnable positions that reach the head; views: rows of the forward for a row of the batch; causal: over the clean
+    text alone, not over [x_t ; x_0]; reads: times the head is read again without a gradient, a count."""
+
+    scored: float = 1.0
+    views: int = 1
+    causal: bool = False
+    reads: int = 0
+
+
 class Objective(Protocol):
     """A training signal: what is corrupted, what is predicted, how it is weighted. core/objective.py has the base class
     with the defaults of everything but `loss`."""
@@ -208,12 +220,22 @@ class Objective(Protocol):
         the memory preflight counts."""
         ...
 
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """What a micro-batch costs: one Pass for each report of `losses`, as many on every rank."""
+        ...
+
     def prepare(self, about: About) -> Objective:
         """The objective that is trained with, called once before the first step."""
         ...
 
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch at one block size; block <= 0 or >= L means the whole row (MDLM)."""
+        ...
+
+    def losses(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
+        """`loss` in parts whose sum it is: the backward of each runs before the next is asked for, so that the graph of
+        only one is held."""
         ...
 
 

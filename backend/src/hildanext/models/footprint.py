@@ -1,7 +1,8 @@
 # The bytes of a Hugging Face network on one device, in training and in decoding, by formulas over its shape.
 # Entry points: NetworkFootprint.
-# The network is built without storage (meta device), so parameter counts are exact; activations follow formulas.
-# A forward has 2L positions while the block is below the window L, else L.
+# The network is built without storage (meta device), so parameter counts are exact. Activations follow formulas for the
+# families of FORMULAS and are traced for the others (models/shallow.py). A forward has 2L positions while the block is
+# below the window L, else L; the backward of each pass of the objective runs before the next, so the widest one counts.
 """Memory of Hugging Face networks."""
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ from torch import nn
 
 from hildanext.config import Config
 from hildanext.config.model import ModelConfig
+from hildanext.core.head import chunk_rows
+from hildanext.core.types import Objective, Pass
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.models.backend import capability, choose_backend
 from hildanext.models.denoiser import position_bytes
 from hildanext.models.files import skeleton
 from hildanext.models.load import NEW, choose_device, choose_dtype, model_folder, new_tokenizer
 from hildanext.models.new import new_model
+from hildanext.models.shallow import Forward, kept_bytes
 from hildanext.models.shape import Shape
+from hildanext.registry import build
 
+FORMULAS = ("llama", "mistral", "qwen2", "qwen3")
 OPTIMIZER_BYTES = {"adamw": 8, "muon": 8, "adamw8bit": 2, "lion8bit": 1}
 QUANTISED_BYTES = {"qlora": 0.5 + 1 / 64 + 4 / 64 / 256, "lora8bit": 1.0}
-CHUNK_BYTES = 2 * 2**24 * 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,11 @@ class NetworkFootprint:
     @classmethod
     def of(cls, model: ModelConfig) -> NetworkFootprint:
         """The counts of the network model.path names."""
-        network = _skeleton(model)
+        return cls.of_network(_skeleton(model))
+
+    @classmethod
+    def of_network(cls, network: Any) -> NetworkFootprint:
+        """The counts of a network, which may be without storage."""
         output = network.get_output_embeddings()
         linears = [module for module in network.modules() if isinstance(module, nn.Linear) and module is not output]
         matrices = {id(weight): weight.numel() for weight in (network.get_input_embeddings().weight, output.weight)}
@@ -61,16 +70,21 @@ class NetworkFootprint:
         """Bytes of all parameters."""
         return float(self.total * dtype.itemsize)
 
+    def copy_bytes(self, dtype: torch.dtype) -> float:
+        """Bytes of a copy of a few layers in training, roughly: weights, gradients and moments of float32."""
+        shape = Shape.of(self.config)
+        return float(4 * dtype.itemsize * (self.embedding + 4 * (self.total - self.embedding) / shape.layers))
+
     def training(self, config: Config, window: int, ranks: int) -> dict[str, float]:
         """Bytes by part; ranks: ranks that share weights under FSDP2."""
         dtype, _ = choose_dtype(config.model.dtype, choose_device(config.model.device))
         size = 2 if config.train.autocast == "bfloat16" else dtype.itemsize
         share = ranks if config.train.parallel == "fsdp2" else 1
         weights = {name: value / share for name, value in self._weights(config, dtype.itemsize).items()}
-        shape = Shape.of(self.config)
-        head = shape.vocabulary * shape.hidden * dtype.itemsize
-        logits = max(CHUNK_BYTES, 2 * 16 * shape.vocabulary * 4) + head
-        return weights | {"activations": self._activations(config, window, size), "logits": float(logits), "kv": 0.0}
+        objective: Objective = build("objectives", config.objective, "objective")
+        widest = max(self._activations(config, window, (size, dtype), one) for one in objective.passes)
+        logits = max(self._head(config, window, size, one) for one in objective.passes)
+        return weights | {"activations": widest, "logits": logits, "kv": 0.0}
 
     def decoding(self, config: Config, window: int) -> dict[str, float]:
         """Bytes by part; keys and values at most decode.kv_bytes."""
@@ -111,22 +125,44 @@ class NetworkFootprint:
         stored = QUANTISED_BYTES.get(adapter.kind, size) * self.linear + size * (self.total - self.linear)
         return {"parameters": stored + 4 * added, "gradients": 4 * added, "optimizer": optimizer * added}
 
-    def _activations(self, config: Config, window: int, size: int) -> float:
+    def _head(self, config: Config, window: int, size: int, one: Pass) -> float:
+        shape, trained = Shape.of(self.config), config.model.adapter.kind == "none"
+        scored = round(config.train.batch * one.views * window * one.scored)
+        rows = min(max(scored, 1), chunk_rows(shape.vocabulary))
+        frozen = not trained or config.optimizer.freeze_embeddings
+        matrices = (size < 4) + (not frozen)
+        features = 3 * scored * shape.hidden * size
+        return float((2 * 4 + (size if size < 4 else 0)) * rows * shape.vocabulary + features) + float(
+            matrices * shape.vocabulary * shape.hidden * size
+        )
+
+    def _activations(self, config: Config, window: int, sizes: tuple[int, torch.dtype], one: Pass) -> float:
         device = choose_device(config.model.device)
-        level, shape = capability(device), Shape.of(self.config)
+        level, shape, size = capability(device), Shape.of(self.config), sizes[0]
         blocks = {block or window for block in (*config.ladder.warmup, *config.ladder.stable, config.ladder.decay_to)}
+        blocks = blocks if config.ladder.fixed is None else {config.ladder.fixed or window}
         worst = 0.0
-        for block in {min(block, window) for block in blocks}:
+        for block in {window if one.causal else min(block, window) for block in blocks}:
             name = choose_backend(config.model.attention, device, window, block).name
             kernel = "math" if name == "dense" and level is not None and level < (7, 0) else name
-            layer = sum(self.layer_bytes(window, block, kernel, size).values())
-            positions = window if block >= window else 2 * window
-            shared = size * (positions**2 * (name == "dense") + 2 * positions * shape.hidden)
-            kept = layer * shape.layers
+            grain = block if kernel == "sliced" or block == window else 1
+            fixed, layer = self._kept(Forward(window, grain, kernel, sizes[1], size < sizes[1].itemsize), device, size)
+            kept = fixed + layer * shape.layers
             if config.train.gradient_checkpointing:
-                kept = layer + shape.layers * positions * shape.hidden * size
-            worst = max(worst, kept + shared)
-        return worst * config.train.batch
+                positions = window if block >= window else 2 * window
+                kept = fixed + layer + shape.layers * positions * shape.hidden * size
+            worst = max(worst, kept)
+        return worst * config.train.batch * one.views
+
+    def _kept(self, forward: Forward, device: torch.device, size: int) -> tuple[float, float]:
+        if self.config.model_type not in FORMULAS and forward.backend in ("dense", "sliced"):
+            traced = kept_bytes(self.config, forward, device)
+            if traced is not None:
+                return traced
+        shape, length = Shape.of(self.config), forward.length
+        positions = length if forward.block >= length else 2 * length
+        fixed = size * (positions**2 * (forward.backend == "dense") + 2 * positions * shape.hidden)
+        return float(fixed), sum(self.layer_bytes(length, forward.block, forward.backend, size).values())
 
 
 def _skeleton(model: ModelConfig) -> Any:

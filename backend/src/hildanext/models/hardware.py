@@ -1,5 +1,6 @@
 # What the machine offers torch: devices, their memory, and whether the installed torch has kernels for them.
-# Entry points: devices, kernel_problem, multiplies, slow_dtype, total_memory, peak_memory, restart_peak.
+# Entry points: devices, kernel_problem, multiplies, slow_dtype, total_memory, resident_memory, peak_memory,
+# restart_peak.
 # A GPU the wheel was not built for fails late with "no kernel image"; this says so early, with the cure. A dtype
 # without units computes rightly and ten times too slowly; slow_dtype says that.
 """Hardware report."""
@@ -104,6 +105,11 @@ def peak_memory(device: torch.device | None = None) -> int:
     except ImportError:
         return 0
     return int(getrusage(RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now; 0 where the system does not tell."""
+    return _resident("VmRSS")
 
 
 def restart_peak(device: torch.device) -> int:

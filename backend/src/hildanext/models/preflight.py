@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -14,12 +15,14 @@ from hildanext.config import Config
 from hildanext.config.model import AdapterConfig
 from hildanext.core.types import Objective
 from hildanext.errors import ModelError
-from hildanext.models.hardware import total_memory
+from hildanext.models.hardware import resident_memory, total_memory
 from hildanext.models.kind import Footprint
 from hildanext.models.load import choose_device, choose_dtype, kind_at
 from hildanext.registry import build
 
-PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "kv", "companions")
+PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "kv", "companions", "process", "heap")
+FIRST_STEP = 48 * 2**20
+HEAP = 0.2
 REMEDIES = (
     ("train", "gradient_checkpointing", True),
     ("train", "batch", 1),
@@ -42,22 +45,35 @@ def _companions(config: Config, device: torch.device) -> dict[str, float]:
     return {"companions": sum(held)} if held else {}
 
 
+def _around(device: torch.device, parts: Mapping[str, float]) -> dict[str, float]:
+    if device.type != "cpu":
+        return {}
+    taken = parts["activations"] + parts["logits"] + parts["gradients"]
+    return {"process": resident_memory() + FIRST_STEP, "heap": HEAP * taken}
+
+
 def estimate(
-    config: Config, window: int, training: bool = True, ranks: int = 1, available: int | None = None
+    config: Config,
+    window: int,
+    training: bool = True,
+    ranks: int = 1,
+    available: int | None = None,
+    footprint: Footprint | None = None,
 ) -> dict[str, Any]:
     """Bytes per device that a run over rows of `window` tokens needs, by part, their total, the limit (max_vram_pct of
     `available`, default: the device's memory) and, where it does not fit, the settings that would. The worst block size
-    of the ladder counts; ranks: ranks that share weights under FSDP2, which the objective's companions do not."""
-    footprint, device = kind_at(config.model.path).footprint(config.model), choose_device(config.model.device)
+    of the ladder counts; ranks: ranks that share weights under FSDP2, which the objective's companions do not. In
+    training on the CPU also what this process holds already and what the C heap keeps beside what is in use."""
+    footprint = footprint or kind_at(config.model.path).footprint(config.model)
+    device = choose_device(config.model.device)
     if available is None:
         cuda = device.type == "cuda"
         available = torch.cuda.get_device_properties(device).total_memory if cuda else total_memory()
     limit = config.model.max_vram_pct * available
     frozen = _companions(config, device) if training else {}
-    parts = {
-        **(footprint.training(config, window, ranks) if training else footprint.decoding(config, window)),
-        **frozen,
-    }
+    needed = dict(footprint.training(config, window, ranks) if training else footprint.decoding(config, window))
+    around = _around(device, needed) if training else {}
+    parts = needed | frozen | around
     total = sum(parts.values())
     found: dict[str, Any] = {name: round(value) for name, value in parts.items()} | {"total": round(total)}
     found |= {"device": str(device), "available": available, "limit": round(limit), "fits": total <= limit}
@@ -66,12 +82,18 @@ def estimate(
     return found
 
 
-def _remedies(config: Config, footprint: Footprint, window: int, ranks: int, limit: float) -> list[str]:  # fmt: skip
+def _remedies(config: Config, footprint: Footprint, window: int, ranks: int, limit: float) -> list[str]:
+    device = choose_device(config.model.device)
+
+    def needed(tried: tuple[tuple[str, str, Any], ...]) -> float:
+        parts = footprint.training(_changed(config, tried), window, ranks)
+        return sum(parts.values()) + sum(_around(device, parts).values())
+
     useful = [remedy for remedy in REMEDIES if _changed(config, (remedy,)) != config]
     for count in range(1, len(useful) + 1):
         fitting = [
             tried for tried in combinations(useful, count)
-            if sum(footprint.training(_changed(config, tried), window, ranks).values()) <= limit
+            if needed(tried) <= limit
         ]  # fmt: skip
         if fitting:
             return [" ".join(f"--set {place}.{key}={_written(value)}" for place, key, value in s) for s in fitting[:3]]

@@ -1,7 +1,7 @@
-# What a run will do, before it does it: stages, steps, tokens, and estimates of time and memory.
+# What a run will do, before it does it: stages, steps, tokens, and estimates of time and memory under its objective.
 # Entry points: plan_command, Plan, arithmetic_rate.
-# Time is arithmetic (6 operations per parameter and token) at the rate of one timed matrix product, so a lower bound;
-# a plan needs neither model nor data.
+# Time is measured on a shallow copy of the network (rehearsal.py); for kinds of model without layers to leave out it is
+# arithmetic, 6 operations per parameter and token. Without data the window is tokenize.window and every token learned.
 """The plan of a run."""
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ import torch
 
 from hildanext.config import Config
 from hildanext.core.block_ladder import Ladder, Stage
+from hildanext.core.types import Objective
 from hildanext.data.shards import ShardSet
-from hildanext.errors import DataError, ModelError
-from hildanext.models.load import choose_device, choose_dtype
-from hildanext.models.preflight import estimate
+from hildanext.errors import DataError
+from hildanext.models.footprint import NetworkFootprint
+from hildanext.models.hardware import total_memory
+from hildanext.models.load import NEW, choose_device, choose_dtype, kind_at
+from hildanext.models.preflight import PARTS, estimate
 from hildanext.progress import Console
+from hildanext.registry import build
+from hildanext.train.rehearsal import Pace, rehearse
 from hildanext.train.training import make_ladder, shards_folder, tokens_per_step
 
-MEMORY = ("parameters", "gradients", "optimizer", "activations", "logits", "total", "limit")
+MEMORY = (*PARTS, "total", "limit")
+COPY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A ladder with its cost. tokens_per_step counts every rank; seconds_per_token: of the plain L x L step, None where
-    the model is not there; memory: bytes by part, empty then."""
+    """A ladder with its cost. tokens_per_step counts every rank; step_seconds: of a step whose forwards have no clean
+    half, and of one whose forwards have one; None and no memory, bytes by part, before the model can be known."""
 
     ladder: Ladder
     tokens_per_step: int
-    seconds_per_token: float | None
+    step_seconds: tuple[float, float] | None
     memory: dict[str, Any]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -43,14 +49,15 @@ class Plan:
         ]
 
     def _seconds(self, stage: Stage) -> float | None:
-        halves = 1 if stage.phase == "autoregressive" or stage.block >= self.ladder.window else 2
-        known = self.seconds_per_token
-        return None if known is None else stage.steps * self.tokens_per_step * known * halves
+        if self.step_seconds is None:
+            return None
+        whole = stage.phase == "autoregressive" or stage.block >= self.ladder.window
+        return stage.steps * self.step_seconds[0 if whole else 1]
 
     def as_json(self) -> dict[str, Any]:
         """The whole plan."""
         rows = self.rows()
-        seconds = None if self.seconds_per_token is None else sum(row["seconds"] for row in rows)
+        seconds = None if self.step_seconds is None else sum(row["seconds"] for row in rows)
         return {
             "window": self.ladder.window, "steps": self.ladder.steps, "tokens_per_step": self.tokens_per_step,
             "tokens": self.ladder.steps * self.tokens_per_step, "stages": rows, "seconds": seconds,
@@ -70,44 +77,72 @@ def arithmetic_rate(device: torch.device, size: int = 512, tries: int = 3, dtype
 
 
 def plan_command(config: Config, console: Console) -> dict[str, Any]:
-    """Show the plan of a run; trains nothing and writes nothing. Needs neither model nor data."""
-    ranks, window = int(os.environ.get("WORLD_SIZE", "1")), _window(config)
-    memory, seconds = _cost(config, window, ranks)
-    plan = Plan(make_ladder(config, window, ranks), tokens_per_step(config, window, ranks), seconds, memory)
-    _show(plan, console)
+    """Show the plan of a run; trains nothing and writes nothing. Needs no data. ModelError, after the stages, where the
+    model is not there."""
+    ranks, shards = int(os.environ.get("WORLD_SIZE", "1")), _shards(config)
+    window = shards.window if shards else config.tokenize.window
+    ladder, tokens = make_ladder(config, window, ranks), tokens_per_step(config, window, ranks)
+    _show_stages(Plan(ladder, tokens, None, {}), console)
+    plan = Plan(ladder, tokens, *_cost(config, ladder, shards, ranks))
+    _show_cost(plan, console)
     return plan.as_json()
 
 
-def _window(config: Config) -> int:
+def _shards(config: Config) -> ShardSet | None:
     try:
-        return ShardSet.open(shards_folder(config) / config.train.split).window
+        return ShardSet.open(shards_folder(config) / config.train.split)
     except DataError:
-        return config.tokenize.window
+        return None
 
 
-def _cost(config: Config, window: int, ranks: int) -> tuple[dict[str, Any], float | None]:
-    try:
-        found = estimate(config, window, ranks=ranks)
-    except ModelError:
-        return {}, None
+def _cost(
+    config: Config, ladder: Ladder, shards: ShardSet | None, ranks: int
+) -> tuple[tuple[float, float] | None, dict[str, Any]]:
+    model = config.model
+    if model.path == NEW and not model.new.tokenizer:
+        tokenizer = str(shards.manifest.get("tokenizer", "")) if shards else ""
+        if not tokenizer:
+            return None, {}
+        model = model.model_copy(update={"new": model.new.model_copy(update={"tokenizer": tokenizer})})
+    config = config.model_copy(update={"model": model})
+    footprint, window = kind_at(model.path).footprint(model), ladder.window
+    memory = estimate(config, window, ranks=ranks, footprint=footprint)
+    objective: Objective = build("objectives", config.objective, "objective")
+    learned = shards.manifest["learned"] / (len(shards) * window) if shards and len(shards) else 1.0
+    below = [stage for stage in ladder.stages if stage.block < window and stage.phase != "autoregressive"]
+    block = max(below, key=lambda stage: stage.steps).block if below else window
+    pace = _pace(config, footprint, memory, (window, block))
+    whole, pair = (pace.seconds(config, objective, learned * window, each) for each in (True, False))
+    return (whole, pair), memory
+
+
+def _pace(config: Config, footprint: Any, memory: dict[str, Any], sizes: tuple[int, int]) -> Pace:
     device = choose_device(config.model.device)
     stored = choose_dtype(config.model.dtype, device)[0]
+    if isinstance(footprint, NetworkFootprint):
+        copies = footprint.copy_bytes(stored)
+        if device.type != "cpu" or copies <= COPY_SHARE * (total_memory() or copies):
+            return rehearse(config, footprint.config, *sizes)
     used = torch.bfloat16 if config.train.autocast == "bfloat16" else stored
-    return found, 6.0 * found["parameters"] / stored.itemsize / arithmetic_rate(device, dtype=used) / ranks
+    row = 6.0 * sizes[0] * memory["parameters"] / stored.itemsize / arithmetic_rate(device, dtype=used)
+    return Pace(2 * row, row, 0.0, 0.0, 0.0)
 
 
-def _show(plan: Plan, console: Console) -> None:
+def _show_stages(plan: Plan, console: Console) -> None:
     rows = [
-        (row["phase"], str(row["block"]), f"{row['first']}", f"{row['steps']}", f"{row['tokens']:,}", _minutes(row))
+        (row["phase"], str(row["block"]), f"{row['first']}", f"{row['steps']}", f"{row['tokens']:,}")
         for row in plan.rows()
     ]
-    console.table(rows, ("stage", "block", "from step", "steps", "tokens", "minutes"))
+    console.table(rows, ("stage", "block", "from step", "steps", "tokens"))
     console.say(f"{plan.ladder.steps * plan.tokens_per_step:,} tokens in all")
-    told = plan.seconds_per_token is not None
-    console.say("time: at least this, from one timed matrix product" if told else "time: not estimated, no model here")
+
+
+def _show_cost(plan: Plan, console: Console) -> None:
+    if plan.step_seconds is None:
+        console.say("time and memory: not estimated, the new model's tokenizer is not there yet")
+        return
+    minutes = [f"{row['phase']} {row['block']}: {row['seconds'] / 60:.1f}" for row in plan.rows()]
+    total = sum(row["seconds"] for row in plan.rows())
+    console.say(f"minutes, if the machine does nothing else: {total / 60:.1f} ({', '.join(minutes)})")
     parts = ", ".join(f"{name} {plan.memory[name] / 2**30:.2f}" for name in MEMORY if plan.memory.get(name))
-    console.say(f"memory, GiB: {parts}" if parts else "memory: not estimated, no model here")
-
-
-def _minutes(row: dict[str, Any]) -> str:
-    return "?" if row["seconds"] is None else f"{row['seconds'] / 60:.1f}"
+    console.say(f"memory, GiB: {parts}")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hildanext.core.loss_report import autoregressive_report
 from hildanext.core.objective import BaseObjective
-from hildanext.core.types import Batch, Denoiser, LossReport
+from hildanext.core.types import Batch, Denoiser, LossReport, Pass
 
 
 class Autoregressive(BaseObjective):
@@ -16,6 +16,11 @@ class Autoregressive(BaseObjective):
     Source: docs/papers.md, next-token loss."""
 
     exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """One causal forward."""
+        return (Pass(causal=True),)
 
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch; block and rng are not used."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -18,8 +19,16 @@ from torch import Tensor
 from hildanext.core.linear_kl import Teacher, weighted_kl
 from hildanext.core.noise import Corruption
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit, Supervision
-from hildanext.core.types import About, Batch, Denoiser, LossReport
+from hildanext.core.types import About, Batch, Denoiser, LossReport, Pass
 from hildanext.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class _Taught:
+    features: Tensor
+    head: Tensor
+    place: Tensor
+    share: float
 
 
 class Distill(MaskAndEdit, m2t_weight=0.5):
@@ -85,39 +94,52 @@ class Distill(MaskAndEdit, m2t_weight=0.5):
         """The masked positions too where cross-entropy on the data has no weight."""
         return super().chosen(view, weight) | view.m2t if self.kl_weight else super().chosen(view, weight)
 
-    def with_own_terms(
-        self, model: Denoiser, given: Supervision, inputs: tuple[Tensor, Tensor], made: LossReport
-    ) -> LossReport:
-        """The report with the KL term; part `kl`: its sum over the masked positions that have a teacher."""
-        if self.kl_weight == 0:
-            return made
-        taught = given.view.m2t & given.select & (given.batch.positions() > 0)
-        weights = self._kl_weights(given.view, given.batch, 1 / given.stacked)[taught]
-        features, head = inputs
-        teacher = self._teacher_at(taught, model, given)
-        total, divergence = weighted_kl(features[taught[given.select]], head, teacher, weights)
-        parts, counts = {"kl": divergence.double().sum()}, {"kl": taught.sum().double()}
-        return LossReport(
-            made.total + total.float(), made.normaliser, {**made.parts, **parts}, {**made.counts, **counts}
-        )
+    def parts_cost(self) -> tuple[Pass, ...]:
+        """Those of mask_and_edit, the parent's head read once more for each forward over masks."""
+        made = super().parts_cost()
+        return tuple(one if one.causal or not self.kl_weight else replace(one, reads=one.reads + 1) for one in made)
+
+    def _scored_shares(self) -> list[float]:
+        return MaskAndEdit._scored_shares(self.model_copy(update={"m2t_weight": self.m2t_weight + self.kl_weight}))
 
     @torch.no_grad()
-    def _teacher_at(self, taught: Tensor, model: Denoiser, given: Supervision) -> Teacher:
-        batch = given.batch
-        rows, length = len(batch.tokens) // given.stacked, batch.tokens.shape[1]
-        once = Batch(batch.tokens[:rows], batch.learn[:rows], batch.docs[:rows], batch.ids[:rows])
-        asked = taught.view(given.stacked, rows, length).any(dim=0)
+    def prior(self, model: Denoiser, batch: Batch, views: tuple[Corruption, ...]) -> _Taught | None:
+        """The parent's features wherever one of the views is masked, from its one pass over the clean text."""
+        if self.kl_weight == 0:
+            return None
+        asked = torch.stack([view.m2t for view in views]).any(dim=0) & (batch.positions() > 0)
         with self._without_adapters() if self._without_adapters else nullcontext():
             source = model if self._teacher is None else self._teacher
-            features, head = source.causal_features(once, asked), source.head().detach()
+            features, head = source.causal_features(batch, asked), source.head().detach()
         if len(head) != model.vocab_size:
             raise ConfigError(
                 f"objective.parent: its output matrix has {len(head)} rows, the model's {model.vocab_size}; give the"
                 " parent that the model came from"
             )
-        place = (asked.flatten().cumsum(0) - 1).view(rows, length).repeat(given.stacked, 1)[taught]
-        exclude = model.mask_id if self.exclude_mask else None
+        return _Taught(features, head, (asked.flatten().cumsum(0) - 1).view(asked.shape), 1 / len(views))
+
+    def with_own_terms(
+        self, model: Denoiser, given: Supervision, inputs: tuple[Tensor, Tensor], made: LossReport
+    ) -> LossReport:
+        """The report with the KL term; part `kl`: its sum over the masked positions that have a teacher."""
+        known: _Taught | None = given.prior
+        if known is None:
+            return made
+        taught = given.view.m2t & given.select & (given.batch.positions() > 0)
+        weights = self._kl_weights(given.view, given.batch, known.share)[taught]
+        features, head = inputs
+        total, divergence = weighted_kl(
+            features[taught[given.select]], head, self._teacher_at(taught, known, model.mask_id), weights
+        )
+        parts, counts = {"kl": divergence.double().sum()}, {"kl": taught.sum().double()}
+        return LossReport(
+            made.total + total.float(), made.normaliser, {**made.parts, **parts}, {**made.counts, **counts}
+        )
+
+    def _teacher_at(self, taught: Tensor, known: _Taught, mask_id: int) -> Teacher:
+        place = known.place.repeat(len(taught) // len(known.place), 1)[taught]
+        exclude = mask_id if self.exclude_mask else None
         return Teacher(
-            features[place], head, min(self.top_k, len(head) - 1), exclude, 0, self.direction == "reverse",
-            self.temperature,
+            known.features[place], known.head, min(self.top_k, len(known.head) - 1), exclude, 0,
+            self.direction == "reverse", self.temperature,
         )  # fmt: skip

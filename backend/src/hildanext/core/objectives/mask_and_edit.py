@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,24 +19,25 @@ from hildanext.config.noise import NoiseConfig
 from hildanext.core.batches import repeated
 from hildanext.core.head import HeadOptions, sample_tokens
 from hildanext.core.linear_cross_entropy import TokenScores, weighted_cross_entropy
-from hildanext.core.loss_report import autoregressive_report, joined, sums_of
-from hildanext.core.noise import Corruption, corrupt, unit_sizes, units
+from hildanext.core.loss_report import autoregressive_report, joined, merged, sums_of
+from hildanext.core.noise import Corruption, corrupt, mean_rate, unit_sizes, units
 from hildanext.core.objective import BaseObjective
-from hildanext.core.types import About, Batch, Denoiser, LossReport
+from hildanext.core.row_streams import row_uniforms
+from hildanext.core.types import About, Batch, Denoiser, LossReport, Pass
 
 
 @dataclass(frozen=True)
 class Supervision:
     """One forward to be scored: a view, the batch its clean half comes from, and the weight [B, L] of each position's
     nll in the numerator. `select` [B, L] bool: the positions that are scored. `uniform` [B, L] in [0, 1): also draw a
-    token at each of them, from the model's distribution. `stacked`: the views of a row that share this forward."""
+    token at each of them, from the model's distribution. `prior`: what the objective made of all views."""
 
     view: Corruption
     batch: Batch
     weight: Tensor
     select: Tensor
     uniform: Tensor | None = None
-    stacked: int = 1
+    prior: Any = None
 
 
 class MaskAndEdit(BaseObjective):
@@ -57,6 +59,10 @@ class MaskAndEdit(BaseObjective):
     m2t_weight: float = Field(1.0, ge=0, description="factor of the M2T term")
     t2t_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")
     keep_weight: float = Field(1.0, ge=0, description="factor of the KEEP term (lambda_k)")
+    keep_share: float = Field(
+        1.0, gt=0, le=1, description="share of the KEEP positions that are scored, drawn anew each time; they weigh "
+        "1 / share, so the term's mean is the same and the output matrix meets fewer positions",
+    )  # fmt: skip
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, the share spread over the vocabulary")
     confidence: float = Field(0.0, ge=0, description="factor of the entropy at correctly predicted masked positions")
     confidence_over: Literal["correct", "normaliser"] = Field(
@@ -69,6 +75,9 @@ class MaskAndEdit(BaseObjective):
 
     def __init_subclass__(cls, **defaults: Any) -> None:
         super().__init_subclass__()
+        if "loss" in cls.__dict__ and "losses" not in cls.__dict__:
+            cls.losses = BaseObjective.losses  # type: ignore[method-assign]
+            cls.passes = property(_joint)  # type: ignore[assignment, method-assign]
 
     @classmethod
     def __pydantic_init_subclass__(cls, **defaults: Any) -> None:
@@ -79,19 +88,77 @@ class MaskAndEdit(BaseObjective):
             cls.model_fields[name].default, cls.model_fields[name].validate_default = value, True
         cls.model_rebuild(force=True)
 
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """As many as `parted` gives reports."""
+        return self.parts_cost()
+
+    def parts_cost(self) -> tuple[Pass, ...]:
+        """One for each view, one for the side term; both views in one where their entropy terms share a count."""
+        shares = self._scored_shares()
+        reads = 1 if self.confidence > 0 else 0
+        if self._views_together:
+            made = [Pass(sum(shares) / len(shares), len(shares), reads=reads)]
+        else:
+            made = [Pass(share, reads=reads) for share in shares]
+        return (*made, Pass(causal=True)) if self.autoregressive else tuple(made)
+
+    def _scored_shares(self) -> list[float]:
+        masked = mean_rate(self.noise)
+        rates = [masked, 1 - masked] if self.noise.complementary else [masked]
+        if self.noise.type == "random_replace":
+            return [(self.t2t_weight > 0) * rate + self._kept(1 - rate) for rate in rates]
+        replaced = self.noise.replace
+        return [
+            (self.m2t_weight > 0) * rate
+            + (self.t2t_weight > 0) * (1 - rate) * replaced
+            + self._kept((1 - rate) * (1 - replaced))
+            for rate in rates
+        ]
+
+    def _kept(self, share: float) -> float:
+        return self.keep_share * share if self.keep_weight > 0 else 0.0
+
+    @property
+    def _views_together(self) -> bool:
+        return self.noise.complementary and self.confidence > 0 and self.confidence_over == "correct"
+
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
-        """The report of one micro-batch; see core.types.Objective. Both views of a complementary pair go through one
-        forward."""
-        return self.loss_of(model, batch, self.views(model, batch, block, rng), block)
+        """The report of one micro-batch; see core.types.Objective."""
+        return merged(list(self.parted(model, batch, block, rng)))
 
     def loss_of(self, model: Denoiser, batch: Batch, views: tuple[Corruption, ...], block: int) -> LossReport:
-        """The report of given views, whatever made them; all go through one forward."""
-        view = views[0] if len(views) == 1 else joined(views)
-        whole = batch if len(views) == 1 else repeated(batch, len(views))
-        normaliser = self.denominator(views, batch)
-        weight = self.weights(view, whole, share=1 / len(views))
-        given = Supervision(view, whole, weight, self.chosen(view, weight), stacked=len(views))
-        return self.with_side_term(model, batch, self.scored(model, given, block, normaliser))
+        """The report of given views, whatever made them."""
+        return merged(list(self.parted_of(model, batch, views, block, [])))
+
+    def losses(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
+        """The reports of `parted`; the whole loss in one where a subclass has a `loss` of its own."""
+        yield from self.parted(model, batch, block, rng)
+
+    def parted(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
+        """A report for each of `passes`; the first carries the normaliser of all, the others 0."""
+        views = self.views(model, batch, block, rng)
+        yield from self.parted_of(model, batch, views, block, self.thinning(batch, rng, len(views)))
+
+    def parted_of(
+        self, model: Denoiser, batch: Batch, views: tuple[Corruption, ...], block: int, uniform: list[Tensor]
+    ) -> Iterator[LossReport]:
+        """`parted` of given views; uniform: as of `thinning`."""
+        normaliser, prior = self.denominator(views, batch), self.prior(model, batch, views)
+        whole, groups, share = batch, list(views), 1 / len(views)
+        if self._views_together:
+            whole, groups = repeated(batch, len(views)), [joined(views)]
+            uniform = [torch.cat(uniform)] if uniform else []
+        for index, view in enumerate(groups):
+            weight = self.thinned(self.weights(view, whole, share), view, uniform[index : index + 1])
+            given = Supervision(view, whole, weight, self.chosen(view, weight), prior=prior)
+            made = self.scored(model, given, block, normaliser)
+            yield replace(made, normaliser=normaliser if index == 0 else torch.zeros_like(normaliser))
+        yield from self.side_term(model, batch, normaliser)
+
+    def prior(self, model: Denoiser, batch: Batch, views: tuple[Corruption, ...]) -> Any:
+        """What `with_own_terms` needs of all views at once, before the first is scored; here nothing."""
+        return None
 
     def chosen(self, view: Corruption, weight: Tensor) -> Tensor:
         """[B, L] bool: the positions whose prediction is scored; here those with a weight."""
@@ -116,6 +183,18 @@ class MaskAndEdit(BaseObjective):
         weight = torch.where(view.t2t, share * self.t2t_weight, weight)
         weight = torch.where(view.keep, share * self.keep_weight, weight)
         return (weight * self._row_factor(view, batch)).float()
+
+    def thinning(self, batch: Batch, rng: torch.Generator, count: int) -> list[Tensor]:
+        """`count` uniforms [B, L] in [0, 1) that choose the KEEP positions; none, and nothing drawn, where all stay."""
+        return [] if self.keep_share == 1 or self.keep_weight == 0 else list(row_uniforms(batch, rng, count))
+
+    def thinned(self, weight: Tensor, view: Corruption, uniform: list[Tensor]) -> Tensor:
+        """Weights [B, L] in which KEEP positions stay with probability keep_share, then divided by it; the others as
+        they were. Source: docs/papers.md, thinned KEEP."""
+        if not uniform:
+            return weight
+        chosen = torch.where(uniform[0] < self.keep_share, weight / self.keep_share, 0.0)
+        return torch.where(view.keep, chosen, weight)
 
     def _row_factor(self, view: Corruption, batch: Batch) -> Tensor | float:
         if self.normaliser not in ("document", "sequence"):
@@ -174,15 +253,17 @@ class MaskAndEdit(BaseObjective):
             return self.confidence * chosen
         return self.confidence * chosen * normaliser / chosen.sum().clamp(min=1)
 
-    def with_side_term(self, model: Denoiser, batch: Batch, made: LossReport) -> LossReport:
-        """The report with the next-token loss added at the rate `autoregressive`, per token of its own."""
+    def side_term(self, model: Denoiser, batch: Batch, normaliser: Tensor) -> Iterator[LossReport]:
+        """The next-token loss at the rate `autoregressive`, per token of its own, over the normaliser of the loss that
+        it stands beside (its own is 0); none at rate 0."""
         if self.autoregressive == 0:
-            return made
+            return
         side = autoregressive_report(model, batch)
-        scale = self.autoregressive * made.normaliser / side.normaliser.clamp(min=1)
-        return LossReport(
-            made.total + scale * side.total,
-            made.normaliser,
-            {**made.parts, **side.parts},
-            {**made.counts, **side.counts},
-        )
+        scale = self.autoregressive * normaliser / side.normaliser.clamp(min=1)
+        yield replace(side, total=scale * side.total, normaliser=torch.zeros_like(normaliser))
+
+
+def _joint(objective: MaskAndEdit) -> tuple[Pass, ...]:
+    parts = objective.parts_cost()
+    views = sum(one.views for one in parts)
+    return (Pass(sum(one.views * one.scored for one in parts) / views, views, reads=max(one.reads for one in parts)),)

@@ -3,6 +3,7 @@
 # Turn 1 is mask_and_edit. No gradient goes through a draft. LLaDA2.1 publishes neither turns nor rules; these are ours.
 """Objective `multi_turn`."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -11,11 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from hildanext.core.linear_cross_entropy import TokenScores
-from hildanext.core.loss_report import merged
 from hildanext.core.noise import Corruption
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit, Supervision
 from hildanext.core.row_streams import row_uniforms
-from hildanext.core.types import Batch, Denoiser, LossReport
+from hildanext.core.types import Batch, Denoiser, LossReport, Pass
 
 
 class MultiTurn(MaskAndEdit):
@@ -32,34 +32,44 @@ class MultiTurn(MaskAndEdit):
         None, ge=0, lt=1, description="visible tokens become the model's best above this probability; null: never"
     )
 
-    def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
-        """The report of one micro-batch, `turns` forwards for each view; parts are sums over turns."""
+    def parts_cost(self) -> tuple[Pass, ...]:
+        """One for each view and turn, one for the side term; every turn but the last scores all that can be masked."""
+        reads = (1 if self.confidence > 0 else 0, 1 if self.draft == "sample" else 0)
+        drafting = Pass(reads=sum(reads))
+        made: list[Pass] = []
+        for share in self._scored_shares():
+            made += [*[drafting] * (self.turns - 1), Pass(share, reads=reads[0])]
+        return (*made, Pass(causal=True)) if self.autoregressive else tuple(made)
+
+    def parted(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
+        """A report for each view and turn, in this order, one for the side term; parts are sums over turns."""
         views = self.views(model, batch, block, rng)
         normaliser = self.denominator(views, batch)
-        reports = []
-        for view in views:
-            reports += self._turns(model, Supervision(view, batch, batch.learn, batch.learn), block, (rng, len(views)))
-        made = merged(reports)
-        total = made.total / self.turns
-        return self.with_side_term(model, batch, LossReport(total, normaliser, made.parts, made.counts))
+        for index, view in enumerate(views):
+            given = Supervision(view, batch, batch.learn, batch.learn)
+            for turn, made in enumerate(self._turns(model, given, block, (rng, len(views)))):
+                own = normaliser if index == turn == 0 else torch.zeros_like(normaliser)
+                yield replace(made, total=made.total / self.turns, normaliser=own)
+        yield from self.side_term(model, batch, normaliser)
 
     def _turns(
         self, model: Denoiser, given: Supervision, block: int, drawn: tuple[torch.Generator, int]
-    ) -> list[LossReport]:
+    ) -> Iterator[LossReport]:
         rng, views = drawn
-        view, reports = given.view, []
+        view = given.view
         for turn in range(self.turns):
+            last = turn + 1 == self.turns
             weight = self.weights(view, given.batch, share=1 / views)
-            select = view.maskable if turn + 1 < self.turns else weight > 0
-            uniform = row_uniforms(given.batch, rng, 2) if turn + 1 < self.turns else None
+            weight = self.thinned(weight, view, self.thinning(given.batch, rng, 1) if last else [])
+            select = weight > 0 if last else view.maskable
+            uniform = None if last else row_uniforms(given.batch, rng, 2)
             drawing = uniform[1] if uniform is not None and self.draft == "sample" else None
             turn_given = Supervision(view, given.batch, weight, select, drawing)
-            normaliser = self.denominator((view,), given.batch)
-            report, scores = self.scored_with_tokens(model, turn_given, block, normaliser)
-            reports.append(report)
+            report, scores = self.scored_with_tokens(model, turn_given, block, self.denominator((view,), given.batch))
             if uniform is not None:
                 view = self.next_view(view, given.batch, scores, uniform[0])
-        return reports
+            del scores
+            yield report
 
     def next_view(self, view: Corruption, batch: Batch, scores: TokenScores, uniform: Tensor) -> Corruption:
         """The view whose tokens are the draft after an update; scores are those of all maskable positions; uniform

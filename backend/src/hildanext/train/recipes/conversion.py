@@ -121,16 +121,18 @@ class Supervised:
         rows = [row % len(self.training.shards) for batch in batches for row in batch.ids]
         self._notes = Notes(tokens * self.training.ranks.size, rows, {"phase": stage.phase, "block": stage.block})
         for index, batch in enumerate(batches):
-            yield partial(self._loss, step, index, batch)
+            losses = self._losses(step, index, batch)
+            yield from [partial(next, losses)] * len(self.objective.passes)
 
-    def _loss(self, step: int, index: int, batch: Batch) -> LossReport:
+    def _losses(self, step: int, index: int, batch: Batch) -> Iterator[LossReport]:
         seed, ranks = self.training.config.seed, self.training.ranks
         if self.noise is not None:
             self.noise.set_scale(step)
             self.noise.rng.manual_seed(step_seed(seed, step, micro=1 + index * ranks.size + ranks.rank))
         torch.manual_seed(step_seed(seed, step, micro=DROPOUT + index * ranks.size + ranks.rank))
         rng = torch.Generator().manual_seed(step_seed(seed, step))
-        return self.objective.loss(self.model, batch.to(self.training.loaded.device), self.ladder.block(step), rng)
+        block, given = self.ladder.block(step), batch.to(self.training.loaded.device)
+        yield from self.objective.losses(self.model, given, block, rng)
 
     def notes(self) -> Notes:
         """Tokens and rows of the step, its phase and block size."""
