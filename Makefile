@@ -6,10 +6,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FILES := backend/src test docs examples vendor
 
-.PHONY: demo test check fmt docs tiny-model test-oldest clean
+.PHONY: demo demo-real test check fmt docs tiny-model test-oldest clean
 
 demo: $(STAMP)
 	$(BIN)/hildanext demo
+
+# A real model: fetches SmolLM2-135M-Instruct, puts the adapters of models/smollm2-135m-diffusion over it, and compares the two.
+REAL := runs/demo-real
+demo-real: $(STAMP)
+	$(BIN)/hildanext fetch smollm2-135m
+	$(BIN)/hildanext answer --write-prompts 10 --held-out --out $(REAL)/prompts.jsonl
+	$(BIN)/hildanext answer --model models/smollm2-135m --prompts $(REAL)/prompts.jsonl --out $(REAL)/answers.jsonl --max-new-tokens 96 --unfinished keep
+	$(BIN)/hildanext compare models/smollm2-135m models/smollm2-135m-diffusion --data $(REAL)/answers.jsonl --set decode.max_new_tokens=96
+	$(BIN)/hildanext generate --chat --model models/smollm2-135m-diffusion --prompt "Give me three facts about the moon." --stream
 
 test: $(STAMP)
 	$(BIN)/python test/run_tests.py

@@ -1,7 +1,7 @@
 # One rank of a two-process run: python ranks.py <folder> <shards> <parent> <rank>.
 # Entry points: main.
-# Trains with DDP, then with FSDP2, then with FSDP2 and Muon, whose checkpoint it resumes, in one process, so that
-# imports are paid once; two micro-batches a step, so that gradients cross in the last one only.
+# Trains with DDP and with FSDP2, five backwards for each of two micro-batches a step, so that gradients cross in the last
+# of ten only; then with FSDP2 and Muon, whose checkpoint it resumes. One process, so that imports are paid once.
 """A rank of test_distributed.py."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from train.material import run
+from train.material import TURNS, run
 
 
 def main() -> None:
@@ -20,8 +20,8 @@ def main() -> None:
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     warnings.filterwarnings("error", category=FutureWarning, module="hildanext")  # what torch is about to take away
     split = {"train__batch": 1, "train__accumulate": 2}
-    muon = {"optimizer__name": "muon"}
-    runs = [("ddp", "ddp", {}), ("fsdp2", "fsdp2", {})]
+    turns, muon = {"objective": TURNS}, {"optimizer__name": "muon"}
+    runs = [("ddp", "ddp", turns), ("fsdp2", "fsdp2", turns)]
     if hasattr(torch.optim, "Muon"):
         again = {**muon, "train__resume": str(folder / "muon" / "checkpoints" / "step-000004")}
         runs += [("muon", "fsdp2", muon), ("muon-rest", "fsdp2", again)]

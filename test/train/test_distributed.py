@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train.material import losses, run
+from train.material import TURNS, losses, run
 from transformers import AutoModelForCausalLM
 
 
@@ -30,7 +30,7 @@ def trained(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory
     environment = os.environ | {"PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(here / "ranks.py"), str(folder), str(shards), str(parent)]
     ranks = [subprocess.Popen([*command, rank, port], env=environment) for rank in ("0", "1")]
-    run(folder / "one", shards, model__path=str(parent), train__batch=4)
+    run(folder / "one", shards, model__path=str(parent), train__batch=4, objective=TURNS)
     assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
     return folder
 
@@ -67,5 +67,5 @@ def test_a_checkpoint_of_two_ranks_resumes_in_one_process(
     kind: str, trained: Path, shards: Path, parent: Path, tmp_path: Path
 ) -> None:
     checkpoint = trained / kind / "checkpoints" / "step-000004"
-    run(tmp_path, shards, model__path=str(parent), train__batch=4, train__resume=str(checkpoint))
+    run(tmp_path, shards, model__path=str(parent), train__batch=4, train__resume=str(checkpoint), objective=TURNS)
     assert losses(tmp_path) == pytest.approx(losses(trained / "one")[4:], rel=2e-5)

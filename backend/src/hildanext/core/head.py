@@ -45,7 +45,7 @@ def even_rows(count: int, vocabulary: int, chunk: int = 0) -> int:
     whole, rest = divmod(count, chunk_rows(vocabulary, chunk))
     if chunk > 0 or rest == 0:
         return count
-    step = max(LEAST_ROWS, 1 << max(0, rest.bit_length() - 5))
+    step = max(LEAST_ROWS, (1 << rest.bit_length()) >> 5)
     return count - rest + min(chunk_rows(vocabulary), -(-rest // step) * step)
 
 

@@ -22,7 +22,7 @@ from hildanext.registry import build
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "kv", "companions", "process", "heap")
 FIRST_STEP = 48 * 2**20
-HEAP = 0.2
+HEAP, HEAP_AMONG_GRADIENTS = 0.2, 0.75
 REMEDIES = (
     ("train", "gradient_checkpointing", True),
     ("train", "batch", 1),
@@ -45,11 +45,14 @@ def _companions(config: Config, device: torch.device) -> dict[str, float]:
     return {"companions": sum(held)} if held else {}
 
 
-def _around(device: torch.device, parts: Mapping[str, float]) -> dict[str, float]:
+def _around(config: Config, device: torch.device, parts: Mapping[str, float]) -> dict[str, float]:
     if device.type != "cpu":
         return {}
+    objective: Objective = build("objectives", config.objective, "objective")
+    several = config.train.accumulate * len(objective.passes) > 1
     taken = parts["activations"] + parts["logits"] + parts["gradients"]
-    return {"process": resident_memory() + FIRST_STEP, "heap": HEAP * taken}
+    share = HEAP_AMONG_GRADIENTS if several else HEAP
+    return {"process": resident_memory() + FIRST_STEP, "heap": share * taken}
 
 
 def estimate(
@@ -72,7 +75,7 @@ def estimate(
     limit = config.model.max_vram_pct * available
     frozen = _companions(config, device) if training else {}
     needed = dict(footprint.training(config, window, ranks) if training else footprint.decoding(config, window))
-    around = _around(device, needed) if training else {}
+    around = _around(config, device, needed) if training else {}
     parts = needed | frozen | around
     total = sum(parts.values())
     found: dict[str, Any] = {name: round(value) for name, value in parts.items()} | {"total": round(total)}
@@ -87,7 +90,7 @@ def _remedies(config: Config, footprint: Footprint, window: int, ranks: int, lim
 
     def needed(tried: tuple[tuple[str, str, Any], ...]) -> float:
         parts = footprint.training(_changed(config, tried), window, ranks)
-        return sum(parts.values()) + sum(_around(device, parts).values())
+        return sum(parts.values()) + sum(_around(_changed(config, tried), device, parts).values())
 
     useful = [remedy for remedy in REMEDIES if _changed(config, (remedy,)) != config]
     for count in range(1, len(useful) + 1):

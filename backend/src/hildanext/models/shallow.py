@@ -60,7 +60,8 @@ def shallow(config: Any, layers: int, dtype: torch.dtype = torch.float32) -> Any
 def kept_bytes(config: Any, forward: Forward, device: torch.device) -> tuple[float, float] | None:
     """(whatever the layers, for each layer): bytes that one row's forward keeps for its backward, parameters left out;
     None where torch cannot trace the network."""
-    return _kept(type(config), json.dumps(config.to_dict(), sort_keys=True, default=str), forward, device)
+    kind: type = type(config)
+    return _kept(kind, json.dumps(config.to_dict(), sort_keys=True, default=str), forward, device)
 
 
 @lru_cache(maxsize=64)

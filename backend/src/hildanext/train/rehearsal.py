@@ -62,7 +62,7 @@ class _Copy:
     def backward(self, block: int) -> None:
         with torch.autocast(self.denoiser.device.type, torch.bfloat16, enabled=self.autocast):
             features = self.denoiser.noisy_features(self.batch.tokens, self.batch, block, self.batch.learn)
-        features.backward(torch.ones_like(features))
+        features.backward(torch.ones_like(features))  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
         held = [weight for group in self.optimizer.param_groups for weight in group["params"]]
@@ -83,10 +83,10 @@ def rehearse(config: Config, network: Any, window: int, block: int) -> Pace:
     """The pace of a run over rows of `window` tokens at this block size below the window. network: its Hugging Face
     configuration."""
     layers, fewest = int(text_config(network).num_hidden_layers), fewest_layers(network)
-    depths = (layers,) if layers <= fewest + MORE else (fewest, fewest + MORE)
+    depths = [layers] if layers <= fewest + MORE else [fewest, fewest + MORE]
     timed = [_timed(config, network, depth, (window, block)) for depth in depths]
     last = timed[-1]
-    if len(timed) == 1:
+    if len(depths) == 1:
         return Pace(*last)
     rest = (layers - depths[1]) / (depths[1] - depths[0])
     pair, single, step = (last[i] + rest * max(last[i] - timed[0][i], 0.0) for i in (0, 1, 4))
