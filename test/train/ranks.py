@@ -1,7 +1,7 @@
 # One rank of a two-process run: python ranks.py <folder> <shards> <parent> <rank>.
 # Entry points: main.
-# Trains with DDP, then with FSDP2, in one process, so that imports are paid once; two micro-batches a step, five
-# backwards each, so that gradients cross in the last of ten only.
+# Trains with DDP, then with FSDP2, in one process, so that imports are paid once; two micro-batches a step, four
+# backwards each, so that gradients cross in the last of eight only.
 """A rank of test_distributed.py."""
 
 from __future__ import annotations
