@@ -26,7 +26,7 @@ from hildanext.train.recorder import RunRecorder
 WINDOW = 32
 WORDS = "the cat sat on a mat and dog ran to red house where bird sang all day long".split(" ")  # noqa: SIM905
 QUIET = Console(quiet=True)
-TURNS = {"type": "multi_turn", "noise": {"complementary": True, "low": 0.2, "high": 0.8}, "autoregressive": 0.2}
+TURNS = {"type": "multi_turn", "noise": {"complementary": True, "low": 0.2, "high": 0.8}}
 
 
 def texts(count: int, seed: int) -> list[str]:

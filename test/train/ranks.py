@@ -1,7 +1,7 @@
 # One rank of a two-process run: python ranks.py <folder> <shards> <parent> <rank>.
 # Entry points: main.
-# Trains with DDP and with FSDP2, five backwards for each of two micro-batches a step, so that gradients cross in the last
-# of ten only; then with FSDP2 and Muon, whose checkpoint it resumes. One process, so that imports are paid once.
+# Trains with DDP and with FSDP2, four backwards for each of two micro-batches a step, so that gradients cross in the
+# last of eight only; then with FSDP2 and Muon, whose checkpoint it resumes. One process: imports are paid once.
 """A rank of test_distributed.py."""
 
 from __future__ import annotations
