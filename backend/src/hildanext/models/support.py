@@ -1,5 +1,5 @@
 # Which architectures become block diffusion by masks and positions alone, and why the others are refused.
-# Entry points: check_supported (a configuration), check_head (a network), text_config.
+# Entry points: check_supported (a configuration), check_head, recompute (a network), text_config.
 # Every rule reads the configuration of the text model, also where it is nested in one of several modalities.
 """Supported architectures."""
 
@@ -95,3 +95,12 @@ def _rotary_types(config: Any) -> Iterator[str]:
         kind = found.get("rope_type", found.get("type"))
         if isinstance(kind, str):
             yield kind
+
+
+def recompute(network: Any) -> None:
+    """Recompute every layer in the backward pass instead of keeping its activations; the method's old name is for
+    older releases of transformers."""
+    if hasattr(network, "activation_checkpointing_enable"):
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        network.gradient_checkpointing_enable({"use_reentrant": False})

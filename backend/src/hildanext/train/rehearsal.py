@@ -22,7 +22,7 @@ from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import choose_device, choose_dtype
 from hildanext.models.lora import add_adapter
 from hildanext.models.shallow import fewest_layers, shallow
-from hildanext.models.support import text_config
+from hildanext.models.support import recompute, text_config
 from hildanext.train.optim import build_optimizer, freeze
 
 OPERATIONS = 3e10
@@ -117,7 +117,7 @@ def _copy(config: Config, network: Any, depth: int, window: int) -> _Copy:
         add_adapter(denoiser, config.model.adapter.model_copy(update={"kind": "lora"}), config.seed)
     freeze(denoiser, config.optimizer)
     if config.train.gradient_checkpointing:
-        denoiser.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(denoiser.model)
     row = (torch.zeros(window), torch.ones(window), torch.zeros(window))
     batch = stacked([row] * rows).to(device)
     optimizer = build_optimizer(denoiser, config.optimizer).optimizer

@@ -28,6 +28,7 @@ from hildanext.models.load import NEW, Loaded, load_model, located, name_of
 from hildanext.models.lora import adapter_note, add_adapter
 from hildanext.models.meta import HildaMeta
 from hildanext.models.preflight import estimate, require_memory
+from hildanext.models.support import recompute
 from hildanext.progress import Console
 from hildanext.run_dir import RunDir
 from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
@@ -239,7 +240,7 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
     trained = module(denoiser)
     freeze(trained, config.optimizer)
     if config.train.gradient_checkpointing:
-        network(denoiser).gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(network(denoiser))
     model = denoiser if ranks.kind == "none" else Replica(denoiser, ranks)
     choice = build_optimizer(trained, config.optimizer)
     if choice.reason:
