@@ -58,7 +58,7 @@ def rows_in(config: Config) -> list[dict[str, Any]]:
 def reconciles(found: dict[str, Any], config: Config) -> bool:
     """Whether every row read and every answer wanted has its place."""
     prompts = found["prompts"]
-    refused, skipped = sum(prompts["refused"].values()), sum(prompts["skipped"].values())
+    refused, skipped = (sum(prompts["refused"].values()), sum(prompts["skipped"].values()))
     return bool(
         prompts["read"] == prompts["asked"] + refused + skipped
         and found["wanted"] == prompts["asked"] * config.answer.samples
@@ -85,7 +85,7 @@ def test_answers_are_transformers_greedy_text_in_the_order_of_the_prompts(asked:
             suppress_tokens=[parent.denoiser.mask_id],
         )[0, ids.shape[1] :]  # fmt: skip
         ended = int(whole[-1]) in parent.denoiser.end_ids
-        assert row["metadata"] == {"finished": ended, "tokens": len(whole), "greedy": True, "model": "parent"}
+        assert row["metadata"] == {"finished": ended, "tokens": len(whole), "greedy": True, "model": "tiny-parent"}
         assert (
             row["messages"][-1]["content"].split() == parent.tokenizer.decode(whole, skip_special_tokens=True).split()
         )
@@ -153,8 +153,11 @@ def test_what_gets_no_answer_is_counted_by_its_reason(
         answering, "continued", lambda model, rows, *more: [row for row in rows if row.take(min(ends)) is None]
     )
     empty = wanting(asked, f"answer.output={asked.parent / 'b.jsonl'}")
-    found = answer(empty, QUIET)
-    assert found["dropped"] == {"empty": 3} and found["written"] == 0 and reconciles(found, empty)
+    with pytest.raises(
+        DataError, match=r"nothing to train on, 0 rows from 3 answers .*dropped: empty 3; .*--unfinished"
+    ):
+        answer(empty, QUIET)
+    assert not rows_in(empty)
 
 
 def test_rows_are_chats_for_prepare_data(asked: Path) -> None:

@@ -21,6 +21,7 @@ from hildanext.models import adapter_folder
 from hildanext.models.denoiser import network
 from hildanext.models.inspection import inspect
 from hildanext.models.load import Loaded, load_model
+from hildanext.models.lora import add_adapter
 from hildanext.models.preflight import estimate
 from hildanext.models.save import save_model
 from hildanext.train.recipes.conversion import train_command
@@ -105,6 +106,15 @@ def test_other_base_weights_are_refused_and_a_missing_base_names_the_cure(made: 
         ModelError, match=r"adapters over parent, which is not beside them; run `hildanext fetch parent"
     ):
         loaded(tmp_path / "child")
+
+
+def test_adapters_over_the_bundled_parent_find_it_by_its_name(tmp_path: Path) -> None:
+    base = load_model(ModelConfig(path="tiny-parent", device="cpu"))
+    add_adapter(base.denoiser, AdapterConfig(kind="lora", rank=2))
+    assert base.path is not None
+    folder = adapter_folder.write_adapters(base.denoiser, tmp_path / "x", base.meta, base.path)
+    assert json.loads((folder / "hildanext.json").read_text())["base"]["name"] == "tiny-parent"
+    torch.testing.assert_close(logits(folder), logits(Path("tiny-parent")))
 
 
 def test_the_digest_is_of_values_not_of_dtypes_or_files(made: Path, tmp_path: Path) -> None:

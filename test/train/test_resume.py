@@ -106,6 +106,8 @@ DAMAGE: list[tuple[Callable[[Path], Any], str]] = [
     (_old(_cut(OPTIMIZER, 0)), r"optimizer.pt is empty \(0 bytes\)"),
     (_old(_cut(OPTIMIZER, 300)), "optimizer.pt is cut"),
     (_old(_pointer(OPTIMIZER)), "optimizer.pt is a Git LFS pointer"),
+    (_old(_state(lambda state: state.pop("skipped"))), "state.json lacks skipped"),
+    (_old(_state(lambda state: [state.pop(name) for name in ("skipped", "loader")])), "lacks skipped and loader"),
 ]  # fmt: skip
 
 

@@ -85,6 +85,11 @@ def answer(config: Config, console: Console, progress: Progress | None = None) -
                 f"{output}: stopped with {done:,} of {len(wanted):,} answered; the same command goes on"
             ) from None
         found = report.write(output, name_of(loaded.path))
+    if found["answered"] and not found["written"]:
+        raise DataError(
+            f"{output}: nothing to train on, {_summary(found)}; take the answers as they are with --unfinished keep,"
+            " or have longer ones with more --max-new-tokens and another --out"
+        )
     console.say(f"{output}: {_summary(found)}")
     return found
 

@@ -22,7 +22,7 @@ from hildanext.disk import replacing, write_atomic
 from hildanext.errors import ModelError
 from hildanext.models.files import ADAPTER
 from hildanext.models.licence import carry
-from hildanext.models.load import name_of, place
+from hildanext.models.load import BUNDLED, name_of, place
 from hildanext.models.lora import adapter_facts, adapter_state, load_adapter
 from hildanext.models.meta import META_FILE, Base, HildaMeta
 from hildanext.models.tensors import Tensors
@@ -85,13 +85,14 @@ def _digest(base: Path, layers: Iterable[str]) -> str:
 
 
 def base_of(folder: Path) -> tuple[Path, str]:
-    """(folder, digest) of the model that adapters are added to: beside them, or in ./models. ModelError where it is in
-    neither place."""
+    """(folder, digest) of the model that adapters are added to: beside them, in ./models, or bundled. ModelError where
+    it is in none of these places."""
     recorded = HildaMeta.read(folder).base
     if recorded is None:
         raise ModelError(f"{folder / META_FILE}: kind adapters, but no base is recorded; restore the file")
     above = folder.absolute().parents
     beside, near = above[0] / recorded.name, [above[min(1, len(above) - 1)] / recorded.name, MODELS / recorded.name]
+    near += [Path(recorded.name)] if recorded.name in BUNDLED else []
     found = next((one for path in (beside, *near) if ((one := place(str(path))) / "config.json").is_file()), None)
     if found is None:
         raise ModelError(

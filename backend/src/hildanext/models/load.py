@@ -86,8 +86,10 @@ def _folder_or(path: str) -> str:
 
 def name_of(folder: Path) -> str:
     """What a model is called: its folder, and where that is one of a run (model, merged, checkpoints/step-N), the run
-    with it."""
+    with it; a bundled one by the name it is asked for."""
     whole = folder.absolute()
+    if bundled := [name for name in BUNDLED if place(name).absolute() == whole]:
+        return bundled[0]
     run = whole.parent.parent if whole.parent.name == "checkpoints" else whole.parent
     if whole.name == "model" and run.name:
         return run.name

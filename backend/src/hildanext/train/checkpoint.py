@@ -75,9 +75,10 @@ def _digest(state: Mapping[str, Any]) -> str:
 
 def require_whole(folder: Path) -> None:
     """HildaError where a file of a checkpoint is not as its state says it was written; of one from before states knew
-    their files, where a file of the trainer is empty or cut."""
-    known = _read(folder).get("files")
-    found = damage(folder, known, str(STATE)) if known is not None else _cut(folder)
+    their files, where a file of the trainer is empty or cut or the state lacks what every state of then had."""
+    state = _read(folder)
+    known = state.get("files")
+    found = damage(folder, known, str(STATE)) if known is not None else _cut(folder) or _lacking(state)
     if found:
         raise HildaError(f"{folder}: damaged: {found}; {ADVICE}")
 
@@ -87,6 +88,11 @@ def _cut(folder: Path) -> str:
         if path.is_file() and not zipfile.is_zipfile(path):
             return f"{path.relative_to(folder)} is {_no_file(path) or 'cut or not what was written'}"
     return ""
+
+
+def _lacking(state: Mapping[str, Any]) -> str:
+    lost = [name for name in ("skipped", "loader") if state.get(name) is None]
+    return f"{STATE} lacks {' and '.join(lost)}" if lost else ""
 
 
 def read_tensors(folder: Path) -> dict[str, Any]:
