@@ -161,7 +161,7 @@ def test_the_whole_tree_shows_that_the_count_can_fail() -> None:
 def test_a_generation_imports_its_own_command_and_the_plugins_it_uses() -> None:
     sets = "'--set', 'serve.engines=[{\"type\": \"tiny\"}]', '--set', 'model.path=tiny'"
     found = loaded(f"main(['generate', '--prompt', 'Lily', '--max-new-tokens', '2', {sets}])")
-    assert commands_in(found) == {"generate", "_request"}
+    assert commands_in(found) == {"generate"}
     rooms: Any = ("measure", "train", "bench", "selftest", "api", "export", "core.objectives", "data.sources")
     assert [name for name in found if name.startswith(tuple(f"hildanext.{room}" for room in rooms))] == []
     policies = {name.rsplit(".", 1)[1] for name in found if name.startswith("hildanext.decoding.policies.")}

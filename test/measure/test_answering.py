@@ -58,7 +58,7 @@ def rows_in(config: Config) -> list[dict[str, Any]]:
 def reconciles(found: dict[str, Any], config: Config) -> bool:
     """Whether every row read and every answer wanted has its place."""
     prompts = found["prompts"]
-    refused, skipped = (sum(prompts["refused"].values()), sum(prompts["skipped"].values()))
+    refused, skipped = sum(prompts["refused"].values()), sum(prompts["skipped"].values())
     return bool(
         prompts["read"] == prompts["asked"] + refused + skipped
         and found["wanted"] == prompts["asked"] * config.answer.samples

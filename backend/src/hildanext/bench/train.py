@@ -48,7 +48,7 @@ class Bench:
     def ours(self, block: int) -> Tensor:
         """The loss as training computes it."""
         report = OBJECTIVE.loss(self.denoiser, self.batch, block, torch.Generator().manual_seed(0))
-        return report.total / report.normaliser
+        return report.total / report.normaliser.clamp(min=1)
 
     def plain(self, block: int) -> Tensor:
         """The same loss from a dense mask and the logits of all 2L positions."""
@@ -59,7 +59,8 @@ class Bench:
         logits = model.body(tokens, positions, mask) @ model.head().T
         logits = logits.index_fill(2, torch.tensor([model.mask_id], device=logits.device), -torch.inf)
         nll = functional.cross_entropy(logits[0, :length].float(), batch.tokens[0], reduction="none")
-        return (OBJECTIVE.weights(views[0], batch)[0] * nll).sum() / OBJECTIVE.denominator(views, batch)
+        total = (OBJECTIVE.weights(views[0], batch)[0] * nll).sum()
+        return total / OBJECTIVE.denominator(views, batch).clamp(min=1)
 
     def timed(self, form: Callable[[int], Tensor], block: int) -> tuple[float, float]:
         """(seconds of one optimiser step, loss)."""
