@@ -22,7 +22,7 @@ from hildanext.registry import build
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "kv", "companions", "process", "heap")
 FIRST_STEP = 48 * 2**20
-HEAP, HEAP_AMONG_GRADIENTS = 0.2, 0.75
+HEAP, HEAP_BESIDE_ADAPTERS, HEAP_AMONG_GRADIENTS = 0.2, 0.65, 0.75
 REMEDIES = (
     ("train", "gradient_checkpointing", True),
     ("train", "batch", 1),
@@ -51,7 +51,8 @@ def _around(config: Config, device: torch.device, parts: Mapping[str, float]) ->
     objective: Objective = build("objectives", config.objective, "objective")
     several = config.train.accumulate * len(objective.passes) > 1
     taken = parts["activations"] + parts["logits"] + parts["gradients"]
-    share = HEAP_AMONG_GRADIENTS if several else HEAP
+    alone = HEAP if config.model.adapter.kind == "none" else HEAP_BESIDE_ADAPTERS
+    share = HEAP_AMONG_GRADIENTS if several else alone
     return {"process": resident_memory() + FIRST_STEP, "heap": share * taken}
 
 
