@@ -325,9 +325,8 @@ import os, sys, time
 from pathlib import Path
 from hildanext.disk import hold
 held = hold(Path(sys.argv[1]))
-worker = os.fork()
-if worker:
-    print(worker, flush=True)
+if not os.fork():
+    print(os.getpid(), flush=True)  # said by the worker: what runs in it after a fork has run
 time.sleep(60)
 """
 

@@ -43,7 +43,7 @@ def test_a_bf16_parent_gives_a_bf16_child_called_after_its_run(shards: Path, par
     assert stored_dtype(tmp_path / "child" / "model") == torch.bfloat16
     assert stored_dtype(tmp_path / "whole" / "model") == torch.float32
     assert {path.name: name_of(path) for path in (tmp_path / "child" / "model", half, TINY)} == {
-        "model": "child", "half": "half", "child": "child",
+        "model": "child", "half": "half", "child": "tiny",
     }  # fmt: skip
 
 
