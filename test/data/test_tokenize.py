@@ -14,8 +14,10 @@ import pytest
 from data.material import QUIET, configuration, read_rows, write_rows
 
 from hildanext.config import load_config
+from hildanext.data.chat import render
 from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet
+from hildanext.data.template import end_of_turn
 from hildanext.data.tokenize import filled_to, tokenize
 from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer, tokenizer_hash
 from hildanext.errors import ConfigError, DataError
@@ -165,6 +167,23 @@ def test_each_turn_becomes_a_document_and_long_chats_are_dropped_with_a_count(tm
     split = manifest["splits"]["sft_train"]
     assert split["dropped"] == {"longer than the window": 1}
     assert (split["documents_in"], split["documents"], split["pieces"]) == (2, 1, 2)
+
+
+def test_of_a_reply_that_was_cut_off_whole_blocks_stay_and_no_end_is_learned(tmp_path: Path) -> None:
+    whole = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b " * 40}]
+    cut = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "b " * 40, "finished": False}]
+    short = [{"role": "user", "content": "d"}, {"role": "assistant", "content": "b", "finished": False}]
+    path = write_rows(tmp_path / "a.jsonl", [{"messages": chat} for chat in (whole, cut, short)])
+    settings = {"window": 128, "pad_to_block": 16}
+    manifest = made(tmp_path, [{"type": "jsonl", "path": str(path)}], settings, eval_share=0)
+    assert manifest["splits"]["sft_train"]["dropped"] == {"cut off within its first block": 1}
+    tokenizer = storyworld_tokenizer(tmp_path / "own")
+    expected = render(whole, tokenizer).ids
+    (_, first), (_, second) = ShardSet.open(tmp_path / "tokenized" / "set" / "sft_train").documents()
+    assert expected[-1] == end_of_turn(tokenizer).id and first.tolist() == expected + [0] * (-len(expected) % 16)
+    words = render([cut[0], {**cut[1], "finished": True}], tokenizer).ids[:-1]
+    assert len(words) % 16 and second.tolist() == words[: len(words) // 16 * 16]
+    assert render(cut, tokenizer).ids == words and render(cut, tokenizer).learn[-1]
 
 
 def test_token_ids_are_taken_as_they_are_and_refused_outside_the_vocabulary(tmp_path: Path) -> None:

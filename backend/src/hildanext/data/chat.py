@@ -29,8 +29,17 @@ def render(
 ) -> Rendered:
     """Ids of a chat up to its last learned reply; learn covers the assistant contents and the end-of-turn token after
     each, of all turns or the last. What the template writes after the last end of turn is left out: visible, it would
-    tell the denoiser where the reply ends. ChatRefused where the template refuses the chat."""
-    return _ids(written(_until_last_reply(messages), tokenizer, turns == "last", tools), tokenizer)
+    tell the denoiser where the reply ends; that of a last reply which is cut off too, since it does not end there.
+    ChatRefused where the template refuses the chat."""
+    chat = _until_last_reply(messages)
+    parts = written(chat, tokenizer, turns == "last", tools)
+    return _ids(parts[:-1] if cut_off(chat) else parts, tokenizer)
+
+
+def cut_off(messages: Sequence[Message]) -> bool:
+    """Whether the last learned reply says `finished: false`: its words stop where somebody's patience did."""
+    replies = _replies(messages)
+    return bool(replies) and messages[replies[-1]].get("finished") is False
 
 
 def prompt_ids(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hildanext.config.data import TokenizeConfig
-from hildanext.data.chat import Rendered, Turns, each_turn, fit
+from hildanext.data.chat import Rendered, Turns, cut_off, each_turn, fit
 from hildanext.data.document import Document, Message, from_json
 from hildanext.data.packing import FILLER, Packer, Piece
 from hildanext.data.shards import ShardWriter
@@ -127,17 +127,22 @@ class SplitEncoder:
 
     def _chat(self, document: Document) -> list[Marked] | str:
         messages = document.messages or ()
-        cuts = each_turn(messages) if self.settings.turns == "each" else [messages]
+        chats = each_turn(messages) if self.settings.turns == "each" else [messages]
         try:
-            fitted = [self._fitted(cut, document.tools) for cut in cuts]
+            fitted = [self._fitted(chat, document.tools) for chat in chats]
         except ChatRefused as error:
             self.refused += [[document.id, str(error)]] if len(self.refused) < NAMED else []
             return "refused by the chat template"
-        found = [rendered for rendered in fitted if rendered is not None]
+        found = [
+            (rendered, cut_off(chat)) for rendered, chat in zip(fitted, chats, strict=True) if rendered is not None
+        ]
         self.counts["chats"] += bool(found)
         self.counts["dropped_turns"] += len(fitted) - len(found) if found else 0
         flagged = any(message.get("learn") is False for message in messages)
-        return [self._filled_chat(rendered, flagged) for rendered in found] or "longer than the window"
+        if not found:
+            return "longer than the window"
+        marked = [(self._marked_chat(rendered, flagged, cut), cut) for rendered, cut in found]
+        return [one for one, cut in marked if not cut or any(one[1])] or "cut off within its first block"
 
     def _fitted(self, messages: Sequence[Message], tools: tuple[Any, ...] | None) -> Rendered | None:
         settings, room = self.settings, self.settings.window - int(self.as_text)
@@ -149,8 +154,11 @@ class SplitEncoder:
         self.counts["shortened"] += shorter is not None
         return shorter
 
-    def _filled_chat(self, rendered: Rendered, flagged: bool) -> Marked:
+    def _marked_chat(self, rendered: Rendered, flagged: bool, cut: bool) -> Marked:
         learn = [1] * len(rendered.ids) if self.as_text and not flagged else [int(flag) for flag in rendered.learn]
+        if cut:  # no end to learn, and nothing to fill its last block with: whole blocks stay
+            whole = len(learn) - len(learn) % (self._block or 1)
+            return rendered.ids[:whole], learn[:whole]
         return (
             self._filled([*rendered.ids, self.end], [*learn, 1]) if self.as_text else self._filled(rendered.ids, learn)
         )

@@ -1,7 +1,8 @@
 # The turns of a chat as rows write them -> messages: role, content, thought, tool calls, whether a reply is learned.
 # Entry points: turns_of(value), tools_of(row), Unusable.
 # Keys are told apart by what they hold: role|from and content|value under any name of the list, a list of turns, a dict
-# of lists, either as a JSON string. A turn that cannot be read makes the row unusable, with a reason.
+# of lists, either as a JSON string. `finished: false`: a reply that was cut off. A turn that cannot be read makes the row
+# unusable, with a reason.
 """Turns of a chat."""
 
 from __future__ import annotations
@@ -97,6 +98,10 @@ def _reply(message: Message, turn: Mapping[str, Any]) -> Message:
             raise Unusable(f"{flag} of a message is neither 0 nor 1")
         if not turn[flag]:
             message["learn"] = False
+    if turn.get("finished") not in (None, True, False):
+        raise Unusable("finished of a message is neither true nor false")
+    if turn.get("finished") is False:
+        message["finished"] = False
     return message
 
 

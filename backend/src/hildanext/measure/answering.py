@@ -214,7 +214,10 @@ class _Report:
 def _chat_row(one: _Asked, given: Answered, model: str) -> dict[str, Any]:
     identity = one.prompt.id if one.sample == 0 else f"{one.prompt.id}#{one.sample}"
     about = {"finished": given.finish == "eos", "tokens": given.tokens, "greedy": given.greedy, "model": model}
-    messages = [*one.prompt.messages, {"role": "assistant", "content": given.text}]
+    reply: dict[str, Any] = {"role": "assistant", "content": given.text}
+    if given.finish == "length":
+        reply["finished"] = False
+    messages = [*one.prompt.messages, reply]
     return {"id": identity, "messages": messages, "metadata": about}
 
 
