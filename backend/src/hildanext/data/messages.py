@@ -1,7 +1,7 @@
 # The turns of a chat as rows write them -> messages: role, content, thought, tool calls, whether a reply is learned.
 # Entry points: turns_of(value), tools_of(row), Unusable.
 # Keys are told apart by what they hold: role|from and content|value under any name of the list, a list of turns, a dict
-# of lists, either as a JSON string. `finished: false`: a reply that was cut off. A turn that cannot be read makes the row
+# of lists, either as a JSON string. `finished: false`: a reply that was cut off. What cannot be read makes the row
 # unusable, with a reason.
 """Turns of a chat."""
 
