@@ -76,6 +76,9 @@ class TableFootprint:
     def training(self, config: Any, window: int, ranks: int) -> dict[str, float]:
         return self.decoding(config, window)
 
+    def unsure(self, config: Any, window: int) -> str:
+        return ""
+
     def decoding(self, config: Any, window: int) -> dict[str, float]:
         return {"parameters": 4.0 * self.elements}
 

@@ -21,7 +21,7 @@ from hildanext.config import Config, load_config
 from hildanext.config.train import ObjectiveSection
 from hildanext.core.objective import BaseObjective
 from hildanext.errors import ModelError
-from hildanext.models import preflight
+from hildanext.models import preflight, shallow
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.footprint import NetworkFootprint
 from hildanext.models.preflight import PARTS, estimate, require_memory
@@ -202,6 +202,23 @@ def test_models_that_are_not_llama_shaped_are_weighed_too(name: str, length: int
     measured = kept_bytes(HFDenoiser(held, MASK, attention="dense"), length, 16)
     share = found["activations"] / (config(tmp_path).train.batch * measured)
     assert share == pytest.approx(1, abs=0.03), f"{share:.2f} of the measured bytes"
+
+
+def test_a_network_that_cannot_be_traced_is_weighed_by_formulas_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(FAMILIES["gpt2"]).save_pretrained(tmp_path)
+    known = estimate(config(tmp_path), 48, available=2**40)
+
+    def planted(*given: Any) -> float:
+        raise TypeError("no shape for this\nand a second line")
+
+    monkeypatch.setattr(shallow, "_traced", planted)
+    shallow._kept.cache_clear()
+    found = estimate(config(tmp_path), 48, available=2**40)
+    shallow._kept.cache_clear()
+    assert known["unsure"] == "" and 0 < found["activations"] != known["activations"]
+    assert "gpt2" in found["unsure"] and found["unsure"].endswith("(TypeError: no shape for this)")
 
 
 def test_the_preflight_refuses_what_loading_would_refuse_with_the_same_words(tmp_path: Path) -> None:

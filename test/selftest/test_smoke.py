@@ -17,7 +17,9 @@ from hildanext.errors import RunError
 from hildanext.progress import Console
 from hildanext.selftest import smoke
 from hildanext.selftest.demo import run as demo
+from hildanext.selftest.demo import toy_training
 from hildanext.selftest.demo.part import Sizes
+from hildanext.selftest.demo.toy_training import ToyTraining
 
 
 def _light(monkeypatch: pytest.MonkeyPatch, *left_out: str) -> None:
@@ -62,6 +64,7 @@ def test_the_demo_names_every_part_it_cannot_run(
         "hildanext.models.load.BUNDLED", {"tiny": str(tmp_path / "x"), "tiny-parent": str(tmp_path / "y")}
     )
     monkeypatch.setattr(demo, "QUICK", Sizes(toy_steps=1, toy_items=1))
+    monkeypatch.setattr(toy_training, "usable_cores", lambda: 1)
     found = demo.demo(Config(), Console(quiet=True), tmp_path / "run", quick=True)
     said = capsys.readouterr().err
     for name in ("conversion", "likelihood", "frontier", "speed", "repair", "story"):
@@ -72,9 +75,24 @@ def test_the_demo_names_every_part_it_cannot_run(
 
 def test_the_demo_runs_every_part_on_a_pair(story_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hildanext.models.load.BUNDLED", {"tiny": str(story_model), "tiny-parent": str(story_model)})
-    sizes = Sizes(1, 1, 7, 1, 1, 1, 1, 8, (0.5,))
+    sizes = Sizes(3, 1, 7, 1, 1, 1, 1, 8, (0.5,), 160)
     monkeypatch.setattr(demo, "QUICK", sizes)
+    monkeypatch.setattr(toy_training, "usable_cores", lambda: 2)
     found = demo.demo(Config(), Console(quiet=True), tmp_path / "run", quick=True)
     assert not [name for name, part in found.report["parts"].items() if "skipped" in part]
+    here = ToyTraining(3).trained(Console(quiet=True))[1]
+    assert found.report["parts"]["toy"]["training"]["loss"] == pytest.approx(here.loss, rel=1e-4)
     text = found.page.read_text(encoding="utf-8")
     assert text.count("<section>") == 7 and "quick run" in text and "forward by forward" in text
+
+
+class _Ended:
+    exitcode = 3
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def test_a_toy_whose_process_failed_ends_the_demo_in_one_line() -> None:
+    with pytest.raises(RunError, match="the toy's training ended with code 3"):
+        ToyTraining(1, process=_Ended()).trained(Console(quiet=True))

@@ -20,11 +20,13 @@ from hildanext.config.train import ObjectiveSection
 from hildanext.data.shards import ShardSet
 from hildanext.errors import ModelError
 from hildanext.models import preflight
+from hildanext.models.footprint import NetworkFootprint
 from hildanext.models.preflight import estimate
 from hildanext.models.shallow import fewest_layers, shallow
 from hildanext.progress import Console
 from hildanext.train import plan, rehearsal
 from hildanext.train.plan import plan_command
+from hildanext.train.recipes.conversion import train_command
 from hildanext.train.rehearsal import Pace, rehearse
 
 KNOWN = Pace(pair=10.0, single=4.0, head=0.01, read=0.003, step=7.0)
@@ -62,6 +64,23 @@ def test_a_model_that_is_not_there_is_an_error_after_the_stages(
 def test_the_plan_of_a_model_has_time_and_memory(shards: Path, parent: Path) -> None:
     found = plan_command(configuration(shards, model__path=str(parent)), QUIET)
     assert found["memory"]["total"] > 0 and found["seconds"] > 0
+
+
+def test_a_fall_back_that_the_memory_stands_on_is_said_by_the_plan_and_by_the_run(
+    known: None,
+    shards: Path,
+    parent: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(NetworkFootprint, "unsure", lambda *given: "memory: planted")
+    config = configuration(shards, model__path=str(parent), model__max_vram_pct=1e-9)
+    plan_command(config, Console())
+    assert "memory: planted" in capsys.readouterr().err
+    with pytest.raises(ModelError, match="needed on cpu"):
+        train_command(config, Console(), "convert-wsd", tmp_path / "run")
+    assert "memory: planted" in capsys.readouterr().err
 
 
 def test_a_stage_costs_the_forwards_of_its_objective(known: None, shards: Path, parent: Path) -> None:

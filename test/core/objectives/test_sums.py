@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from hildanext.core import noise
 from hildanext.core.head import HeadOptions
+from hildanext.core.loss_report import autoregressive_report, scored_positions
 from hildanext.core.objectives import mask_and_edit
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch, LossReport
@@ -43,8 +44,8 @@ def assert_same(found: list[Tensor], wanted: list[Tensor]) -> None:
         assert float((one - other).abs().max()) <= 1e-6 * float(other.abs().max()) + 1e-12
 
 
-def assert_micro_batches_add_up(name: str) -> None:
-    batch, objective = example(), build(name)
+def assert_micro_batches_add_up(name: str, **fields: Any) -> None:
+    batch, objective = example(), build(name, **fields)
     whole, split = LayerModel(), LayerModel()
     wanted = gradients(whole, [objective.loss(whole, batch, 4, rng())])
     parts = [rows_of(batch, slice(0, 1)), rows_of(batch, slice(1, 4))]
@@ -67,6 +68,45 @@ def assert_micro_batches_give_the_plain_gradient() -> None:
 @pytest.mark.parametrize("name", ["mask_and_edit", "multi_turn", "soft", "guidelines", "dllm", "autoregressive"])
 def test_uneven_micro_batches_give_the_gradient_of_one_batch(name):
     assert_micro_batches_add_up(name)
+
+
+NORMALISERS = ["token", "masked", "document", "sequence", "position"]
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("name", ["mask_and_edit", "multi_turn"])
+def test_uneven_micro_batches_with_a_side_term_give_the_gradient_of_one_batch(name, normaliser):
+    assert_micro_batches_add_up(name, autoregressive=0.7, normaliser=normaliser)
+
+
+def _per_token_of_its_own(self: Any, model: Any, batch: Batch, normaliser: Tensor) -> Any:
+    side = autoregressive_report(model, batch)
+    yield replace(side, total=0.7 * normaliser / side.normaliser * side.total, normaliser=torch.zeros(()))
+
+
+def test_a_side_term_scaled_by_what_is_in_its_micro_batch_does_not_add_up(monkeypatch):
+    monkeypatch.setattr(MaskAndEdit, "side_term", _per_token_of_its_own)
+    with pytest.raises(AssertionError):
+        assert_micro_batches_add_up("mask_and_edit", autoregressive=0.7)
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("complementary", [False, True])
+def test_a_token_of_the_side_term_weighs_what_a_masked_token_does(normaliser, complementary):
+    """Under masks of rate 1/2 whose positions weigh 1 and cost log V each, as the next tokens do."""
+    fields = {"normaliser": normaliser, "weighting": "uniform", "t2t_weight": 0.0, "keep_weight": 0.0}
+    half = {"replace": 0.0, "low": 0.5, "high": 0.5, "complementary": complementary}
+    model, batch = UniformModel(12), example()
+    objective = build("mask_and_edit", **fields, noise=half, autoregressive=1.0)
+    reports = list(objective.losses(model, batch, 4, rng()))
+    share = {"masked": 1.0 if complementary else 0.5}.get(normaliser, 1.0)
+    unit = noise.units(normaliser, batch, 0) if normaliser in ("document", "sequence") else None
+    wanted = 0.0
+    for row, place in (scored_positions(batch, model.mask_id)).nonzero().tolist():
+        same = batch.learn[row] & (unit[row] == unit[row, place]) if unit is not None else None
+        wanted += share * math.log(model.vocab_size - 1) / (1 if same is None else int(same.sum()))
+    assert float(reports[-1].total.detach()) == pytest.approx(wanted, rel=1e-5)
+    assert float(reports[-1].normaliser) == 0
 
 
 def test_uneven_micro_batches_give_the_gradient_of_plain_cross_entropy_over_all_rows():

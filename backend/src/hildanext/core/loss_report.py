@@ -60,21 +60,26 @@ def scored_positions(batch: Batch, mask_id: int) -> Tensor:
     return maskable(batch, mask_id) & (batch.positions() > 0)
 
 
-def autoregressive_report(model: Denoiser, batch: Batch, exclude_mask: bool = True) -> LossReport:
-    """Next-token cross-entropy over scored_positions; normaliser: their count. Source: docs/papers.md, next-token
-    loss."""
-    return autoregressive_scores(model, batch, exclude_mask)[0]
+def autoregressive_report(
+    model: Denoiser, batch: Batch, exclude_mask: bool = True, weight: Tensor | None = None
+) -> LossReport:
+    """Next-token cross-entropy over scored_positions; normaliser: their count. weight [B, L] float32: of each position
+    in the total, 1 where none is given; the parts have none. Source: docs/papers.md, next-token loss."""
+    return autoregressive_scores(model, batch, exclude_mask, weight)[0]
 
 
-def autoregressive_scores(model: Denoiser, batch: Batch, exclude_mask: bool = True) -> tuple[LossReport, TokenScores]:
+def autoregressive_scores(
+    model: Denoiser, batch: Batch, exclude_mask: bool = True, weight: Tensor | None = None
+) -> tuple[LossReport, TokenScores]:
     """autoregressive_report, and the scores [n] of its positions. Source: docs/papers.md, next-token loss."""
     select = scored_positions(batch, model.mask_id)
     features, targets = model.causal_features(batch, select), batch.tokens[select]
     options = HeadOptions(model.mask_id if exclude_mask else None)
-    weights = torch.ones(len(targets), device=features.device)
+    weights = torch.ones(len(targets), device=features.device) if weight is None else weight[select]
     total, scores = weighted_cross_entropy(features, model.head(), targets, weights, options)
     count = select.sum().float()
-    parts = {"autoregressive": total.detach().double(), "autoregressive_accuracy": scores.correct.double().sum()}
+    nats = (total if weight is None else scores.nll.sum()).detach().double()
+    parts = {"autoregressive": nats, "autoregressive_accuracy": scores.correct.double().sum()}
     return LossReport(total.float(), count, parts, dict.fromkeys(parts, count.double())), scores
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +83,22 @@ class NetworkFootprint:
         share = ranks if config.train.parallel == "fsdp2" else 1
         weights = {name: value / share for name, value in self._weights(config, dtype.itemsize).items()}
         objective: Objective = build("objectives", config.objective, "objective")
-        widest = max(self._activations(config, window, (size, dtype), one) for one in objective.passes)
+        widest = max(self._activations(config, window, one) for one in objective.passes)
         logits = max(self._head(config, window, size, one) for one in objective.passes)
         return weights | {"activations": widest, "logits": logits, "kv": 0.0}
+
+    def unsure(self, config: Config, window: int) -> str:
+        """That activations follow Llama's formulas, and why: torch could not trace this family."""
+        device = choose_device(config.model.device)
+        objective: Objective = build("objectives", config.objective, "objective")
+        forwards = [forward for one in objective.passes for forward in self._forwards(config, window, one)]
+        for found in (self._traced(forward, device) for forward in forwards):
+            if isinstance(found, str):
+                return (
+                    f"memory: what {self.config.model_type} keeps for the backward pass follows the formulas of Llama,"
+                    f" so it may be off; torch could not trace the network ({found})"
+                )
+        return ""
 
     def decoding(self, config: Config, window: int) -> dict[str, float]:
         """Bytes by part; keys and values at most decode.kv_bytes."""
@@ -136,33 +150,47 @@ class NetworkFootprint:
             matrices * shape.vocabulary * shape.hidden * size
         )
 
-    def _activations(self, config: Config, window: int, sizes: tuple[int, torch.dtype], one: Pass) -> float:
-        device = choose_device(config.model.device)
-        level, shape, size = capability(device), Shape.of(self.config), sizes[0]
-        blocks = {block or window for block in (*config.ladder.warmup, *config.ladder.stable, config.ladder.decay_to)}
-        blocks = blocks if config.ladder.fixed is None else {config.ladder.fixed or window}
+    def _activations(self, config: Config, window: int, one: Pass) -> float:
+        device, shape = choose_device(config.model.device), Shape.of(self.config)
         worst = 0.0
+        for forward in self._forwards(config, window, one):
+            fixed, layer = self._kept(forward, device)
+            kept = fixed + layer * shape.layers
+            if config.train.gradient_checkpointing:
+                positions = window if forward.block >= window else 2 * window
+                kept = fixed + layer + shape.layers * positions * shape.hidden * _size(forward)
+            worst = max(worst, kept)
+        return worst * config.train.batch * one.views
+
+    def _forwards(self, config: Config, window: int, one: Pass) -> Iterator[Forward]:
+        device, ladder = choose_device(config.model.device), config.ladder
+        level, (dtype, _) = capability(device), choose_dtype(config.model.dtype, device)
+        narrow = config.train.autocast == "bfloat16" and dtype.itemsize > 2
+        blocks = {block or window for block in (*ladder.warmup, *ladder.stable, ladder.decay_to)}
+        blocks = blocks if ladder.fixed is None else {ladder.fixed or window}
         for block in {window if one.causal else min(block, window) for block in blocks}:
             name = choose_backend(config.model.attention, device, window, block).name
             kernel = "math" if name == "dense" and level is not None and level < (7, 0) else name
             grain = block if kernel == "sliced" or block == window else 1
-            fixed, layer = self._kept(Forward(window, grain, kernel, sizes[1], size < sizes[1].itemsize), device, size)
-            kept = fixed + layer * shape.layers
-            if config.train.gradient_checkpointing:
-                positions = window if block >= window else 2 * window
-                kept = fixed + layer + shape.layers * positions * shape.hidden * size
-            worst = max(worst, kept)
-        return worst * config.train.batch * one.views
+            yield Forward(window, grain, kernel, dtype, narrow)
 
-    def _kept(self, forward: Forward, device: torch.device, size: int) -> tuple[float, float]:
-        if self.config.model_type not in FORMULAS and forward.backend in ("dense", "sliced"):
-            traced = kept_bytes(self.config, forward, device)
-            if traced is not None:
-                return traced
-        shape, length = Shape.of(self.config), forward.length
+    def _kept(self, forward: Forward, device: torch.device) -> tuple[float, float]:
+        traced = self._traced(forward, device)
+        if isinstance(traced, tuple):
+            return traced
+        shape, length, size = Shape.of(self.config), forward.length, _size(forward)
         positions = length if forward.block >= length else 2 * length
         fixed = size * (positions**2 * (forward.backend == "dense") + 2 * positions * shape.hidden)
         return float(fixed), sum(self.layer_bytes(length, forward.block, forward.backend, size).values())
+
+    def _traced(self, forward: Forward, device: torch.device) -> tuple[float, float] | str | None:
+        if self.config.model_type in FORMULAS or forward.backend not in ("dense", "sliced"):
+            return None
+        return kept_bytes(self.config, forward, device)
+
+
+def _size(forward: Forward) -> int:
+    return 2 if forward.autocast else forward.dtype.itemsize
 
 
 def _skeleton(model: ModelConfig) -> Any:

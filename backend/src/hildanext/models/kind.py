@@ -32,6 +32,10 @@ class Footprint(Protocol):
         """Bytes by part of a training run over rows of `window` tokens, the worst block size of its ladder."""
         ...
 
+    def unsure(self, config: Config, window: int) -> str:
+        """What of training's numbers stands on a fall-back, and why, in one line; empty where nothing does."""
+        ...
+
     def decoding(self, config: Config, window: int) -> Mapping[str, float]:
         """Bytes by part of decoding decode.requests requests of `window` tokens."""
         ...

@@ -67,7 +67,8 @@ def estimate(
     """Bytes per device that a run over rows of `window` tokens needs, by part, their total, the limit (max_vram_pct of
     `available`, default: the device's memory) and, where it does not fit, the settings that would. The worst block size
     of the ladder counts; ranks: ranks that share weights under FSDP2, which the objective's companions do not. In
-    training on the CPU also what this process holds already and what the C heap keeps beside what is in use."""
+    training on the CPU also what this process holds already and what the C heap keeps beside what is in use; `unsure`:
+    the fall-back that the numbers stand on, in one line."""
     footprint = footprint or kind_at(config.model.path).footprint(config.model)
     device = choose_device(config.model.device)
     if available is None:
@@ -81,6 +82,8 @@ def estimate(
     total = sum(parts.values())
     found: dict[str, Any] = {name: round(value) for name, value in parts.items()} | {"total": round(total)}
     found |= {"device": str(device), "available": available, "limit": round(limit), "fits": total <= limit}
+    if training:
+        found["unsure"] = footprint.unsure(config, window)
     if training and total > limit:
         found["remedies"] = _remedies(config, footprint, window, ranks, limit - sum(frozen.values()))
     return found

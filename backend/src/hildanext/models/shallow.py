@@ -57,22 +57,23 @@ def shallow(config: Any, layers: int, dtype: torch.dtype = torch.float32) -> Any
     return AutoModelForCausalLM.from_config(made, dtype=dtype)
 
 
-def kept_bytes(config: Any, forward: Forward, device: torch.device) -> tuple[float, float] | None:
+def kept_bytes(config: Any, forward: Forward, device: torch.device) -> tuple[float, float] | str:
     """(whatever the layers, for each layer): bytes that one row's forward keeps for its backward, parameters left out;
-    None where torch cannot trace the network."""
+    where torch cannot trace the network, what it said, in one line."""
     kind: type = type(config)
     return _kept(kind, json.dumps(config.to_dict(), sort_keys=True, default=str), forward, device)
 
 
 @lru_cache(maxsize=64)
-def _kept(kind: Any, text: str, forward: Forward, device: torch.device) -> tuple[float, float] | None:
+def _kept(kind: Any, text: str, forward: Forward, device: torch.device) -> tuple[float, float] | str:
     config = kind.from_dict(json.loads(text))
     fewest = fewest_layers(config)
     try:
         with _quiet():
             less, more = (_traced(config, layers, forward, device) for layers in (fewest, fewest + 1))
-    except Exception:  # whatever a family's code does to tensors without storage
-        return None
+    except Exception as error:  # whatever a family's code does to tensors without storage
+        said, *_ = str(error).strip().splitlines() or [""]
+        return f"{type(error).__name__}: {said}"
     return less - fewest * (more - less), more - less
 
 

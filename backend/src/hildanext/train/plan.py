@@ -146,3 +146,5 @@ def _show_cost(plan: Plan, console: Console) -> None:
     console.say(f"minutes, if the machine does nothing else: {total / 60:.1f} ({', '.join(minutes)})")
     parts = ", ".join(f"{name} {plan.memory[name] / 2**30:.2f}" for name in MEMORY if plan.memory.get(name))
     console.say(f"memory, GiB: {parts}")
+    if plan.memory.get("unsure"):
+        console.warn(plan.memory["unsure"])

@@ -20,7 +20,7 @@ from hildanext.core.batches import repeated
 from hildanext.core.head import HeadOptions, sample_tokens
 from hildanext.core.linear_cross_entropy import TokenScores, weighted_cross_entropy
 from hildanext.core.loss_report import autoregressive_report, joined, merged, sums_of
-from hildanext.core.noise import Corruption, corrupt, mean_rate, unit_sizes, units
+from hildanext.core.noise import Corruption, corrupt, maskable, mean_rate, unit_sizes, units
 from hildanext.core.objective import BaseObjective
 from hildanext.core.row_streams import row_uniforms
 from hildanext.core.types import About, Batch, Denoiser, LossReport, Pass
@@ -70,7 +70,7 @@ class MaskAndEdit(BaseObjective):
         description="the entropy term's denominator: correct positions of the micro-batch (LLaDA2.0 eq. 6), or that of "
         "the loss, which makes it independent of how a batch is split",
     )
-    autoregressive: float = Field(0.0, ge=0, description="factor of the next-token loss added as a side term")
+    autoregressive: float = Field(0.0, ge=0, description="factor of the next-token loss added as a side term, per token of the loss")
     exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
 
     def __init_subclass__(cls, **defaults: Any) -> None:
@@ -182,7 +182,7 @@ class MaskAndEdit(BaseObjective):
         weight = torch.where(view.m2t, masked * self.m2t_weight, 0.0)
         weight = torch.where(view.t2t, share * self.t2t_weight, weight)
         weight = torch.where(view.keep, share * self.keep_weight, weight)
-        return (weight * self._row_factor(view, batch)).float()
+        return (weight * self._row_factor(view.maskable, batch)).float()
 
     def thinning(self, batch: Batch, rng: torch.Generator, count: int) -> list[Tensor]:
         """`count` uniforms [B, L] in [0, 1) that choose the KEEP positions; none, and nothing drawn, where all stay."""
@@ -196,11 +196,11 @@ class MaskAndEdit(BaseObjective):
         chosen = torch.where(uniform[0] < self.keep_share, weight / self.keep_share, 0.0)
         return torch.where(view.keep, chosen, weight)
 
-    def _row_factor(self, view: Corruption, batch: Batch) -> Tensor | float:
+    def _row_factor(self, learned: Tensor, batch: Batch) -> Tensor | float:
         if self.normaliser not in ("document", "sequence"):
             return 1.0
         unit = units(self.normaliser, batch, 0)
-        return 1.0 / unit_sizes(unit, view.maskable).gather(1, unit).clamp(min=1)
+        return 1.0 / unit_sizes(unit, learned).gather(1, unit).clamp(min=1)
 
     def denominator(self, views: tuple[Corruption, ...], batch: Batch) -> Tensor:
         """The normaliser of this micro-batch, scalar float32: a count, 0 where there is nothing to learn."""
@@ -254,13 +254,17 @@ class MaskAndEdit(BaseObjective):
         return self.confidence * chosen * normaliser / chosen.sum().clamp(min=1)
 
     def side_term(self, model: Denoiser, batch: Batch, normaliser: Tensor) -> Iterator[LossReport]:
-        """The next-token loss at the rate `autoregressive`, per token of its own, over the normaliser of the loss that
-        it stands beside (its own is 0); none at rate 0."""
+        """The next-token loss at the rate `autoregressive`, each token weighing what a token of the loss beside it
+        does in the mean, so that it shares that normaliser (its own is 0); none at rate 0. Source: docs/papers.md, one
+        division per step."""
         if self.autoregressive == 0:
             return
-        side = autoregressive_report(model, batch)
-        scale = self.autoregressive * normaliser / side.normaliser.clamp(min=1)
-        yield replace(side, total=scale * side.total, normaliser=torch.zeros_like(normaliser))
+        masked = mean_rate(self.noise)
+        drawn = masked + (1 - masked if self.noise.complementary else 0)
+        scale = self.autoregressive * (drawn if self.normaliser == "masked" else 1.0)
+        factor = self._row_factor(maskable(batch, model.mask_id), batch)
+        side = autoregressive_report(model, batch, weight=scale * factor * torch.ones_like(batch.tokens).float())
+        yield replace(side, normaliser=torch.zeros_like(normaliser))
 
 
 def _joint(objective: MaskAndEdit) -> tuple[Pass, ...]:

@@ -21,7 +21,7 @@ from hildanext.report.page import Section
 from hildanext.selftest.demo.part import SEED, Part, Stage
 
 WINDOW, ROWS = 256, 8
-SOURCE = SourceSection(type="storyworld", seed=23, stories=2500, chat=0, arithmetic=0, coding=0)
+STORIES = {"type": "storyworld", "seed": 23, "chat": 0, "arithmetic": 0, "coding": 0}
 
 
 def conversion(stage: Stage) -> Part:
@@ -50,12 +50,13 @@ def conversion(stage: Stage) -> Part:
 
 def _conversion_config(stage: Stage) -> Any:
     paths = stage.config.paths.model_copy(update={"data": str(stage.work / "data"), "runs": str(stage.work)})
+    source = SourceSection.model_validate(STORIES | {"stories": stage.sizes.documents})
     train = TrainConfig(
         steps=stage.sizes.steps, batch=ROWS, eval_rows=8, eval_samples=1, eval_every=0, checkpoint_every=0
     )
     update = {
         "paths": paths, "train": train, "tokenize": TokenizeConfig(window=WINDOW),
-        "data": DataConfig(name="demo", sources=(SOURCE,), eval_share=0.05, workers=1),
+        "data": DataConfig(name="demo", sources=(source,), eval_share=0.05, workers=1),
         "model": ModelConfig(path="tiny-parent"), "objective": ObjectiveSection(type="mask_and_edit"),
         "ladder": LadderConfig(warmup=(1, 4, 32), stable=(0,), decay_to=32, shares=(0.4, 0.2, 0.4)),
         "optimizer": OptimizerConfig(lr=2e-3, schedule="wsd", decay=0.4, weight_decay=0.01),

@@ -17,6 +17,7 @@ from hildanext.models.load import Loaded, load_model
 from hildanext.progress import Console
 from hildanext.report.page import Section
 from hildanext.run_dir import RunDir
+from hildanext.selftest.demo.toy_training import ToyTraining
 
 SEED = 7_000_003
 
@@ -24,7 +25,7 @@ SEED = 7_000_003
 @dataclass(frozen=True)
 class Sizes:
     """How much each part does: optimiser steps, items, stories, Monte-Carlo samples, timing rounds,
-    tokens of a story, thresholds."""
+    tokens of a story, thresholds, documents to convert on."""
 
     toy_steps: int = 900
     toy_items: int = 100
@@ -35,16 +36,18 @@ class Sizes:
     rounds: int = 5
     new_tokens: int = 224
     taus: tuple[float, ...] = (0.5, 0.55, 0.6, 0.7, 0.9)
+    documents: int = 2500
 
 
 @dataclass
 class Stage:
-    """Configuration, console, run directory and sizes of a demo, and what earlier parts made."""
+    """Configuration, console, run directory and sizes of a demo, the toy's training, and what earlier parts made."""
 
     config: Config
     console: Console
     run: RunDir
     sizes: Sizes
+    toy: ToyTraining
     made: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,16 +78,18 @@ class Part:
     facts: tuple[tuple[str, str], ...] = ()
     name: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
     @classmethod
     def skipped(cls, name: str, title: str, why: str) -> Part:
         """A part that did not run."""
         return cls(Section(title, "", skipped=why), {"skipped": why}, name=name)
 
-    def timed(self, name: str, seconds: float) -> Part:
-        """The part with its name and duration."""
-        return replace(self, name=name, seconds=seconds)
+    def timed(self, name: str, seconds: float, cpu_seconds: float) -> Part:
+        """The part with its name, its duration and the CPU seconds this process spent on it."""
+        return replace(self, name=name, seconds=seconds, cpu_seconds=cpu_seconds)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for report.json."""
-        return {"seconds": round(self.seconds, 1), "section": self.section.as_dict(), **self.data}
+        times = {"seconds": round(self.seconds, 1), "cpu_seconds": round(self.cpu_seconds, 1)}
+        return {**times, "section": self.section.as_dict(), **self.data}

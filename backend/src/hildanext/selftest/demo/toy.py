@@ -11,17 +11,15 @@ from typing import Any
 from hildanext.report.charts import bars
 from hildanext.report.page import Section
 from hildanext.selftest.demo.part import Part, Stage
-from hildanext.selftest.demo.toy_tasks import ANSWER, TASKS, measure_toy, new_toy, train_toy
+from hildanext.selftest.demo.toy_tasks import ANSWER, TASKS, measure_toy
+from hildanext.selftest.demo.toy_training import SEED
 
 TAUS = (0.5, 0.9, 0.99, 1.0)
-SEED = 0
 
 
 def toy(stage: Stage) -> Part:
-    """Train, measure every task at every threshold."""
-    loaded = new_toy(SEED)
-    with stage.console.bar("toy tasks: training", stage.sizes.toy_steps) as bar:
-        training = train_toy(loaded, stage.sizes.toy_steps, SEED, bar.advance)
+    """Wait for the trained model, measure every task at every threshold."""
+    loaded, training = stage.toy.trained(stage.console)
     rows: list[dict[str, Any]] = []
     with stage.console.bar("toy tasks: decoding", len(TAUS) * len(TASKS)) as bar:
         for name in TASKS:
