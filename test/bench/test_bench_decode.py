@@ -24,7 +24,15 @@ from hildanext.models.denoiser import HFDenoiser
 from hildanext.progress import Console
 
 BUNDLED = Path(hildanext.__file__).parent / "tiny"
-SMALL = {"prompt_tokens": 16, "new_tokens": 16, "context_tokens": 32, "blocks": [4, 8], "requests": 2, "repeats": 1}
+SMALL = {
+    "measures": ["forwards", "modes"],
+    "prompt_tokens": 16,
+    "new_tokens": 16,
+    "context_tokens": 32,
+    "blocks": [4, 8],
+    "requests": 2,
+    "repeats": 1,
+}
 
 
 def bench(model: Path, folder: Path, **more: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-# bench decode: transformers' AR generate against our engine on the same weights, one process, variants taking turns.
+# bench decode: forwards, modes, and the contest of a model with its AR parent; variants take turns.
 # Entry points: run(config, console, args).
 # A folder without weights is measured with random ones and a scripted policy of given TPF: speed without quality.
 """The decoding benchmark."""
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from hildanext.bench.decoding.contest import contest
+from hildanext.bench.decoding.contest import show as show_contest
 from hildanext.bench.decoding.modes import PER_FORWARD, compare, per_forward, show
 from hildanext.bench.decoding.timing import time_autoregressive, time_engine, time_forwards
 from hildanext.config import Config
@@ -27,26 +29,35 @@ from hildanext.run_dir import RunDir
 
 
 def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
-    """Time every precision of bench.decode.precisions; report.json and plots/decode.png in a run directory."""
+    """Time what bench.decode.measures names; report.json and plots/decode.png in a run directory."""
     directory = RunDir.create(config, "bench-decode", getattr(args, "run_dir", None))
     with directory.running(console):
         loaded, trained = _load(config, console)
-        # before the precisions: casting there and back would leave rounded weights
-        modes = compare(loaded, config) if trained else None
-        parts = {name: _precision(one, config, trained, console) for name, one in _precisions(loaded, config)}
+        wanted = config.bench.decode.measures if trained else ("forwards",)
         report = {
             "run": str(directory.path), "model": config.model.path, "trained": trained,
-            "threads": torch.get_num_threads(), "device": str(loaded.denoiser.device), "precisions": parts,
-            "fastest": _fastest(parts), "workload": config.bench.decode.model_dump(),
+            "threads": torch.get_num_threads(), "device": str(loaded.denoiser.device),
+            "workload": config.bench.decode.model_dump(),
         }  # fmt: skip
-        if modes:
-            report["modes"] = modes
-        directory.environment(device=report["device"], dtype=list(parts))
-        path = directory.plots / "decode.png"
-        report["plot"] = picture(path, functools.partial(_draw, parts), (11, 4.5)) or str(path)
+        # before the precisions: casting there and back would leave rounded weights
+        if "modes" in wanted:
+            report["modes"] = compare(loaded, config)
+        if "forwards" in wanted:
+            report |= _forwards(loaded, config, trained, directory, console)
+        del loaded
+        if "contest" in wanted:
+            report["contest"] = contest(config, console)
+        directory.environment(device=report["device"], dtype=list(config.bench.decode.precisions))
         directory.write_json("report.json", report)
     _show(report, console)
     return report
+
+
+def _forwards(loaded: Any, config: Config, trained: bool, directory: RunDir, console: Console) -> dict[str, Any]:
+    parts = {name: _precision(one, config, trained, console) for name, one in _precisions(loaded, config)}
+    path = directory.plots / "decode.png"
+    plot = picture(path, functools.partial(_draw, parts), (11, 4.5)) or str(path)
+    return {"precisions": parts, "fastest": _fastest(parts), "plot": plot}
 
 
 def _load(config: Config, console: Console) -> tuple[Any, bool]:
@@ -157,6 +168,16 @@ def _break_even(axes: Any, parts: dict[str, Any]) -> None:
 
 
 def _show(report: dict[str, Any], console: Console) -> None:
+    if "precisions" in report:
+        _show_forwards(report, console)
+    if "modes" in report:
+        show(report["modes"], console)
+    console.say(f"report: {report['run']}")
+    if "contest" in report:
+        show_contest(report["contest"], console)
+
+
+def _show_forwards(report: dict[str, Any], console: Console) -> None:
     rows = []
     for precision, part in report["precisions"].items():
         ar = part["autoregressive"]["tokens_per_second"]
@@ -170,8 +191,5 @@ def _show(report: dict[str, Any], console: Console) -> None:
     for precision, part in report["precisions"].items():
         even = ", ".join(f"block {size}: {value:.2f}" for size, value in part["break_even_tpf"].items())
         console.say(f"{precision}: block diffusion is faster than AR above this TPF: {even}")
-    if "modes" in report:
-        show(report["modes"], console)
     best = report["fastest"]
-    console.say(f"fastest here: {best['precision']}, {best['setting']}, threads {best['threads']}")
-    console.say(f"report: {report['run']}")
+    console.say(f"fastest forwards: {best['precision']}, {best['setting']}, threads {best['threads']}")

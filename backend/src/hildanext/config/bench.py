@@ -42,6 +42,12 @@ class TrainBenchConfig(Section):
 class DecodeBenchConfig(Section):
     """bench decode: the workload and what is compared."""
 
+    measures: tuple[Literal["forwards", "modes", "contest"], ...] = Field(
+        ("forwards", "modes", "contest"),
+        min_length=1,
+        description="forwards: single forwards and whole generations by precision; modes: the modes beside each other; "
+        "contest: the model beside its AR parent read left to right, by us, by transformers, by llama.cpp",
+    )
     prompt_tokens: int = Field(128, ge=1, description="prompt length, tokens")
     new_tokens: int = Field(128, ge=1, description="tokens generated per request")
     context_tokens: int = Field(512, ge=1, description="cached tokens in the timing of single forwards")
@@ -55,12 +61,21 @@ class DecodeBenchConfig(Section):
         description="prompts on which the modes are compared; empty: openings of TinyStories, or of the story world "
         "where the vocabulary suits those better",
     )
+    parent: str = Field(
+        "", description="contest: AR parent; empty: the base of adapters, the bundled parent of the bundled child"
+    )
+    gguf: tuple[str, ...] = Field((), description="contest: GGUF files of the parent, which llama.cpp reads")
+    node: str = Field(".", description="contest: folder in or below which npm installed node-llama-cpp")
+    texts: int = Field(8, ge=1, description="contest: prompts at most, a count")
+    text_tokens: int = Field(128, ge=1, description="contest: tokens of a text at most")
     tokens_per_forward: float = Field(4.0, gt=0.0, description="TPF of the scripted policy for untrained weights")
     threads: tuple[int, ...] = Field((1,), description="torch thread counts whose single forwards are timed as well")
     clock: Literal["wall", "cpu"] = Field(
         "wall", description="what seconds are: wall clock, or this process's CPU seconds (a shared machine, one thread)"
     )
-    repeats: int = Field(3, ge=1, description="interleaved repeats of each single forward; the fastest counts")
+    repeats: int = Field(
+        3, ge=1, description="interleaved repeats: of single forwards the fastest counts, of the contest the median"
+    )
 
 
 class BenchConfig(Section):

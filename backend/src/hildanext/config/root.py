@@ -20,6 +20,7 @@ from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
 from hildanext.config.serve import ServeConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, RolloutConfig, TrainConfig
+from hildanext.config.tune import TuneConfig
 
 
 class PathsConfig(Section):
@@ -59,10 +60,12 @@ class Config(Section):
     merge: MergeConfig = MergeConfig()
     inspect: InspectConfig = InspectConfig()
     bench: BenchConfig = BenchConfig()
+    tune: TuneConfig = TuneConfig()
 
 
 OWNED = {
     "answer": "answer", "bench": "bench", "rollout": "on-policy", "merge": "merge-checkpoints", "inspect": "inspect",
+    "tune": "tune",
 }  # fmt: skip
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 

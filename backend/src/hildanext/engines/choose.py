@@ -11,13 +11,16 @@ from hildanext.config import Config
 from hildanext.engines.protocol import EnginePlugin, Session
 from hildanext.errors import EngineError
 from hildanext.models.load import NEW, model_folder
+from hildanext.models.recommended import with_recommended
 from hildanext.progress import Console
 from hildanext.registry import build
 
 
 def choose(config: Config, console: Console) -> tuple[Session, tuple[str, ...]]:
     """The first engine of serve.engines that opens, and why earlier ones did not (`name: reason`).
-    EngineError with every reason when none opens; ModelError where model.path leads nowhere."""
+    What `tune` found for model.path holds where nothing else
+    was said. EngineError with every reason when none opens; ModelError where model.path leads nowhere."""
+    config = with_recommended(config, console)
     reasons: list[str] = []
     if config.model.path != NEW and not any(getattr(section, "instead", False) for section in config.serve.engines):
         model_folder(config.model.path)  # a path that is wrong is wrong for every engine, and said once

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -81,6 +82,11 @@ class Opening:
 
 class EnginePlugin(Plugin):
     """Base of the engines. Fields are settings; open() never raises for what is missing on this machine."""
+
+    def trials(self, config: Config) -> list[Mapping[str, Any]]:
+        """What `tune` tries this engine with on this machine: configuration values by dotted place, slowest and surest
+        first; {} is as configured. `serve.engines` among them stands for fields of this engine."""
+        return [{}]
 
     def open(self, config: Config, console: Console) -> Opening:
         """Try to open; reasons say what is missing, which version was found and which is needed."""

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field
 
 from hildanext.config import Config
 from hildanext.engines.protocol import EnginePlugin, Opening, refused
-from hildanext.engines.transformers import BUNDLED, native
+from hildanext.engines.transformers import BUNDLED, dtypes, native
 from hildanext.progress import Console
 
 
@@ -17,6 +20,10 @@ class Tiny(EnginePlugin):
     """Our decoder over the bundled model."""
 
     instead: bool = Field(False, description="serve the bundled model even where model.path names another")
+
+    def trials(self, config: Config) -> list[Mapping[str, Any]]:
+        """Every precision of this device."""
+        return dtypes(config)
 
     def open(self, config: Config, console: Console) -> Opening:
         """Load the bundled model; refuses where another model was asked for."""

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from hildanext.config import Config
 from hildanext.decoding.engine import BlockEngine
@@ -14,7 +17,8 @@ from hildanext.decoding.events import Event
 from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Opening, refused
 from hildanext.errors import HildaError
-from hildanext.models.load import NEW, load_model, name_of
+from hildanext.models.hardware import multiplies
+from hildanext.models.load import NEW, choose_device, load_model, name_of
 from hildanext.models.quantise import int8
 from hildanext.progress import Console
 
@@ -81,8 +85,23 @@ class NativeSession:
         self.reset()
 
 
+def dtypes(config: Config) -> list[Mapping[str, Any]]:
+    """The precisions our decoder is tried in: float32, bfloat16 where the device multiplies it, int8 on a CPU."""
+    device = choose_device(config.model.device)
+    found: list[Mapping[str, Any]] = [{"model.dtype": "float32", "decode.int8": False}]
+    if multiplies(torch.bfloat16, device):
+        found.append({"model.dtype": "bfloat16", "decode.int8": False})
+    if device.type == "cpu":
+        found.append({"model.dtype": "float32", "decode.int8": True})
+    return found
+
+
 class Transformers(EnginePlugin):
     """Our decoder over the folder of model.path."""
+
+    def trials(self, config: Config) -> list[Mapping[str, Any]]:
+        """Every precision of this device."""
+        return dtypes(config)
 
     def open(self, config: Config, console: Console) -> Opening:
         """Load model.path; the reasons are the loader's."""
@@ -96,9 +115,10 @@ def native(name: str, config: Config, console: Console) -> Opening:
     try:
         loaded = load_model(config.model, console)
         loaded.require("decode")
+        loaded = int8(loaded) if config.decode.int8 else loaded
     except HildaError as error:
         return refused(str(error))
-    session = NativeSession(name, int8(loaded) if config.decode.int8 else loaded, config)
+    session = NativeSession(name, loaded, config)
     for caution in session.notes:
         console.warn(caution)
     return Opening(session.capability, session)

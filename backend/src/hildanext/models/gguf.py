@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from hildanext.disk import replacing, write_atomic
 from hildanext.environment import file_hash
@@ -28,6 +29,7 @@ from hildanext.progress import Console
 SUFFIX, MAGIC = ".gguf", b"GGUF"
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+TOKEN = "tokenizer.ggml.{}_token_id"
 PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 CARD = """---
 library_name: transformers
@@ -108,7 +110,7 @@ def unpack(file: Path, fresh: Path, origin: str, fetched: str = "") -> None:
     dtype = PLAIN.get(kind, torch.bfloat16)
     try:
         with _quiet():
-            network, tokenizer = _network(file), _tokenizer(file, _text(reader, "tokenizer.ggml.pre"))
+            network, tokenizer = _network(file, reader), _tokenizer(file, reader)
     except HildaError:
         raise
     except Exception as error:  # transformers and gguf raise whatever a file leads them to
@@ -126,7 +128,18 @@ def unpack(file: Path, fresh: Path, origin: str, fetched: str = "") -> None:
     write_atomic(
         fresh / "README.md", _card(reader, network, file, {"stored": kind, "origin": origin, "sha256": digest})
     )
-    write_atomic(fresh / META_FILE, HildaMeta(history=[past]).text())
+    meta = _meta(file, reader)
+    write_atomic(fresh / META_FILE, meta.model_copy(update={"history": [*meta.history, past]}).text())
+
+
+def _meta(file: Path, reader: Any) -> HildaMeta:
+    written = _text(reader, "hildanext.meta")
+    try:
+        return HildaMeta.model_validate_json(written) if written else HildaMeta()
+    except ValidationError as error:
+        raise ModelError(
+            f"{file}: hildanext.meta: {error.errors()[0]['msg']}; export it again with this version"
+        ) from error
 
 
 def require_packages(where: str) -> None:
@@ -177,14 +190,24 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _network(file: Path) -> Any:
+def _numbers(reader: Any, field: str) -> list[int]:
+    found = reader.fields.get(field)
+    return [] if found is None else [int(found.parts[index][0]) for index in found.data]
+
+
+def _network(file: Path, reader: Any) -> Any:
     import transformers
 
     extra = {}
+    config = transformers.AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+    width = _numbers(reader, f"{_text(reader, 'general.architecture')}.attention.key_length")
+    if width and hasattr(config, "head_dim"):  # which transformers reads for few families, and guesses for the others
+        config.head_dim = width[0]
     if hasattr(transformers, "GgufConfig"):  # newer ones keep the blocks otherwise, and cannot save them
         extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
     network, told = transformers.AutoModelForCausalLM.from_pretrained(
         str(file.parent), gguf_file=file.name, dtype=torch.float32, local_files_only=True, output_loading_info=True,
+        config=config,
         **extra,
     )  # fmt: skip
     if told["missing_keys"]:
@@ -192,6 +215,8 @@ def _network(file: Path) -> Any:
         raise ModelError(
             f"{file}: {len(absent)} tensors of its network are missing, the first {absent[0]}; use another file"
         )
+    if ends := [one for one in _numbers(reader, "hildanext.end_ids") if one >= 0]:
+        network.config.eos_token_id = network.generation_config.eos_token_id = ends
     return network
 
 
@@ -207,10 +232,19 @@ def _filled(file: Path, reader: Any, network: Any, count: int) -> None:
     )
 
 
-def _tokenizer(file: Path, split: str) -> Any:
-    from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
+def _tokenizer(file: Path, reader: Any) -> Any:
+    from tokenizers import Tokenizer, pre_tokenizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    split = _text(reader, "tokenizer.ggml.pre")
+    if held := _text(reader, "tokenizer.huggingface.json"):
+        whole = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(held))
+        for name in ("bos", "eos", "pad", "mask"):
+            known = [whole.convert_ids_to_tokens(one) for one in _numbers(reader, TOKEN.format(name))]
+            if known and known[0] is not None:
+                setattr(whole, f"{name}_token", known[0])
+        whole.chat_template = _text(reader, "tokenizer.chat_template") or None
+        return whole
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
     backend = tokenizer.backend_tokenizer
     if split in DIGITS:  # these were trained with single digits, which transformers does not read from the file

@@ -1,5 +1,5 @@
 # What the machine offers torch: devices, their memory, and whether the installed torch has kernels for them.
-# Entry points: devices, kernel_problem, multiplies, slow_dtype, total_memory, resident_memory, peak_memory,
+# Entry points: machine, devices, kernel_problem, multiplies, slow_dtype, total_memory, resident_memory, peak_memory,
 # restart_peak.
 # A GPU the wheel was not built for fails late with "no kernel image"; this says so early, with the cure. A dtype
 # without units computes rightly and ten times too slowly; slow_dtype says that.
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from hildanext.environment import usable_cores
 
 PASCAL = (
     "pip install 'torch>=2.6,<=2.7.1' (PyPI), or a cu126 build up to 2.14: later wheels carry no kernels for sm_60/61"
@@ -134,6 +136,16 @@ def _give_back() -> None:
 def _resident(name: str) -> int:
     lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
+
+
+def machine() -> str:
+    """This machine as far as the speed of a setting depends on it: processor or GPU, instructions torch uses, cores."""
+    lines = INFO.read_text(encoding="utf-8", errors="replace").splitlines() if INFO.exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    units = "+".join(str(dtype).removeprefix("torch.") for dtype in UNITS if multiplies(dtype, torch.device("cpu")))
+    found = [name or platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability(), units]
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join([*filter(None, found), f"{usable_cores()} cores", *gpus])
 
 
 def devices() -> list[dict[str, Any]]:

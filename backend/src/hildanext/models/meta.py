@@ -1,5 +1,5 @@
 # hildanext.json: what a model folder must say beyond Hugging Face's files to be decoded as it was trained.
-# Entry points: HildaMeta (read, text), Base, META_FILE.
+# Entry points: HildaMeta (read, text), Base, Recommended, META_FILE.
 # A folder without the file is a plain AR checkpoint; its mask id is chosen at load.
 """Metadata of a converted model."""
 
@@ -23,6 +23,15 @@ class Base(BaseModel):
     sha256: str
 
 
+class Recommended(BaseModel):
+    """What `tune` found: configuration values by dotted place, the machine they hold for, and what was measured."""
+
+    model_config = ConfigDict(extra="forbid")
+    values: dict[str, Any]
+    machine: str
+    about: dict[str, Any] = Field(default_factory=dict)
+
+
 class HildaMeta(BaseModel):
     """Facts of a conversion. decode: calibrated presets by mode name; history: the runs that made the weights."""
 
@@ -41,6 +50,7 @@ class HildaMeta(BaseModel):
     base: Base | None = Field(None, description="kind adapters: the model they are added to")
     run: str | None = Field(None, description="id of the run that wrote it")
     decode: dict[str, dict[str, Any]] = Field(default_factory=dict, description="decoding presets by mode")
+    recommended: Recommended | None = Field(None, description="settings that `tune` found for these weights")
     history: list[dict[str, Any]] = Field(default_factory=list, description="earlier runs, oldest first")
 
     @classmethod

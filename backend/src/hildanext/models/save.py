@@ -34,6 +34,7 @@ def save_model(
 def write_model(denoiser: Denoiser, tokenizer: Any, folder: Path, meta: HildaMeta, origin: Path | None = None) -> None:
     """The same into a folder that is still being made (see disk.replacing). RunError where the disk is full."""
     facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "block_grid": denoiser.block_grid}
+    facts |= {"recommended": None}  # tuned for the weights it was found with
     folder.mkdir(parents=True, exist_ok=True)
     try:
         kind_of(meta).save(denoiser, folder)

@@ -1,0 +1,279 @@
+# hildanext tune: the fastest setting on this machine whose texts are as good as those without tuning.
+# Entry points: tune.
+# One short text each cuts most settings; the fastest ones then write whole texts, which the AR parent judges (without
+# one: agreement with the reference's texts); the last few take turns with it and with the parent read left to right.
+"""The search for the fastest setting."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+from hildanext.bench.decoding.asks import Ask, asks_for, parent_of, read_as
+from hildanext.bench.decoding.contest import answer, race, speed, verdict
+from hildanext.bench.decoding.quality import Agreement, Quality
+from hildanext.bench.decoding.readers import ByBlocks, Generate, LeftToRight, Reader, Reading
+from hildanext.bench.tuning.space import THREADS, Trial, reference, trials
+from hildanext.config import Config
+from hildanext.config.places import with_values
+from hildanext.decoding.engine import DEFAULT_BLOCK
+from hildanext.engines.protocol import EnginePlugin
+from hildanext.errors import HildaError, ModelError
+from hildanext.models.denoiser import network
+from hildanext.models.load import place
+from hildanext.models.recommended import recommend
+from hildanext.progress import Console
+from hildanext.registry import build
+from hildanext.run_dir import RunDir
+
+FIRST, CANDIDATES = 0.4, 0.75
+PATIENCE = 3.0
+REPEATS_MORE, SHORTEST = 0.1, 0.5
+SHOWN = 12
+AR = "AR, {}, {}"
+
+
+def tune(config: Config, console: Console, path: Any = None) -> dict[str, Any]:
+    """The report, report.json in a run directory; with tune.write the winner goes into the model folder. ModelError for
+    a model that no conversion wrote."""
+    child = read_as(config, "", "float32", console)
+    if child.meta.block is None:
+        raise ModelError(f"model.path {config.model.path}: no conversion wrote it, so that there is nothing to tune")
+    asks = asks_for(child, config.tune.prompts, config.tune.texts)
+    space = trials(config, config.decode.block or child.meta.block or DEFAULT_BLOCK)
+    folder, own = place(config.model.path), torch.get_num_threads()
+    del child
+    directory = RunDir.create(config, "tune", path)
+    with directory.running(console):
+        search = Search(config, asks, space, console)
+        try:
+            report = search.run()
+        finally:
+            search.sessions.close()
+            torch.set_num_threads(own)
+        report["run"] = str(directory.path)
+        if config.tune.write:
+            about = {name: report[name] for name in ("answer", "measures", "tokens_per_second")}
+            report["written"] = str(recommend(folder, report["values"], about))
+        directory.environment(device=config.model.device)
+        directory.write_json("report.json", report)
+    _show(report, console)
+    return report
+
+
+@dataclass
+class Sessions:
+    """Open sessions by group, the `most` used last. refused: why a group did not open, by group."""
+
+    config: Config
+    most: int
+    held: OrderedDict[str, Any] = field(default_factory=OrderedDict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def of(self, trial: Trial) -> Any:
+        """The session of a setting, opened where it is not, with its threads; None where it does not open."""
+        if trial.group in self.refused:
+            return None
+        torch.set_num_threads(int(trial.opened.get(THREADS) or torch.get_num_threads()))
+        if trial.group not in self.held:
+            while len(self.held) >= self.most:
+                self.held.popitem(last=False)[1].close()
+            plugin: EnginePlugin = build("engines", trial.engine, "tune")
+            opening = plugin.open(with_values(self.config, trial.opened), Console(quiet=True))
+            if not opening.capability.ok:
+                self.refused[trial.group] = "; ".join(opening.capability.reasons)
+                return None
+            self.held[trial.group] = opening.session
+        self.held.move_to_end(trial.group)
+        return self.held[trial.group]
+
+    def close(self) -> None:
+        """Close all."""
+        while self.held:
+            self.held.popitem()[1].close()
+
+
+@dataclass(frozen=True)
+class Threaded:
+    """A reader with a number of threads of its own."""
+
+    reader: Reader
+    threads: int
+
+    def read(self, ask: Ask, new: int) -> Reading:
+        """What the reader reads."""
+        torch.set_num_threads(self.threads)
+        return self.reader.read(ask, new)
+
+
+@dataclass
+class Search:
+    """One search: what was measured of each setting, and why settings were cut, by their place in `space`."""
+
+    config: Config
+    asks: Sequence[Ask]
+    space: Sequence[Trial]
+    console: Console
+    measured: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(self.config, self.config.tune.finalists + 1)
+        self.started = time.monotonic()
+        self.clock = self.config.tune.clock
+
+    def run(self) -> dict[str, Any]:
+        """Cut, judge, compare."""
+        settings, usual = self.config.tune, reference(self.space, self.config)
+        self.console.say(f"tune: {len(self.space)} settings, about {settings.seconds:.0f} s; reference: {_said(usual)}")
+        own = self._reader(usual)
+        if own is None:
+            raise ModelError(f"tune: the reference does not open: {self.sessions.refused[usual.group]}")
+        texts = [own.read(ask, settings.text_tokens).ids for ask in self.asks]
+        where = parent_of(self.config, settings.parent)
+        judge: Quality | Agreement = Agreement(texts)
+        if where:
+            judge = Quality.of(read_as(self.config, where, "float32", self.console), self.asks, settings.text_tokens)
+        self._first(usual)
+        finalists = self._candidates(usual, judge, judge.of_texts(texts))
+        return self._last(usual, finalists, judge, where)
+
+    def _left(self, share: float) -> bool:
+        return time.monotonic() - self.started < share * self.config.tune.seconds
+
+    def _reader(self, trial: Trial, patience: float | None = None) -> ByBlocks | None:
+        session = self.sessions.of(trial)
+        return None if session is None else ByBlocks(session, trial.asked, self.clock, patience)
+
+    def _first(self, usual: Trial) -> None:
+        tokens, ask, best = self.config.tune.first_tokens, self.asks[0], 0.0
+        order = sorted(range(len(self.space)), key=lambda index: self.space[index].group != usual.group)
+        with self.console.bar("tune: one short text each", len(order)) as bar:
+            for index in order:
+                bar.advance(best_tokens_per_second=best)
+                if not self._left(FIRST):
+                    continue
+                found = self._timed(self.space[index], ask, tokens, PATIENCE * tokens / best if best else None)
+                self.measured[index] = found
+                best = max(best, found.get("first_tokens_per_second", 0.0))
+        over = len(order) - len(self.measured)
+        if over:
+            self.console.warn(f"tune: {over} settings were not tried in time; give more with tune.seconds")
+
+    def _timed(self, trial: Trial, ask: Ask, tokens: int, patience: float | None) -> dict[str, Any]:
+        known = trial.group in self.sessions.held
+        reader = self._reader(trial, patience)
+        if reader is None:
+            return {"cut": f"does not open: {self.sessions.refused[trial.group]}"}
+        try:
+            if not known:
+                reader.read(ask, tokens)
+            return {"first_tokens_per_second": speed([reader.read(ask, tokens)])}
+        except HildaError as error:
+            return {"cut": str(error)}
+
+    def _candidates(self, usual: Trial, judge: Quality | Agreement, base: Mapping[str, Any]) -> list[int]:
+        tried = [index for index, found in self.measured.items() if "first_tokens_per_second" in found]
+        order = sorted(tried, key=lambda index: -self.measured[index]["first_tokens_per_second"])
+        kept: list[int] = []
+        wanted = self.config.tune.finalists
+        with self.console.bar("tune: whole texts of the fastest", wanted) as bar:
+            for index in order:
+                if len(kept) == wanted or not self._left(CANDIDATES) or self.space[index] == usual:
+                    break  # what is slower than the reference has nothing to offer
+                reader = self._reader(self.space[index])
+                assert reader is not None
+                readings = [reader.read(ask, self.config.tune.text_tokens) for ask in self.asks]
+                texts = judge.of_texts([one.ids for one in readings])
+                cut = worse(texts, base, self.config.tune.tolerance)
+                self.measured[index] |= {"tokens_per_second": speed(readings), **texts, **({"cut": cut} if cut else {})}
+                if not cut:
+                    kept.append(index)
+                    bar.advance()
+        return kept
+
+    def _last(self, usual: Trial, finalists: Sequence[int], judge: Quality | Agreement, where: str) -> dict[str, Any]:
+        settings = self.config.tune
+        chosen = {_said(trial): trial for trial in (usual, *(self.space[index] for index in finalists))}
+        readers: dict[str, Reader] = {}
+        for name, trial in chosen.items():
+            reader = self._reader(trial)
+            if reader is not None:
+                readers[name] = Threaded(reader, torch.get_num_threads())
+        readers |= self._baselines(where)
+        rounds = race(readers, self.asks, settings.text_tokens, settings.repeats, self.console)
+        rows = {}
+        for name, found in rounds.items():
+            own = chosen.get(name)
+            rows[name] = {
+                "kind": "baseline" if own is None else "model", "setting": {} if own is None else own.setting(),
+                "tokens_per_second": median(speed(one) for one in found),
+                **judge.of_texts([one.ids for one in found[0]]),
+            }  # fmt: skip
+        said: dict[str, Any] = {"variants": rows, **verdict(rows)}
+        winner = chosen[said["fastest"]]
+        return {
+            **said, "answer": answer(said), "values": winner.values, "measures": judge.about,
+            "tokens_per_second": rows[said["fastest"]]["tokens_per_second"], "reference": _said(usual),
+            "parent": where or None, "seconds": time.monotonic() - self.started, "tried": self._tried(),
+        }  # fmt: skip
+
+    def _baselines(self, where: str) -> dict[str, Reader]:
+        found: dict[str, Reader] = {}
+        threads = max(int(trial.opened.get(THREADS) or 1) for trial in self.space)
+        dtypes = dict.fromkeys(str(trial.opened.get("model.dtype", "float32")) for trial in self.space)
+        for dtype in dtypes:
+            with suppress(HildaError):
+                loaded = read_as(self.config, where, dtype, self.console)
+                held = {"transformers generate": Generate(network(loaded.denoiser), self.clock)}
+                both: dict[str, Reader] = {**held, "our own cache": LeftToRight(loaded, self.clock)}
+                found |= {AR.format(name, dtype): Threaded(reader, threads) for name, reader in both.items()}
+        return found
+
+    def _tried(self) -> list[dict[str, Any]]:
+        return [{"setting": self.space[index].setting(), **found} for index, found in self.measured.items()]
+
+
+def worse(texts: Mapping[str, Any], base: Mapping[str, Any], tolerance: float) -> str:
+    """Why texts are not as good as the reference's, empty where they are: nats per token (or agreement), repetition,
+    length."""
+    if "agreement" in texts:
+        return "" if texts["agreement"] >= 1 - tolerance else f"agreement {texts['agreement']:.2f}"
+    if texts["nats"] is None or texts["tokens"] < SHORTEST * base["tokens"]:
+        return f"{texts['tokens']:.0f} tokens, the reference has {base['tokens']:.0f}"
+    if base["nats"] is not None and texts["nats"] > (1 + tolerance) * base["nats"]:
+        return f"{texts['nats']:.2f} nats per token, the reference has {base['nats']:.2f}"
+    if texts["repetition"] > base["repetition"] + REPEATS_MORE:
+        return f"repetition {texts['repetition']:.2f}, the reference has {base['repetition']:.2f}"
+    return ""
+
+
+def _said(trial: Trial) -> str:
+    return ", ".join(f"{name} {value}" for name, value in trial.setting().items())
+
+
+def _show(report: Mapping[str, Any], console: Console) -> None:
+    tried = sorted(report["tried"], key=lambda row: -row.get("first_tokens_per_second", 0.0))[:SHOWN]
+    names = list(tried[0]["setting"]) if tried else []
+    rows = [
+        (*(str(row["setting"].get(name, "")) for name in names), _number(row.get("first_tokens_per_second")),
+         _number(row.get("tokens_per_second")), row.get("cut", "")) for row in tried
+    ]  # fmt: skip
+    console.table(rows, (*names, "tokens/s, short", "tokens/s, whole", "cut because of"))
+    for name, row in report["variants"].items():
+        worth = ", ".join(f"{key} {_number(row[key])}" for key in ("nats", "agreement", "repetition") if key in row)
+        console.say(f"{row['tokens_per_second']:8.1f} tokens/s  {name}  ({worth})")
+    console.say(f"judged by: {report['measures']}")
+    if "written" in report:
+        console.say(f"{report['written']}: generate, chat and serve use it from now on, on this machine")
+    console.say(report["answer"])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
