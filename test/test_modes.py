@@ -54,6 +54,25 @@ def test_every_wrong_value_of_every_mode_is_named_when_the_configuration_is_load
     assert all(place in text for place in ("decode.modes.A.tau_mask", "decode.modes.B.tau", "decode.modes.C", "seeed"))
 
 
+def test_windows_come_from_the_mode_the_model_folder_the_configuration_and_the_request() -> None:
+    mine, folder = ["decode.modes.MINE.window_blocks=2"], {"MINE": {"window_blocks": 3, "tau_add": 0.4}}
+    both = [*mine, "decode.window_blocks=4", "decode.tau_semi=0.3"]
+    asked = {"mode": "MINE", "window_blocks": 5, "tau_stable": 0.2}
+    names = ("window_blocks", "tau_add", "tau_semi", "tau_stable")
+
+    def found(sets: list[str], calibrated: Any, **given: Any) -> list[Any]:
+        return [preset(sets, calibrated, **given).get(name) for name in names]
+
+    assert found([], {}) == [None] * 4
+    assert found(mine, {}, mode="MINE") == [2, None, None, None]
+    assert found(mine, folder, mode="MINE") == [3, 0.4, None, None]
+    assert found(both, folder, mode="MINE") == [4, 0.4, 0.3, None]
+    assert found(both, folder, **asked) == [5, 0.4, 0.3, 0.2]
+    assert found(both, {}, policy={"type": "factor", "tau_add": 0.6}) == [4, 0.6, 0.3, None]
+    with pytest.raises(DecodeError, match="window_blocks"):
+        preset([], {}, overrides={"window_blocks": 0})
+
+
 def test_a_mode_may_name_another_policy() -> None:
     found = preset(["decode.modes.MINE.type=factor", "decode.modes.MINE.factor=2.0"], mode="MINE")
     assert (found["mode"], found["type"], found["factor"]) == ("MINE", "factor", 2.0)

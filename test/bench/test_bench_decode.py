@@ -15,7 +15,7 @@ import torch
 
 import hildanext
 from hildanext.bench.decode import run
-from hildanext.bench.decoding.modes import TINYSTORIES, differences, prompts_for, show
+from hildanext.bench.decoding.modes import TINYSTORIES, differences, prompts_for, settings, show
 from hildanext.bench.decoding.timing import Timed, fastest, time_engine, time_forwards
 from hildanext.config import load_config
 from hildanext.data.tokenizers import load_tokenizer
@@ -55,14 +55,16 @@ def test_a_folder_without_weights_is_measured_with_random_ones(random_model: Any
 
 
 def test_modes_are_compared_on_trained_weights(assets: Path, tmp_path: Path, capsys: Any) -> None:
-    report = bench(assets / "stories260k-hf", tmp_path, precisions=["float32"], blocks=[8])
+    report = bench(assets / "stories260k-hf", tmp_path, precisions=["float32"], blocks=[8], windows=[1, 2])
     modes = report["modes"]
     assert report["trained"] and 0.0 < modes["s_against_q"]["tokens_that_differ"] <= 1.0
     assert modes["prompts"] == list(TINYSTORIES) and modes["S_MODE"]["requests"] == len(TINYSTORIES)
     for name in ("tokens_per_forward", "tokens_per_second"):
         assert modes["s_against_q"][name] == modes["S_MODE"][name] / modes["Q_MODE"][name]
+    assert modes["Q_MODE, 2 blocks open"]["tokens"] == modes["Q_MODE"]["tokens"] and len(settings((1, 2, 4))) == 9
     show(modes, Console())
     shown = "".join(capsys.readouterr())
+    assert "most tokens/s here" in shown and "S_MODE, 2 blocks open" in shown
     assert "TPF unfused" in shown and f"{modes['Q_MODE']['positions_per_forward']:.1f}" in shown
     assert f"{100 * modes['s_against_q']['tokens_that_differ']:.1f} % of tokens by position" in shown
     assert f"{modes['s_against_q']['tokens_per_forward']:.2f} times the tokens per forward" in shown

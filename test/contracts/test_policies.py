@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,19 @@ def test_a_policy_looks_at_every_mask_and_asks_for_statistics_there_are(name: st
     now = canvas([1, 2, MASK, MASK, 3, MASK, 4, 5], 1, 2, 6, ())
     assert bool(policy.looked_at(now)[masked(now)].all())
     assert policy.needs <= {"entropy", "second"} and policy.post_steps >= 0
+
+
+@pytest.mark.parametrize("name", names("policies"))
+def test_a_block_that_is_not_ready_is_filled_where_the_policy_is_sure_and_nowhere_else(name: str) -> None:
+    policy, source = build("policies", {"type": name}), random.Random(name)
+    for step in range(20):
+        now, found = canvas([1, MASK, MASK, 2, MASK, 3, MASK, MASK], step, 1, 5, ()), stats(source)
+        unsure = Stats(found.best, found.probability * 0.01, found.best + 9.0, found.probability * 0.001)
+        ready, waiting = policy.step(found, now), policy.step(found, replace(now, ready=False))
+        assert not bool((waiting.unmasked & ~ready.unmasked).any())
+        assert not bool(policy.step(unsure, replace(now, ready=False)).unmasked.any())
+        assert waiting.remasked is None or not bool(waiting.remasked.any())
+        assert bool(policy.step(unsure, now).unmasked.any())
 
 
 def test_planted_policies_are_seen() -> None:

@@ -11,7 +11,18 @@ from typing import Any
 import torch
 from decoding.oracle import mask
 from decoding.reference import MASK, committed
-from decoding.subjects import BLOCK, POLICIES, Subject, decoded, engine, expected, prompt, request
+from decoding.subjects import (
+    BLOCK,
+    POLICIES,
+    WINDOWS,
+    Subject,
+    decoded,
+    engine,
+    expected,
+    expected_in_window,
+    prompt,
+    request,
+)  # fmt: skip
 
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
@@ -24,10 +35,12 @@ WAYS: dict[str, dict[str, Any]] = {
 LENGTHS = range(2 * BLOCK + 2)
 
 
-def every_way_of_caching_agrees(subject: Subject, policy: str, sampling: str, lengths: Any = LENGTHS) -> None:
+def every_way_of_caching_agrees(
+    subject: Subject, policy: str, sampling: str, lengths: Any = LENGTHS, **fields: Any
+) -> None:
     """Cached = uncached = separate commit = prefill block by block: tokens, steps and edits, at every prompt length."""
     for length in lengths:
-        asked = request(prompt(length), BLOCK + 3, policy, sampling)
+        asked = request(prompt(length), BLOCK + 3, policy, sampling, **fields)
         plain = decoded(subject, asked)
         assert MASK not in plain.token_ids and len(plain.token_ids) == asked.max_new_tokens
         for way, settings in WAYS.items():
@@ -44,10 +57,17 @@ def tokens_are_the_oracles(subject: Subject, policy: str, sampling: str) -> None
         assert list(decoded(subject, asked).token_ids) == expected(subject, asked), length
 
 
-def committed_keys_are_those_of_one_forward(subject: Subject, policy: str, sampling: str) -> None:
+def windows_are_the_oracles(subject: Subject, policy: str, sampling: str, blocks: int) -> None:
+    """Engine = independent decoder of windows for prompts before, at and behind a block's end, four blocks on."""
+    for length in (3, BLOCK, 2 * BLOCK + 1):
+        asked = request(prompt(length, blocks), 3 * BLOCK + 3, policy, sampling, **WINDOWS[blocks])
+        assert list(decoded(subject, asked).token_ids) == expected_in_window(subject, asked), length
+
+
+def committed_keys_are_those_of_one_forward(subject: Subject, policy: str, sampling: str, **fields: Any) -> None:
     """Keys and values of every committed block = those of one block-causal forward over the final text, to 1e-5."""
     made = engine(subject)
-    made.submit(request(prompt(13), 30, policy, sampling))
+    made.submit(request(prompt(13), 30, policy, sampling, **fields))
     made.step()
     live = made.running[0]
     blocks = 0
@@ -66,8 +86,9 @@ def committed_keys_are_those_of_one_forward(subject: Subject, policy: str, sampl
     assert blocks >= 4 * BLOCK
 
 
-def some_requests(count: int, seed: int) -> list[Request]:
-    """Requests of every policy with random samplings, prompt lengths, block sizes, seeds and stop strings."""
+def some_requests(count: int, seed: int, windows: tuple[int, ...] = ()) -> list[Request]:
+    """Requests of every policy with random samplings, prompt lengths, block sizes, seeds, stop strings and, where
+    `windows` names some, windows."""
     source = random.Random(seed)
     policies = source.sample(list(POLICIES), len(POLICIES))
     made = []
@@ -78,6 +99,7 @@ def some_requests(count: int, seed: int) -> list[Request]:
             "top_p": source.choice([1.0, 1.0, 0.9]), "cfg_scale": source.choice([0.0, 0.0, 0.0, 0.6]),
             "stop": source.choice([(), (), ("a",), ("B", "k")]),
         }  # fmt: skip
+        fields |= WINDOWS[windows[index % len(windows)]] if windows else {}
         ids = tuple(source.randrange(MASK) for _ in range(source.randrange(1, 40)))
         made.append(request(ids, source.randrange(1, 24), policies[index % len(policies)], **fields))
     return made
@@ -117,9 +139,11 @@ def alone(subject: Subject, asked: list[Request]) -> list[Answer]:
     return [answer(decoded(subject, one)) for one in asked]
 
 
-def company_changes_nothing(subject: Subject, seed: int, preempt: float = 0.0, **settings: Any) -> None:
+def company_changes_nothing(
+    subject: Subject, seed: int, preempt: float = 0.0, windows: tuple[int, ...] = (), **settings: Any
+) -> None:
     """Batched = single, preempted = uninterrupted, while requests join and leave at random."""
-    asked = some_requests(9, seed)
+    asked = some_requests(9, seed, windows)
     made = engine(subject, **settings)
     assert mixed(made, asked, random.Random(seed), preempt) == alone(subject, asked), seed
 

@@ -1,5 +1,6 @@
 # A second decoder, slow and independent: no cache, no batch, no engine, no tensor code of the package; lists and loops.
-# Entry points: Ask (what is decoded and how), decode (the token ids), finished (end tokens and stop strings).
+# Entry points: Ask (what is decoded and how), decode (the token ids), finished (end tokens and stop strings); lanes and
+# seen, from which oracle_windows makes windows of several blocks.
 # The model is run in full over everything visible, once per step and lane; its mask is written entry by entry.
 # Probabilities are Python floats; the policies are in oracle_rules.
 """Independent oracle of block decoding."""
@@ -55,7 +56,8 @@ def _fill_block(model: Any, ask: Ask, x: list[int], start: int) -> None:
         rounds += not now.hidden
         if not now.hidden and (not editing or rounds > ask.policy["max_post_steps"]):
             return
-        now.seen = _look(model, ask, now, history)
+        hidden = [ask.mask_id] * len(ask.prompt) + x[len(ask.prompt) :]
+        now.seen = seen(ask, now, history, lanes(model, ask, x[: start + ask.block], hidden[: start + ask.block]))
         fill, edit, back = RULES[ask.policy["type"]](now)
         history.append({i: (now.seen[i].token, now.seen[i].p) for i in now.hidden})
         for i in fill + edit:
@@ -67,19 +69,23 @@ def _fill_block(model: Any, ask: Ask, x: list[int], start: int) -> None:
             return
 
 
-def _look(model: Any, ask: Ask, now: Moment, history: list[Votes]) -> dict[int, Seen]:
-    stop = now.places[-1] + 1
-    rows = _logits(model, now.x[:stop], ask.block)
+def lanes(model: Any, ask: Ask, x: list[int], hidden: list[int]) -> list[list[float]]:
+    """The logits of every position of x; `hidden` is x with its given tokens masked, for guidance."""
+    rows = _logits(model, x, ask.block)
     if ask.cfg_scale:
-        blind = [ask.mask_id] * len(ask.prompt) + now.x[len(ask.prompt) : stop]
-        pairs = zip(rows, _logits(model, blind, ask.block), strict=True)
+        pairs = zip(rows, _logits(model, hidden, ask.block), strict=True)
         rows = [[u + (ask.cfg_scale + 1) * (c - u) for c, u in zip(*pair, strict=True)] for pair in pairs]
-    seen = {}
+    return rows
+
+
+def seen(ask: Ask, now: Moment, history: list[Votes], rows: list[list[float]]) -> dict[int, Seen]:
+    """What the places of a block predict, from the logits of all positions."""
+    found = {}
     for i in now.places:
         scores = _biased(ask, now, history, i, rows[i])
         scores[ask.mask_id] = -math.inf
-        seen[i] = _predicted(ask, i, now.step, scores)
-    return seen
+        found[i] = _predicted(ask, i, now.step, scores)
+    return found
 
 
 def _logits(model: Any, tokens: list[int], block: int) -> list[list[float]]:

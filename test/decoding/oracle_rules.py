@@ -48,7 +48,8 @@ def _mix(value: int) -> int:
 
 @dataclass
 class Moment:
-    """A block before a step: all tokens x; its editable places; those of them that are hidden; what they predict."""
+    """A block before a step: all tokens x; its editable places; those of them that are hidden; what they predict;
+    ready: whether masks may be filled on a guess."""
 
     policy: dict[str, Any]
     key: Key
@@ -58,6 +59,7 @@ class Moment:
     step: int = 0
     hidden: list[int] = field(default_factory=list)
     seen: dict[int, Seen] = field(default_factory=dict)
+    ready: bool = True
 
     @property
     def visible(self) -> list[int]:
@@ -68,7 +70,11 @@ class Moment:
     def quota(self) -> int:
         """Masks to fill now when all of them are spread over policy['steps'] steps, remainder first."""
         steps = self.policy["steps"] or max(1, self.masks)
-        return max(1, self.masks // steps + (1 if self.step < self.masks % steps else 0))
+        return self.least(max(1, self.masks // steps + (1 if self.step < self.masks % steps else 0)))
+
+    def least(self, count: int = 1) -> int:
+        """How many must be filled, sure or not."""
+        return count if self.ready else 0
 
     def sure(self, threshold: str = "tau_mask") -> list[int]:
         """Hidden places whose token is more probable than the threshold."""
@@ -82,14 +88,14 @@ class Moment:
 
 def _threshold_edit(now: Moment) -> Choice:
     fill, tau, least = now.sure(), now.policy["tau_edit"], now.policy["minimum_transfers"]
-    if len(fill) < min(least, len(now.hidden)):
+    if now.ready and len(fill) < min(least, len(now.hidden)):
         fill = now.best(least)
     changed = [i for i in now.visible if tau is not None and now.seen[i].p > tau and now.seen[i].token != now.x[i]]
     return fill, changed, []
 
 
 def _at_least_the_best(now: Moment) -> Choice:
-    return now.sure() or now.best(1), [], []
+    return now.sure() or now.best(now.least()), [], []
 
 
 def _static(now: Moment) -> Choice:
@@ -116,7 +122,7 @@ def _entropy_bound(now: Moment) -> Choice:
     total = 0.0
     for i in sorted(now.hidden, key=lambda i: (now.seen[i].entropy, i)):
         total += now.seen[i].entropy
-        if fill and total > now.policy["gamma"]:
+        if (fill or not now.ready) and total > now.policy["gamma"]:
             break
         fill.append(i)
     return fill, [], []
@@ -126,7 +132,7 @@ def _factor(now: Moment) -> Choice:
     order, count = now.best(len(now.hidden)), 0
     while count < len(order) and (count + 2) * (1 - now.seen[order[count]].p) < now.policy["factor"]:
         count += 1
-    return order[: max(1, count)], [], []
+    return order[: max(now.least(), count)], [], []
 
 
 def _hierarchy(now: Moment) -> Choice:
@@ -138,17 +144,17 @@ def _hierarchy(now: Moment) -> Choice:
             runs.append([i])
     low = now.sure("tau_low")
     leaders = [i for run in runs for i in now.best(1, run) if i in low]
-    return sorted({*leaders, *now.sure(), *now.best(1)}), [], []
+    return sorted({*leaders, *now.sure(), *now.best(now.least())}), [], []
 
 
 def _remask(now: Moment) -> Choice:
     back = _taken_back(now)
-    return sorted({*now.sure(), *now.best(min(len(now.hidden), len(back) + 1))}), [], back
+    return sorted({*now.sure(), *now.best(now.least(min(len(now.hidden), len(back) + 1)))}), [], back
 
 
 def _taken_back(now: Moment) -> list[int]:
     policy, left = now.policy, len(now.hidden)
-    if not now.visible or left < 2 or now.step >= policy["window"] or now.step % policy["stride"]:
+    if not now.ready or not now.visible or left < 2 or now.step >= policy["window"] or now.step % policy["stride"]:
         return []
     trust = {i: now.seen[i].p if now.seen[i].token == now.x[i] else 0.0 for i in now.visible}
     low, high = policy["minimum_ratio"], policy["target_ratio"]

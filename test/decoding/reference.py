@@ -1,5 +1,5 @@
 # What an engine is given in tests: a Hugging Face model, or a denoiser that follows a script.
-# Entry points: loaded, Scripted, scripted, committed, two_open, MASK.
+# Entry points: loaded, Scripted, scripted, committed, MASK.
 # A script gives the probabilities, so every expected number can be counted by hand.
 """Models of the decoding tests."""
 
@@ -13,7 +13,6 @@ import torch
 from stand_in import StandIn
 from torch import Tensor
 
-from hildanext.decoding.state import RequestCanvas
 from hildanext.decoding.store import KeysValues, StateStore
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.meta import HildaMeta
@@ -31,11 +30,6 @@ def committed(store: StateStore, slot: int, layer: int) -> tuple[Tensor, ...]:
     state = store.layers[layer]
     assert isinstance(state, KeysValues)
     return tuple(held[slot, :, : store.lengths[slot]] for held in state.held)
-
-
-def two_open(canvas: RequestCanvas) -> bool:
-    """A rule that keeps two blocks open. The package has none such yet: when to open is a policy of its own."""
-    return len(canvas.opened) < 2
 
 
 Rule = Callable[[list[int], list[int], int], dict[int, float]]

@@ -1,5 +1,5 @@
 # What the decoding tests decode: tiny random models of two families, policies with every field, prompts, a tokenizer.
-# Entry points: Subject, opened, POLICIES, SAMPLINGS, prompt, Letters, engine, decoded, expected.
+# Entry points: Subject, opened, POLICIES, SAMPLINGS, WINDOWS, prompt, Letters, engine, decoded, ask_of, expected.
 # A subject has the engine's parts and the same weights once more in a model that the package never touched.
 """Subjects of the decoding tests."""
 
@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from decoding import oracle_windows
 from decoding.oracle import Ask, decode
 from decoding.oracle_rules import Key
 from decoding.reference import MASK, loaded
 
-from hildanext.config.decode import DecodeConfig
+from hildanext.config.decode import WINDOW, DecodeConfig
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.request import Request, Result
 
@@ -47,6 +48,14 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "nucleus": {"temperature": 0.8, "top_p": 0.9, "seed": 6},
     "guided": {"cfg_scale": 0.7},
     "guided sampled": {"cfg_scale": 0.4, "temperature": 0.9, "seed": 7},
+}
+
+
+WINDOWS: dict[int, dict[str, Any]] = {
+    1: {"window_blocks": 1},
+    2: {"window_blocks": 2, "tau_add": 0.1, "tau_semi": 0.9},
+    3: {"window_blocks": 3, "tau_add": 0.5, "tau_semi": 0.5, "tau_stable": 0.4},
+    4: {"window_blocks": 4, "tau_add": 0.0, "tau_semi": 0.0},
 }
 
 
@@ -100,6 +109,12 @@ def decoded(subject: Subject, asked: Request, **settings: Any) -> Result:
 
 def expected(subject: Subject, asked: Request, confidence: str = "raw") -> list[int]:
     """The tokens of a request by the independent decoder, before end tokens and stop strings."""
+    ask = ask_of(asked, confidence)
+    return decode(subject.model, ask)
+
+
+def ask_of(asked: Request, confidence: str = "raw") -> Ask:
+    """What the independent decoders are told of a request."""
     if asked.prompt_ids is None or asked.policy is None or asked.max_new_tokens is None:
         raise ValueError("expected: the request must name prompt_ids, policy and max_new_tokens")
     chosen = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "cfg_scale": 0.0, "seed": 0}
@@ -107,5 +122,15 @@ def expected(subject: Subject, asked: Request, confidence: str = "raw") -> list[
     key = Key(int(chosen.pop("seed")), asked.sample)
     policy = asked.policy.model_dump()
     block, new = asked.block or BLOCK, asked.max_new_tokens
-    ask = Ask(asked.prompt_ids, new, block, MASK, policy, confidence=confidence, key=key, **chosen)
-    return decode(subject.model, ask)
+    return Ask(asked.prompt_ids, new, block, MASK, policy, confidence=confidence, key=key, **chosen)
+
+
+def expected_in_window(subject: Subject, asked: Request, ends: tuple[int, ...] = ()) -> list[int]:
+    """The tokens of a request that names its window, by the independent decoder of windows."""
+    ask, given = ask_of(asked), {name: value for name in WINDOW if (value := getattr(asked, name)) != "preset"}
+    shares = {"add": 0.1, "semi": 0.9} | {name[4:]: given[name] for name in given if name != "window_blocks"}
+    length = len(ask.prompt) + ask.new
+    canvas = [*ask.prompt, *[MASK] * (-(-length // ask.block) * ask.block - len(ask.prompt))]
+    editable = set(range(len(ask.prompt), len(canvas)))
+    window = oracle_windows.Window(int(given["window_blocks"]), ends=ends, **shares)
+    return oracle_windows.decode(subject.model, ask, window, canvas, editable)[len(ask.prompt) : length]

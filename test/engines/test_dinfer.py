@@ -148,8 +148,8 @@ def test_what_it_returns_is_cut_to_what_was_asked_for(folder: Path) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_thresholds_of_a_request_are_refused(folder: Path) -> None:
-    with pytest.raises(DecodeError, match="tau_mask, temperature"):
-        opened(folder).session.submit(Request.of(prompt="a", tau_mask=0.5, temperature=0.5))
+    with pytest.raises(DecodeError, match="tau_mask, window_blocks, temperature"):
+        opened(folder).session.submit(Request.of(prompt="a", tau_mask=0.5, window_blocks=2, temperature=0.5))
 
 
 @pytest.mark.usefixtures("installed")

@@ -120,7 +120,7 @@ def left_to_right(config: Config) -> Config:
     native = tuple(section for section in config.serve.engines if section.type in ("transformers", "tiny"))
     update = {
         "model": config.model.model_copy(update={"shift": "clean", "override_recorded": True}),
-        "decode": config.decode.model_copy(update={"block": 1}),
+        "decode": config.decode.model_copy(update={"block": 1, "window_blocks": 1}),
         "serve": config.serve.model_copy(update={"engines": native or (EngineSection(type="transformers"),)}),
     }
     return config.model_copy(update=update)

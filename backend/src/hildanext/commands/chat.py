@@ -42,7 +42,7 @@ def run(context: Context) -> dict[str, Any]:
     args, console = context.args, context.console
     fields = {"seed": FRESH, **asked(args)}
     if args.ar:
-        fields |= {"block": 1, "policy": {"type": "static_quota"}}
+        fields |= {"block": 1, "policy": {"type": "static_quota"}, "window_blocks": 1}
     engine = open_engine(left_to_right(context.config) if args.ar else context.config, console)
     for reason in engine.session.capability.reasons:
         console.warn(reason)

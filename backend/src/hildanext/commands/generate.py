@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hildanext.commands import Context, add_model, add_request, asked, left_to_right
+from hildanext.config.decode import WINDOW
 from hildanext.errors import DecodeError
 
 HELP = "generate text from a prompt"
@@ -59,7 +60,7 @@ def run(context: Context) -> dict[str, Any]:
 def _left_to_right(fields: dict[str, Any]) -> dict[str, Any]:
     if fields.get("prompt") == "":
         raise DecodeError("--ar: an empty prompt leaves nothing to read from; give a text")
-    other: list[str] = [name for name in ("mode", "policy", "tau_mask", "tau_edit") if name in fields]
+    other: list[str] = [name for name in ("mode", "policy", "tau_mask", "tau_edit", *WINDOW) if name in fields]
     other += ["infill"] if fields["infill"] else []
     if other:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)

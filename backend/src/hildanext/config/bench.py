@@ -3,7 +3,7 @@
 # Sizes are in tokens, MB or counts as each description says.
 """Bench section of the configuration."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -52,6 +52,9 @@ class DecodeBenchConfig(Section):
     new_tokens: int = Field(128, ge=1, description="tokens generated per request")
     context_tokens: int = Field(512, ge=1, description="cached tokens in the timing of single forwards")
     blocks: tuple[int, ...] = Field((8, 16, 32), description="block sizes, tokens")
+    windows: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 2, 4), description="blocks open at once in the comparison of the modes on trained weights, counts: 1, 2, 4"
+    )
     requests: int = Field(8, ge=1, description="requests decoded together in the batched runs, a count")
     precisions: tuple[Literal["float32", "bfloat16", "int8"], ...] = Field(
         ("float32", "bfloat16", "int8"), description="weights and compute compared; int8: dynamic quantisation"

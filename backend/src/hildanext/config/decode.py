@@ -15,6 +15,10 @@ from hildanext.config.base import PluginSection, Section
 MOST_TOKENS = 1 << 20
 MOST_SEED = (1 << 63) - 1
 MOST_FIELDS = 32
+MOST_WINDOW_BLOCKS = 64
+NEVER = 2.0
+"""A share that no block reaches."""
+WINDOW = ("window_blocks", "tau_add", "tau_semi", "tau_stable")
 COLDEST = 1e-5
 """Below this temperature the likeliest token is taken: logits are divided by it."""
 FRESH = -1
@@ -64,6 +68,18 @@ class Asked(Section, Generic[Unset]):
     tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
     tau_edit: Share | Literal["preset"] | None = Field(
         "preset", description="probability a rewrite must exceed; 0: edit freely; null: no editing"
+    )
+    window_blocks: Annotated[int, Field(ge=1, le=MOST_WINDOW_BLOCKS)] | Literal["preset"] = Field(
+        "preset", description="blocks open at once at most, a count; 1: one after the other"
+    )
+    tau_add: Annotated[float, Field(ge=0.0, le=NEVER)] | Literal["preset"] = Field(
+        "preset", description="filled share of the last open block at which the next one opens; above 1: never"
+    )
+    tau_semi: Share | Literal["preset"] = Field(
+        "preset", description="filled share of the block before at which a later block must fill a mask per forward"
+    )
+    tau_stable: Share | Literal["preset"] = Field(
+        "preset", description="share of the last open block's tokens that its last look agreed with, to open the next"
     )
     max_new_tokens: Tokens | Unset = Field(128, description="tokens to generate at most")
     seed: Annotated[int, Field(ge=FRESH, le=MOST_SEED)] | Unset = Field(

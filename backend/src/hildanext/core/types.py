@@ -68,8 +68,8 @@ class Stats:
 @dataclass(frozen=True)
 class Canvas:
     """One active block. tokens [Q] int64; editable [Q] bool: False for prompt and given tokens; step: forwards the
-    block has had before; masks: its [MASK] count at step 0; uniform [Q] in [0, 1); history: (best, probability) [Q]
-    of the steps before."""
+    block has had before in which it was ready; masks: its [MASK] count at step 0; uniform [Q] in [0, 1); history:
+    (best, probability) [Q] of the forwards before; ready: whether masks may be filled on a guess."""
 
     tokens: Tensor
     editable: Tensor
@@ -78,6 +78,7 @@ class Canvas:
     masks: int = 0
     uniform: Tensor | None = None
     history: tuple[tuple[Tensor, Tensor], ...] = ()
+    ready: bool = True
 
 
 @dataclass(frozen=True)

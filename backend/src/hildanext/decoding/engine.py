@@ -24,7 +24,7 @@ from hildanext.decoding.modes import resolve_mode
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
-from hildanext.decoding.state import Live, RequestCanvas, Window
+from hildanext.decoding.state import Live, Opening, RequestCanvas, Window
 from hildanext.decoding.step import advance, finished, result, rows
 from hildanext.decoding.store import StateStore
 from hildanext.decoding.text import TextStream
@@ -103,8 +103,9 @@ class BlockEngine:
             self.config.thinking,
         )  # fmt: skip
         prepared = prepare(request, self.tokenizer, bounds)
-        canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)
+        opens = Opening(plan.policy, ends)
+        canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id, opens=opens)
         text = TextStream(self.tokenizer, prepared.prompt, request.stop, ends)
         seed = chosen(self.config.seed if request.seed is None else request.seed)
         live = Live(
@@ -153,7 +154,7 @@ class BlockEngine:
     def _has_room(self, live: Live) -> bool:
         everyone = [*self.running, live]
         lanes = sum(each.lanes for each in everyone)
-        windows = sum(2 * each.lanes * each.canvas.blocks.block for each in everyone)
+        windows = sum(each.lanes * each.widest for each in everyone)
         fits = self._fits(lanes, max(each.canvas.blocks.length for each in everyone))
         return not self.running or (
             fits and windows <= self.config.step_tokens and len(everyone) <= self.config.requests
@@ -244,7 +245,7 @@ class BlockEngine:
 
 
 def _is_prefill(live: Live, window: Window) -> bool:
-    return window.size > 2 * live.canvas.blocks.block * max(1, len(window.opened))
+    return window.size > live.widest
 
 
 def _consecutive(seats: Sequence[Seat]) -> list[list[Seat]]:

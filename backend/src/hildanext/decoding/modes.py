@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hildanext.config.decode import DecodeConfig, ModeSection
+from hildanext.config.decode import WINDOW, DecodeConfig, ModeSection
 from hildanext.config.nearest import describe, nearest
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request
@@ -22,6 +22,7 @@ from hildanext.errors import ConfigError, DecodeError
 from hildanext.registry import Plugin, build
 
 DEFAULT_POLICY = str(ModeSection.model_fields["type"].default)
+TAUS = ("tau_mask", "tau_edit", "max_post_steps")
 Calibrated = Mapping[str, Mapping[str, Any]]
 
 
@@ -65,8 +66,8 @@ def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated)
     usual = str(offered.get("type", DEFAULT_POLICY))
     kind = asked.type if asked else usual
     given = offered if kind == usual else {}
-    said = {**(_taus(config) if kind == DEFAULT_POLICY else {}), "type": kind}
-    said |= {**(asked.model_dump() if asked else {}), **_taus(request), **request.overrides}
+    said = {**_asked(config, (*WINDOW, *(TAUS if kind == DEFAULT_POLICY else ()))), "type": kind}
+    said |= {**(asked.model_dump() if asked else {}), **_asked(request), **request.overrides}
     section = {**given, **said}
     try:
         policy = _built(json.dumps(section, sort_keys=True))
@@ -87,7 +88,7 @@ def checked(calibrated: Calibrated) -> dict[str, dict[str, Any]]:
 
 
 def _changed(policy: Plugin, request: Request) -> BlockPolicy:
-    changes, plugin = {**_taus(request), **request.overrides}, type(policy)
+    changes, plugin = {**_asked(request), **request.overrides}, type(policy)
     if not isinstance(policy, BlockPolicy) or not issubclass(plugin, BlockPolicy):
         raise DecodeError(f"policy: {plugin.__name__} is no decoding policy; derive it from BlockPolicy")
     try:
@@ -102,8 +103,7 @@ def _built(section: str) -> BlockPolicy:
     return policy
 
 
-def _taus(asked: Request | DecodeConfig) -> dict[str, Any]:
-    names = ("tau_mask", "tau_edit", "max_post_steps")
+def _asked(asked: Request | DecodeConfig, names: tuple[str, ...] = (*TAUS, *WINDOW)) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(asked, name, "preset")) != "preset"}
 
 

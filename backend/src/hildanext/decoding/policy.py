@@ -1,5 +1,6 @@
 # What every decoding policy shares: its protocol towards the engine and the ranking of positions.
-# Entry points: BlockPolicy (base of the plugins in policies/), fill (masked positions), best_first (stable ranking).
+# Entry points: BlockPolicy (base of the plugins in policies/), fill (masked positions), best_first (stable ranking),
+# least (what a step must fill). How many blocks are open at once is a setting of every policy.
 # Thresholds are strict >; ranks are by (-confidence, index) with a stable sort, never torch.topk.
 """Base of the decoding policies."""
 
@@ -8,8 +9,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from hildanext.config.decode import MOST_WINDOW_BLOCKS, NEVER
 from hildanext.core.types import Canvas, Stats, Update
 from hildanext.decoding.statistics import Bias
 from hildanext.registry import Plugin
@@ -22,6 +25,18 @@ class BlockPolicy(Plugin):
     needs: ClassVar[frozenset[str]] = frozenset()
     random: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    window_blocks: int = Field(
+        1, ge=1, le=MOST_WINDOW_BLOCKS, description="blocks open at once at most, a count; 1: one after the other"
+    )
+    tau_add: float = Field(
+        0.1, ge=0.0, le=NEVER, description="filled share of the last open block at which the next opens; above 1: never"
+    )
+    tau_semi: float = Field(
+        0.9, ge=0.0, le=1.0, description="filled share of the block before at which a later one must fill a mask a step"
+    )
+    tau_stable: float = Field(
+        0.0, ge=0.0, le=1.0, description="share of the last open block's tokens its last look agreed with to open more"
+    )
 
     @property
     def revises(self) -> bool:
@@ -46,13 +61,18 @@ class BlockPolicy(Plugin):
         return canvas.editable if self.revises else canvas.tokens == canvas.mask_id
 
     def step(self, stats: Stats, canvas: Canvas) -> Update:
-        """The update of one block; at least one mask is filled while there are any."""
+        """The update of one block; at least one mask is filled while there are any and the canvas is ready."""
         raise ValueError(f"policy {type(self).__name__} defines no step")
 
 
 def masked(canvas: Canvas) -> Tensor:
     """[Q] bool: the positions that hold [MASK]."""
     return canvas.tokens == canvas.mask_id
+
+
+def least(canvas: Canvas, count: int) -> int:
+    """Masks a step fills at least: `count`, none while the block before is too empty for guesses (not ready)."""
+    return count if canvas.ready else 0
 
 
 def best_first(score: Tensor, allowed: Tensor, count: int) -> Tensor:

@@ -86,7 +86,7 @@ def names_in(interface: str) -> dict[str, str]:
 class Metrics:
     """What a generation cost. forwards: those it took part in, prefill and commits too; tokens: generated, with infill
     those of the gaps; prompt_tokens: given; the tuples have one entry per
-    denoising step; mask_share in [0, 1] is of the active block after the step. fused: forwards that also committed what
+    denoising step; mask_share in [0, 1] is of the open blocks after the step. fused: forwards that also committed what
     was final, the prompt or a block (unfused, each costs one more); positions: computed from the first generated block
     on, per forward its mean width. None where the engine does not tell. Source: docs/choosing-thresholds.md."""
 

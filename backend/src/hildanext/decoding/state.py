@@ -1,6 +1,6 @@
 # Everything about a request that changes while it is decoded: tokens, opened blocks, slots, counts, text and trace.
 # All of it hangs on Live; the engine's queues and the store's rows are the only other state there is in decoding/.
-# Entry points: Live (one request), RequestCanvas (window, look, close, refill), OpenBlock, Window, Look, Counters.
+# Entry points: Live (a request), RequestCanvas (window, judge, look, close), OpenBlock, Opening, Look, Counters.
 # A block is untouched, opened (being filled), final (tokens fixed) or committed (final, its state in the store).
 """The mutable state of a request."""
 
@@ -26,8 +26,9 @@ from hildanext.decoding.text import TextStream
 @dataclass
 class OpenBlock:
     """An opened block. masks: its [MASK] count when it was opened; before [Q]: what an edit last replaced, else -1;
-    looks: forwards it has had; led: those with all before it final; post: those of them that found no mask; stable:
-    share of visible editable tokens the last look agreed with; history: (best, probability) [Q] of the looks."""
+    looks: forwards it has had in which it was ready; led: those with all before it final; post: those of them that
+    found no mask; stable: share of visible editable tokens the last look agreed with; ready: whether it may be made to
+    fill a mask; history: (best, probability) [Q] of its forwards."""
 
     span: Span
     masks: int
@@ -36,6 +37,7 @@ class OpenBlock:
     led: int = 0
     post: int = 0
     stable: float = 1.0
+    ready: bool = True
     history: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
@@ -70,16 +72,28 @@ class Window:
         return (self.opened[0].span.start if self.opened else self.stop) - self.start
 
 
-def one_at_a_time(canvas: RequestCanvas) -> bool:
-    """The rule that opens the next block only where none is open."""
-    return False
+@dataclass(frozen=True)
+class Opening:
+    """When the next block is opened beside those at work: fewer than `policy.window_blocks` are, the last of them is
+    filled to `policy.tau_add` and its last look agreed with a share `policy.tau_stable` of its tokens, and none of them
+    holds a generated one of `ends`. Source: arXiv:2606.29215, multi-block decoding; asked anew in every step."""
+
+    policy: BlockPolicy = field(default_factory=BlockPolicy)
+    ends: frozenset[int] = frozenset()
+
+    def __call__(self, canvas: RequestCanvas) -> bool:
+        """Whether `canvas`, which has opened blocks, opens one more."""
+        policy, last = self.policy, canvas.opened[-1]
+        if len(canvas.opened) >= policy.window_blocks or last.stable < policy.tau_stable:
+            return False
+        return canvas.progress(last) >= policy.tau_add and not any(canvas.ended(self.ends))
 
 
 @dataclass
 class RequestCanvas:
     """tokens [length] int64 and editable [length] bool on the CPU; [0, committed) has its state in the store and
     [0, final) will not change; opened: blocks at work, by position; opens: whether to open the next one beside them,
-    asked after every step."""
+    asked once after every step."""
 
     blocks: Blocks
     tokens: Tensor
@@ -88,15 +102,15 @@ class RequestCanvas:
     committed: int = 0
     final: int = 0
     opened: tuple[OpenBlock, ...] = ()
-    opens: Callable[[RequestCanvas], bool] = one_at_a_time
+    opens: Callable[[RequestCanvas], bool] = Opening()
 
     def __post_init__(self) -> None:
         self.refill()
 
     def refill(self) -> None:
-        """Open a block where none is, and more while the rule asks for them; a block without an editable position is
-        final as it is."""
-        while (start := self._next()) < self.blocks.length and (not self.opened or self.opens(self)):
+        """Open a block where none is or the rule asks for one more; a block without an editable position is final as it
+        is."""
+        if (start := self._next()) < self.blocks.length and (not self.opened or self.opens(self)):
             span = self.blocks.span(start)
             block = self.tokens[span.start : span.stop]
             fresh = OpenBlock(span, int((block == self.mask_id).sum()), torch.full_like(block, -1))
@@ -108,6 +122,22 @@ class RequestCanvas:
         while start < self.blocks.length and not self.editable[start : self.blocks.span(start).stop].any():
             start = self.blocks.span(start).stop
         return start
+
+    def progress(self, block: OpenBlock) -> float:
+        """Share of a block's positions that hold a token, given ones included."""
+        return float((self.tokens[block.span.start : block.span.stop] != self.mask_id).float().mean())
+
+    def ended(self, ends: frozenset[int]) -> list[bool]:
+        """For each opened block, whether a generated token of it is one of `ends`."""
+        spans = [slice(block.span.start, block.span.stop) for block in self.opened] if ends else []
+        return [not ends.isdisjoint(self.tokens[own][self.editable[own]].tolist()) for own in spans]
+
+    def judge(self, policy: BlockPolicy) -> None:
+        """Say of every opened block whether it is ready: the first is, another where the one before is filled to
+        policy.tau_semi. Before the updates of a step are written, so that all blocks are judged by the same tokens."""
+        shares = [1.0, *(self.progress(block) for block in self.opened[:-1])]
+        for block, share in zip(self.opened, shares, strict=False):
+            block.ready = share >= policy.tau_semi
 
     @property
     def finished(self) -> bool:
@@ -129,8 +159,9 @@ class RequestCanvas:
         """What a policy sees of an opened block."""
         span = slice(block.span.start, block.span.stop)
         return Canvas(
-            self.tokens[span], self.editable[span], self.mask_id, block.looks, block.masks, uniform, block.history
-        )
+            self.tokens[span], self.editable[span], self.mask_id, block.looks, block.masks, uniform, block.history,
+            block.ready,
+        )  # fmt: skip
 
     def forced(self, block: OpenBlock, policy: BlockPolicy) -> bool:
         """Whether a block has had its forwards and must end now. They are counted only while all before it is final."""
@@ -146,7 +177,7 @@ class RequestCanvas:
         reverted = int((update.edited & (update.tokens == block.before)).sum())
         block.before = torch.where(update.edited, old, block.before)
         tokens.copy_(update.tokens)
-        block.looks, block.led, block.post = block.looks + 1, block.led + leads, block.post + (full and leads)
+        block.looks, block.led, block.post = block.looks + block.ready, block.led + leads, block.post + (full and leads)
         settled = forced or not policy.revises or block.post >= policy.post_steps
         done = settled and not bool((tokens == self.mask_id).any())
         return Look(full, changed, done, int(update.edited.sum()), reverted)
@@ -210,6 +241,11 @@ class Live:
     def lanes(self) -> int:
         """Sequences the request needs per forward: two with guidance."""
         return 2 if self.plan.sampling.cfg_scale else 1
+
+    @property
+    def widest(self) -> int:
+        """Positions of a decoding forward at most: the open blocks, and as many that they have made final, but one."""
+        return (self.plan.policy.window_blocks + 1) * self.canvas.blocks.block
 
     @cached_property
     def begins(self) -> int:

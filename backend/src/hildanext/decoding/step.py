@@ -44,6 +44,7 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         return window.final_on_entry, []
     policy, canvas, rest = live.plan.policy, live.canvas, list(logits)
     looks, drafted, proposed = [], list[DraftToken](), 0
+    canvas.judge(policy)
 
     for block in window.opened:
         seen = canvas.canvas(block, _uniform(live, block, CHOICE) if policy.random else None)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hildanext.config.decode import WINDOW
 from hildanext.decoding.events import Commit, Done, Event
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.request import FinishReason, Metrics, Request, Result
@@ -75,6 +76,7 @@ def refuse_fixed(request: Request, engine: str, mode: str) -> None:
     """DecodeError for what this engine fixes when it starts: thresholds, sampling, block size, policy, guidance."""
     fixed = {
         "tau_mask": request.tau_mask != "preset", "tau_edit": request.tau_edit != "preset",
+        **{name: getattr(request, name) != "preset" for name in WINDOW},
         "mode": request.mode not in (None, mode), "temperature": bool(request.temperature),
         "top_k": bool(request.top_k), "top_p": request.top_p not in (None, 1.0), "cfg_scale": bool(request.cfg_scale),
         "block": request.block is not None, "policy": request.policy is not None,

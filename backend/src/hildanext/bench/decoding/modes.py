@@ -1,5 +1,5 @@
 # How much the modes differ on a trained model: speed, edits, and by how much S_MODE's text is not Q_MODE's.
-# Entry points: compare, differences, prompts_for, show, per_forward.
+# Entry points: compare, settings, differences, prompts_for, show, per_forward.
 # Without prompts of the user's, those are taken that the vocabulary needs the fewest tokens per word for.
 """Comparison of the modes, for the decoding benchmark."""
 
@@ -36,13 +36,13 @@ def _tokens_per_word(tokenizer: Any, texts: Sequence[str]) -> float:
 
 
 def compare(loaded: Any, config: Config) -> dict[str, Any]:
-    """Every mode on bench.decode.prompts, all at once, each text up to its end: speed and edits per mode, then S_MODE's
-    differences from Q_MODE and one pair of texts."""
+    """Every mode on bench.decode.prompts, all at once, each text up to its end, and again with bench.decode.windows
+    blocks open: speed and edits of each, then S_MODE's differences from Q_MODE and one pair of texts."""
     prompts = prompts_for(loaded.tokenizer, config.bench.decode.prompts)
     report: dict[str, Any] = {"prompts": list(prompts)}
     results: dict[str, list[Result]] = {}
-    for mode in MODES:
-        found = time_engine(loaded, config, {"mode": mode, "ignore_eos": False}, len(prompts), prompts)
+    for mode, fields in settings(config.bench.decode.windows).items():
+        found = time_engine(loaded, config, {**fields, "ignore_eos": False}, len(prompts), prompts)
         results[mode] = found.pop("results")
         edits = sum(sum(result.metrics.edits_applied) for result in results[mode])
         report[mode] = {**found, "edits": edits, "text": results[mode][0].text}
@@ -51,6 +51,14 @@ def compare(loaded: Any, config: Config) -> dict[str, Any]:
         name: report["S_MODE"][name] / report["Q_MODE"][name] for name in ("tokens_per_forward", "tokens_per_second")
     }
     return report
+
+
+def settings(windows: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Fields of a request by what they are called in the report: each mode as it is, then with several blocks open."""
+    several = [(mode, blocks) for mode in MODES for blocks in windows if blocks > 1]
+    return {mode: {"mode": mode} for mode in MODES} | {
+        f"{mode}, {blocks} blocks open": {"mode": mode, "window_blocks": blocks} for mode, blocks in several
+    }
 
 
 def differences(pairs: Sequence[tuple[Result, Result]]) -> dict[str, float]:
@@ -71,6 +79,10 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     return sum(match.size for match in SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks())
 
 
+def _speed(row: tuple[str, ...]) -> float:
+    return float(row[1])
+
+
 def per_forward(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """The cells under PER_FORWARD of a timed variant."""
     names = ("tokens_per_forward", "tokens_per_forward_unfused", "positions_per_forward")
@@ -83,7 +95,7 @@ def show(report: dict[str, Any], console: Console) -> None:
     rows = [
         (mode, f"{row['tokens_per_second']:.1f}", *per_forward(row), str(row["edits"]), str(row["tokens"]))
         for mode, row in report.items()
-        if mode in MODES
+        if isinstance(row, Mapping) and "edits" in row
     ]
     console.table(rows, ("mode", "tokens/s", *PER_FORWARD, "edits", "tokens"))
     gap = report["s_against_q"]
@@ -94,5 +106,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"{gap['tokens_per_forward']:.2f} times the tokens per forward, "
         f"{gap['tokens_per_second']:.2f} times the tokens/s"
     )
+    fastest = max(rows, key=_speed)[0]
+    console.say(f"most tokens/s here: {fastest}")
     for mode in ("S_MODE", "Q_MODE"):
         console.say(f"{mode}: {report['prompts'][0]}{report[mode]['text']}")

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked
 from hildanext.decoding.statistics import Bias
 
 
@@ -42,4 +42,4 @@ class Credit(BlockPolicy):
         """Every mask above the threshold, at least the best."""
         hidden = masked(canvas)
         chosen = hidden & (stats.probability > self.tau_mask)
-        return fill(stats, canvas, chosen | best_first(stats.probability, hidden, 1))
+        return fill(stats, canvas, chosen | best_first(stats.probability, hidden, least(canvas, 1)))

@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked
 
 
 class EntropyBound(BlockPolicy):
@@ -28,4 +28,4 @@ class EntropyBound(BlockPolicy):
         hidden = masked(canvas)
         ordered = stats.entropy[hidden].double().sort().values
         count = int((ordered.cumsum(dim=0) <= self.gamma).sum())
-        return fill(stats, canvas, best_first(-stats.entropy, hidden, max(1, count)))
+        return fill(stats, canvas, best_first(-stats.entropy, hidden, max(least(canvas, 1), count)))

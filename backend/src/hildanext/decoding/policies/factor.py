@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked
 
 
 class Factor(BlockPolicy):
@@ -24,4 +24,5 @@ class Factor(BlockPolicy):
         ordered = stats.probability[hidden].double().sort(descending=True).values
         rank = torch.arange(1, len(ordered) + 1, device=ordered.device)
         holds = ((rank + 1) * (1 - ordered) < self.factor).long().cumprod(dim=0)
-        return fill(stats, canvas, best_first(stats.probability, hidden, max(1, int(holds.sum()))))
+        count = max(least(canvas, 1), int(holds.sum()))
+        return fill(stats, canvas, best_first(stats.probability, hidden, count))

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked
 
 
 class Hierarchy(BlockPolicy):
@@ -24,7 +24,7 @@ class Hierarchy(BlockPolicy):
         hidden = masked(canvas)
         run = (hidden & ~torch.cat((hidden.new_zeros(1), hidden[:-1]))).cumsum(dim=0)
         chosen = hidden & (stats.probability > self.tau_mask)
-        chosen |= best_first(stats.probability, hidden, 1)
+        chosen |= best_first(stats.probability, hidden, least(canvas, 1))
         for number in range(1, int(run.max()) + 1):
             leader = best_first(stats.probability, hidden & (run == number), 1)
             chosen |= leader & (stats.probability > self.tau_low)

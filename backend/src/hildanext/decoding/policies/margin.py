@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quota
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked, quota
 
 
 class Margin(BlockPolicy):
@@ -24,4 +24,5 @@ class Margin(BlockPolicy):
         if stats.second is None:
             raise ValueError("policy margin: the statistics carry no runner-up")
         count = quota(canvas.masks, self.steps or max(1, canvas.masks), canvas.step)
-        return fill(stats, canvas, best_first(stats.probability - stats.second, masked(canvas), max(1, count)))
+        score = stats.probability - stats.second
+        return fill(stats, canvas, best_first(score, masked(canvas), least(canvas, max(1, count))))

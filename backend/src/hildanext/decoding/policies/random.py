@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quota
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked, quota
 
 
 class RandomOrder(BlockPolicy):
@@ -24,7 +24,7 @@ class RandomOrder(BlockPolicy):
     def step(self, stats: Stats, canvas: Canvas) -> Update:
         """The quota of this step, best first."""
         count = quota(canvas.masks, self.steps or max(1, canvas.masks), canvas.step)
-        return fill(stats, canvas, best_first(_drawn(canvas), masked(canvas), max(1, count)))
+        return fill(stats, canvas, best_first(_drawn(canvas), masked(canvas), least(canvas, max(1, count))))
 
 
 def _drawn(canvas: Canvas) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quota
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked, quota
 
 
 class RandomTopK(BlockPolicy):
@@ -29,4 +29,4 @@ class RandomTopK(BlockPolicy):
         gumbel = -torch.log(-torch.log(canvas.uniform.clamp(1e-300, 1 - 1e-16)))
         score = stats.probability.double() + self.position_temperature * gumbel
         count = quota(canvas.masks, self.steps or max(1, canvas.masks), canvas.step)
-        return fill(stats, canvas, best_first(score, masked(canvas), max(1, count)))
+        return fill(stats, canvas, best_first(score, masked(canvas), least(canvas, max(1, count))))

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked
 
 
 class Remask(BlockPolicy):
@@ -33,7 +33,7 @@ class Remask(BlockPolicy):
         hidden = masked(canvas)
         taken = self._taken_back(stats, canvas, hidden)
         chosen = hidden & (stats.probability > self.tau_mask)
-        wanted = min(int(hidden.sum()), int(taken.sum()) + 1)
+        wanted = min(int(hidden.sum()), least(canvas, int(taken.sum()) + 1))
         chosen |= best_first(stats.probability, hidden, wanted)
         filled = fill(stats, canvas, chosen)
         tokens = filled.tokens.masked_fill(taken, canvas.mask_id)
@@ -42,7 +42,7 @@ class Remask(BlockPolicy):
     def _taken_back(self, stats: Stats, canvas: Canvas, hidden: Tensor) -> Tensor:
         visible = canvas.editable & ~hidden
         seen, left = int(visible.sum()), int(hidden.sum())
-        if canvas.step >= self.window or canvas.step % self.stride or not seen or left < 2:
+        if not canvas.ready or canvas.step >= self.window or canvas.step % self.stride or not seen or left < 2:
             return torch.zeros_like(hidden)
         sure = torch.where(stats.best == canvas.tokens, stats.probability, 0.0)
         cap = torch.quantile(sure[visible].float(), self.cap_percentile)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked, quota
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked, quota
 
 
 class StaticQuota(BlockPolicy):
@@ -20,4 +20,4 @@ class StaticQuota(BlockPolicy):
     def step(self, stats: Stats, canvas: Canvas) -> Update:
         """The quota of this step, best first."""
         count = quota(canvas.masks, self.steps or max(1, canvas.masks), canvas.step)
-        return fill(stats, canvas, best_first(stats.probability, masked(canvas), max(1, count)))
+        return fill(stats, canvas, best_first(stats.probability, masked(canvas), least(canvas, max(1, count))))

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, masked
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked
 from hildanext.decoding.statistics import Bias
 
 
@@ -49,7 +49,7 @@ class ThresholdEdit(BlockPolicy):
         """Both sets of one forward, applied together."""
         hidden = masked(canvas)
         chosen = hidden & (stats.probability > self.tau_mask)
-        wanted = min(self.minimum_transfers, int(hidden.sum()))
+        wanted = min(least(canvas, self.minimum_transfers), int(hidden.sum()))
         if int(chosen.sum()) < wanted:
             chosen = best_first(stats.probability, hidden, wanted)
         return fill(stats, canvas, chosen, self._edits(stats, canvas, hidden))
