@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import block_elbo, token_nll
 from hildanext.decoding.request import Request
 from hildanext.errors import DataError
-from hildanext.measure.endings import Ending, bounds, causal
+from hildanext.measure.endings import Bound, Ending, Pattern, bounds, causal, patterns
 from hildanext.measure.generation import ARGenerator
 from hildanext.measure.task import EvalContext, Outcome
 from hildanext.measure.tasks import multiple_choice
-from hildanext.models.denoiser import network
+from hildanext.models.denoiser import HFDenoiser, network
 from hildanext.progress import Console
 from hildanext.registry import build
 from hildanext.world import story
@@ -48,18 +48,8 @@ def test_a_causal_ending_costs_its_tokens_one_by_one(loaded: Any) -> None:
     assert [one.characters for one in endings_of(loaded)] == [len(text) for _, text in PAIRS]
 
 
-@pytest.mark.parametrize("block", [1, 3, 4, 8, 100])
-def test_the_most_tokens_of_a_block_are_counted(block: int) -> None:
-    for length in range(2, 14):
-        for first in range(1, length):
-            per_block: dict[int, int] = {}
-            for place in range(first, length):
-                per_block[place // block] = per_block.get(place // block, 0) + 1
-            assert Ending(tuple(range(length)), first, 1).most(block) == max(per_block.values())
-
-
-def _over_all_orders(loaded: Any, ending: Ending, block: int) -> float:
-    denoiser, batch = loaded.denoiser, document_batch([(ending.ids, ending.first)], 0, block)
+def _over_all_orders(denoiser: Any, ending: Ending, block: int) -> float:
+    batch = document_batch([(ending.ids, ending.first)], 0, block)
     total, scored = 0.0, range(ending.first, len(ending.ids))
     for number in {place // block for place in scored}:
         inside = [place for place in scored if place // block == number]
@@ -73,25 +63,62 @@ def _over_all_orders(loaded: Any, ending: Ending, block: int) -> float:
     return total
 
 
+@pytest.mark.parametrize("shift", ["none", "clean"])
 @torch.no_grad()
-def test_a_short_ending_is_enumerated_at_any_block_and_is_the_mean_over_all_orders(loaded: Any) -> None:
+def test_a_short_ending_is_enumerated_at_any_block_and_is_the_mean_over_all_orders(loaded: Any, shift: str) -> None:
     endings = endings_of(loaded)
+    denoiser = HFDenoiser(network(loaded.denoiser), loaded.denoiser.mask_id, shift=shift)
     for block in (4, 16):
-        found, exact = bounds(loaded.denoiser, endings, block, 2, 3, 2)
-        assert exact == [ending.most(block) <= 3 for ending in endings] and any(exact)
-        for ending, nats, counted in zip(endings, found, exact, strict=True):
-            if counted:
-                assert nats == pytest.approx(_over_all_orders(loaded, ending, block), rel=1e-5)
-    assert not all(exact), "at block 16 one ending is too long"
+        found = bounds(denoiser, endings, block, 2, 3, 100)
+        assert any(one.exact for one in found)
+        for ending, one in zip(endings, found, strict=True):
+            if one.exact:
+                assert one.nats == pytest.approx(_over_all_orders(denoiser, ending, block), rel=1e-5)
+                assert one.standard_error == 0.0
+    assert not all(one.exact for one in found), "at block 16 one ending is too long"
 
 
 def test_one_token_in_one_block_is_the_same_enumerated_sampled_and_alone(loaded: Any) -> None:
     endings = endings_of(loaded)
-    found, exact = bounds(loaded.denoiser, endings, 1, 2, 0, 4)
-    assert all(exact)
-    for ending, nats in zip(endings, found, strict=True):
-        batch = document_batch([(ending.ids, ending.first)], 0)
-        assert nats == pytest.approx(block_elbo(loaded.denoiser, batch, 1, torch.Generator()).nats, rel=1e-5)
+    for shift in ("none", "clean"):
+        denoiser = HFDenoiser(network(loaded.denoiser), loaded.denoiser.mask_id, shift=shift)
+        for ending, one in zip(endings, bounds(denoiser, endings, 1, 2, 0), strict=True):
+            batch = document_batch([(ending.ids, ending.first)], 0)
+            assert one.nats == pytest.approx(block_elbo(denoiser, batch, 1, torch.Generator()).nats, rel=1e-5)
+            assert one.exact
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_draws_in_pairs_have_the_mean_of_the_enumeration(size: int) -> None:
+    cost = {mask: torch.rand((), generator=torch.Generator().manual_seed(mask)).item() for mask in range(2**size)}
+
+    def nats(found: Iterable[Pattern]) -> float:
+        return sum(one.weight * cost[sum(1 << at for at in one.masked)] for one in found)
+
+    rng = torch.Generator().manual_seed(3)
+    exact = nats(patterns(size, 4, 8, rng))
+    drawn = [list(patterns(size, 4, 0, rng)) for _ in range(3000)]
+    totals = torch.tensor([nats(each) for each in drawn])
+    assert float(totals.mean()) == pytest.approx(exact, abs=4 * float(totals.std()) / 3000**0.5 + 1e-6)
+    for each in drawn[:50] if size == 5 else ():
+        for pair in (0, 1):
+            masked = [one.masked for one in each if one.pair == pair]
+            assert len(masked) == 2 and set(masked[0]) | set(masked[1]) == set(range(size))
+
+
+def test_a_context_shared_or_alone_and_a_standard_error_that_covers(loaded: Any) -> None:
+    texts = [" ball and a small dog.", " ball.", " cat at the lake with the big red fox.", " fox"]
+    endings = [Ending.of(loaded, "Lily had a red", text) for text in texts]
+    together = bounds(loaded.denoiser, endings, 8, 4, 1)
+    for ending, one in zip(endings, together, strict=True):
+        alone = bounds(loaded.denoiser, [ending], 8, 4, 1)[0]
+        assert (one.nats, one.standard_error) == pytest.approx((alone.nats, alone.standard_error), rel=1e-4)
+        batch = document_batch([(ending.ids, ending.first)], 0, 8)
+        whole = block_elbo(loaded.denoiser, batch, 8, torch.Generator().manual_seed(1), 48)
+        assert one.nats == pytest.approx(whole.nats, abs=4 * (one.standard_error + whole.standard_error) + 1e-4)
+    assert not math.isnan(together[0].standard_error) and math.isnan(
+        bounds(loaded.denoiser, endings[:1], 8, 2, 1)[0].standard_error
+    )
 
 
 def rows_of(questions: Sequence[tuple[str, Sequence[str], int]], bare: bool = False) -> list[dict[str, Any]]:
@@ -127,8 +154,10 @@ def test_what_is_likeliest_is_counted_by_every_rule_set_and_reading(
         return [bare[texts[one][1]] if texts[one][0] == "Answer:" else scale * nats[texts[one][1]] for one in each]
 
     monkeypatch.setattr(multiple_choice.Ending, "of", own)
-    monkeypatch.setattr(multiple_choice, "bounds", lambda d, each, *more: (cost(each, 1.0), [True] * len(each)))
-    monkeypatch.setattr(multiple_choice, "causal", lambda d, each, rows: cost(each, -1.0))
+    monkeypatch.setattr(
+        multiple_choice, "bounds", lambda d, each, *more: [Bound(one, 0.0, True) for one in cost(each, 1.0)]
+    )
+    monkeypatch.setattr(multiple_choice, "causal", lambda d, each, positions: cost(each, -1.0))
     write(
         tmp_path / "sets" / "one.jsonl",
         rows_of([("q", ("short", "quite a long ending"), 1), ("r", ("x", "y"), 0)], True),
@@ -174,9 +203,10 @@ def test_the_public_sets_are_read_whole_and_scored(scripted: Script, assets: Pat
     sizes = {name: sum(one.set == name for one in whole) for name in ("arc_easy", "piqa", "copa", "openbookqa")}
     assert sizes == {"arc_easy": 570, "piqa": 1838, "copa": 100, "openbookqa": 500} and len(whole) == 3008
     assert all(one.bare == "Answer:" and len(one.endings) >= 2 for one in whole)
-    task = build("tasks", {"type": "multiple_choice", "path": str(folder / "copa.jsonl.gz"), "limit": 2, "samples": 1})
+    task = build("tasks", {"type": "multiple_choice", "path": str(folder / "copa.jsonl.gz"), "limit": 2, "samples": 4})
     found = task.run(scripted(lambda request: ""))
     assert {"copa bound by nats", "copa block_1 by character", "chance"} <= set(found.measures)
+    assert value(found, "standard error of a sampled bound") > 0
     assert found.counts["enumerated by block_1"] == 4 and found.counts["questions of copa"] == 2
 
 

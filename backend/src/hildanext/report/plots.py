@@ -9,7 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-AXES = {"bound": ("block size, tokens", "nats per token"), "frontier": ("tokens per forward", "quality")}
+AXES = {
+    "bound": ("block size, tokens", "nats per token"),
+    "frontier": ("tokens per forward", "quality"),
+    "multiple": ("tokens per forward", "nats under the parent, as a multiple of its own"),
+}
+SCATTERED = ("multiple",)
 
 
 def picture(
@@ -38,11 +43,12 @@ def png(path: Path, title: str, points: Sequence[Mapping[str, Any]]) -> str:
     x, y = [point["x"] for point in ordered], [point["y"] for point in ordered]
     below = [max(0.0, point["y"] - point.get("low", point["y"])) for point in ordered]
     above = [max(0.0, point.get("high", point["y"]) - point["y"]) for point in ordered]
-    across, up = AXES.get(path.stem.rpartition("-")[2], ("x", "y"))
+    series = path.stem.rpartition("-")[2]
+    across, up = AXES.get(series, ("x", "y"))
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        axes.errorbar(x, y, yerr=[below, above], marker="o", capsize=3, color="#2a6fdb")
+        axes.errorbar(x, y, yerr=[below, above], fmt="o" if series in SCATTERED else "o-", capsize=3, color="#2a6fdb")
         for point in ordered:
             place, label = (point["x"], point["y"]), str(point.get("label", ""))
             axes.annotate(label, place, xytext=(6, 6), textcoords="offset points")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -35,7 +36,6 @@ class Chat(Task):
     limit: int = Field(50, ge=1, description="prompts")
     parent: str = Field("", description="AR model folder that answers beside the model and scores both")
     max_new_tokens: int = Field(128, ge=1, description="tokens per answer")
-    rows: int = Field(16, ge=1, description="answers scored in a forward")
 
     def ready(self) -> None:
         """Read the prompts and find the parent."""
@@ -43,11 +43,18 @@ class Chat(Task):
 
         self._prompts(0)
         if not self.parent:
-            raise DataError("chat.parent: no AR model is named, whose answers are compared; give its folder")
+            raise DataError(
+                f"{type(self).__name__.lower()}.parent: no AR model is named to answer beside it; give its folder"
+            )
         model_folder(self.parent)
 
     def run(self, context: EvalContext) -> Outcome:
         """Answer, let the parent answer, score both."""
+        beside = self.beside(context)
+        return beside.outcome(context, range(len(beside.prompts)))
+
+    def beside(self, context: EvalContext) -> Beside:
+        """The prompts with the parent's answers, under the sampling of the context."""
         from hildanext.models.load import load_model
 
         prompts, model, decode = self._prompts(context.config.seed), context.config.model, context.config.decode
@@ -62,32 +69,48 @@ class Chat(Task):
         if decode.temperature:
             cold = [ask.model_copy(update={"temperature": 0.0}) for ask in asks]
             greedy = theirs.complete("chat: the parent, greedy", cold)
-        done = context.complete("chat", asks)
+        return Beside(parent, prompts, asks, own, greedy)
+
+    def _prompts(self, seed: int) -> list[Prompt]:
+        found = read_prompts(self.file, self.field, where=f"{type(self).__name__.lower()}.file").prompts
+        return [item["prompt"] for item in chosen([{"prompt": one} for one in found], self.limit, seed)]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Prompts as they are asked, and what the parent answered: by the sampling of decode, and greedily."""
+
+    parent: Any
+    prompts: Sequence[Prompt]
+    asks: Sequence[Request]
+    own: Sequence[Completion]
+    greedy: Sequence[Completion]
+
+    def outcome(self, context: EvalContext, which: Sequence[int]) -> Outcome:
+        """The model of the context on these prompts, beside the parent."""
+        answers = context.complete("chat", [self.asks[index] for index in which])
+        done = dict(zip(which, answers, strict=True))
         good = [
-            index for index, three in enumerate(zip(done, own, greedy, strict=True))
-            if all(one.finish != FAILED for one in three)
+            index for index in which
+            if all(one.finish != FAILED for one in (done[index], self.own[index], self.greedy[index]))
         ]  # fmt: skip
         if not good:
-            raise DataError(f"{self.file}: no prompt was answered by model and parent; give shorter ones")
-        found = [[some[index] for index in good] for some in (done, own, greedy)]
-        measures = self._measures(parent, [prompts[index] for index in good], *found) | cost(done)
+            raise DataError("chat.file: no prompt was answered by model and parent; give shorter ones")
+        texts = [done[index] for index in good]
+        found = [texts, *([some[index] for index in good] for some in (self.own, self.greedy))]
+        measures = self._measures([self.prompts[index] for index in good], *found) | cost(texts)
         shown = [
             {
-                "prompt": str(prompts[index].messages[-1]["content"]),
+                "prompt": str(self.prompts[index].messages[-1]["content"]),
                 "reply": done[index].text,
-                "parent": own[index].text,
+                "parent": self.own[index].text,
             }
             for index in good[: context.config.eval.samples]
         ]
-        counts = {"prompts": len(prompts), "compared": len(good)}
-        return Outcome(measures, counts, shown)
-
-    def _prompts(self, seed: int) -> list[Prompt]:
-        found = read_prompts(self.file, self.field, where="chat.file").prompts
-        return [item["prompt"] for item in chosen([{"prompt": one} for one in found], self.limit, seed)]
+        return Outcome(measures, {"prompts": len(which), "compared": len(good)}, shown)
 
     def _measures(
-        self, parent: Any, prompts: Sequence[Prompt], done: Sequence[Completion], own: Sequence[Completion],
+        self, prompts: Sequence[Prompt], done: Sequence[Completion], own: Sequence[Completion],
         greedy: Sequence[Completion],
     ) -> dict[str, Measure]:  # fmt: skip
         pairs = list(zip(done, greedy, strict=True))
@@ -104,10 +127,10 @@ class Chat(Task):
         where = [one.finish == "eos" for one, other in zip(done, own, strict=True) if other.finish == "eos"]
         if where:
             found["stopped_where_parent_does"] = share(sum(where), len(where))
-        return found | self._likelihoods(parent, prompts, done, own)
+        return found | self._likelihoods(prompts, done, own)
 
     def _likelihoods(
-        self, parent: Any, prompts: Sequence[Prompt], done: Sequence[Completion], own: Sequence[Completion]
+        self, prompts: Sequence[Prompt], done: Sequence[Completion], own: Sequence[Completion]
     ) -> dict[str, Measure]:
         said = [three for three in zip(prompts, done, own, strict=True) if three[1].text and three[2].text]
         if not said:
@@ -116,10 +139,10 @@ class Chat(Task):
         sizes: list[list[float]] = []
         for side in (1, 2):
             endings = [
-                Ending.of(parent, generation_prompt(three[0].messages, parent.tokenizer), three[side].text)  # type: ignore[union-attr]
+                Ending.of(self.parent, generation_prompt(three[0].messages, self.parent.tokenizer), three[side].text)  # type: ignore[union-attr]
                 for three in said
             ]
-            nats.append(causal(parent.denoiser, endings, self.rows))
+            nats.append(causal(self.parent.denoiser, endings))
             sizes.append([float(one.characters) for one in endings])
         rates = [[a / b for a, b in zip(*side, strict=True)] for side in zip(nats, sizes, strict=True)]
         return {

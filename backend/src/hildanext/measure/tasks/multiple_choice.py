@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,10 +18,10 @@ from hildanext.config.model import ModelConfig
 from hildanext.data.reading import KINDS, files_below
 from hildanext.decoding.engine import DEFAULT_BLOCK
 from hildanext.errors import DataError
-from hildanext.measure.endings import Ending, bounds, causal
+from hildanext.measure.endings import POSITIONS, Ending, bounds, causal
 from hildanext.measure.items import Item, chosen, read_items
 from hildanext.measure.task import EvalContext, Outcome, Task
-from hildanext.report.intervals import Measure, ratio, share
+from hildanext.report.intervals import Measure, mean, ratio, share
 
 BARE = 1_000_000
 Reading = Literal["autoregressive", "bound", "block_1"]
@@ -42,6 +43,7 @@ class MultipleChoice(Task):
     """Share of questions whose right ending is the likeliest: by its nats, by nats per character, or by nats less those
     behind a bare context. Source: docs/getting-started.md, multiple choice."""
 
+    version: ClassVar[int] = 2
     path: str = Field("", description="file of rows, or a folder of them, a set each; or hub:<owner>/<name>:<split>")
     download: bool = Field(False, description="allow the network for a path on the hub")
     limit: int = Field(0, ge=0, description="questions of each set at most; 0: all")
@@ -53,11 +55,13 @@ class MultipleChoice(Task):
     )
     parent: str = Field("", description="AR model folder on the same questions; empty: none")
     block: int = Field(0, ge=0, description="block size of the bound, tokens; 0: that of decoding")
-    samples: int = Field(8, ge=1, description="Monte-Carlo draws of a bound that is not enumerated")
-    exact: int = Field(
-        4, ge=0, le=8, description="scored tokens of a block up to which its mask patterns are enumerated"
+    samples: int = Field(
+        4, ge=2, multiple_of=2, description="Monte-Carlo draws of a block that is not enumerated, in pairs"
     )
-    rows: int = Field(16, ge=1, description="endings of a forward")
+    exact: int = Field(
+        3, ge=0, le=8, description="scored tokens of a block up to which its mask patterns are enumerated"
+    )
+    positions: int = Field(POSITIONS, ge=1, description="positions of a forward, a count")
 
     def ready(self) -> None:
         """Read the questions and find the parent."""
@@ -78,20 +82,22 @@ class MultipleChoice(Task):
         chance = [1 / len(one.endings) for one in questions]
         counts = {f"questions of {name}": sum(one.set == name for one in questions) for name in _sets(questions)}
         picked: dict[str, dict[Rule, list[int]]] = {}
+        errors: dict[str, Measure] = {}
         with context.console.bar("multiple_choice", len(readings) + bool(self.parent)) as bar:
             for reading in readings:
-                picked[reading] = self._picked(context, context.loaded, questions, reading, counts)
+                picked[reading] = self._picked(context, context.loaded, questions, reading, counts, errors)
                 bar.advance()
             if self.parent:
                 parent: Any = load_model(ModelConfig(path=self.parent, device=model.device, dtype=model.dtype))
-                picked["parent"] = self._picked(context, parent, questions, "autoregressive", counts)
+                picked["parent"] = self._picked(context, parent, questions, "autoregressive", counts, errors)
                 bar.advance()
-        measures = self._measures(questions, picked) | {"chance": _mean(questions, chance)}
+        measures = self._measures(questions, picked) | {"chance": _mean(questions, chance)} | errors
         return Outcome(measures, counts, _shown(questions, picked, context.config.eval.samples))
 
     def _picked(
-        self, context: EvalContext, loaded: Any, questions: Sequence[Question], reading: Reading, counts: dict[str, int]
-    ) -> dict[Rule, list[int]]:
+        self, context: EvalContext, loaded: Any, questions: Sequence[Question], reading: Reading,
+        counts: dict[str, int], errors: dict[str, Measure],
+    ) -> dict[Rule, list[int]]:  # fmt: skip
         pairs = [(one.context, text) for one in questions for text in one.endings]
         if "bare" in self.rules:
             pairs += [(one.bare, text) for one in questions for text in one.endings]
@@ -99,11 +105,17 @@ class MultipleChoice(Task):
         endings = [Ending.of(loaded, *pair) for pair in unique]
         block = 1 if reading == "block_1" else self.block or context.config.decode.block or loaded.meta.block
         if reading == "autoregressive":
-            nats = causal(loaded.denoiser, endings, self.rows)
+            nats = causal(loaded.denoiser, endings, self.positions)
         else:
             size = block or DEFAULT_BLOCK
-            nats, counted = bounds(loaded.denoiser, endings, size, self.samples, self.exact, self.rows)
-            counts |= {f"enumerated by {reading}": sum(counted), f"sampled by {reading}": len(counted) - sum(counted)}
+            scored = bounds(loaded.denoiser, endings, size, self.samples, self.exact, self.positions)
+            nats, drawn = [one.nats for one in scored], [one for one in scored if not one.exact]
+            counts |= {f"enumerated by {reading}": len(scored) - len(drawn), f"sampled by {reading}": len(drawn)}
+            if drawn and self.samples > 2:
+                squared = mean([one.standard_error**2 for one in drawn])
+                value, low, high = (math.sqrt(one) for one in (squared.value, squared.low, squared.high))
+                error = Measure(value, low, high, len(drawn), "nats")
+                errors[f"standard error of a sampled {reading}"] = error
         found = dict(zip(unique, nats, strict=True))
         return {rule: [_best(one, found, rule) for one in questions] for rule in self.rules}
 
