@@ -12,6 +12,7 @@ import pytest
 import torch
 from decoding import check_prefixes, checks
 from decoding.check_prefixes import BODY, HEADS
+from decoding.reference import MASK, loaded
 from decoding.subjects import BLOCK, LETTERS, Letters, Subject, decoded, engine, opened, prompt, request
 from decoding.sums import summing
 from stand_in import StandIn
@@ -23,6 +24,7 @@ from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.prefixes import Kept, PrefixTree, Run
 from hildanext.decoding.request import Request
 from hildanext.decoding.store import KeysValues, StateStore
+from hildanext.models.denoiser import HFDenoiser
 
 EACH = 8
 
@@ -109,6 +111,12 @@ def test_random_evictions_never_leave_a_wrong_block() -> None:
 )
 def test_texts_are_those_of_engines_that_share_nothing(subject: Subject, seed: int, settings: dict[str, Any]) -> None:
     check_prefixes.prefixes_change_nothing(subject, seed, **settings)
+
+
+def test_a_shifted_model_reads_the_token_before_its_block_from_shared_blocks(random_model: Any) -> None:
+    parts = loaded(random_model("llama", seed=2))
+    parts.denoiser = HFDenoiser(parts.denoiser.model, MASK, shift="clean").eval()
+    check_prefixes.prefixes_change_nothing(Subject(parts, None), 4, evict=0.2)
 
 
 def test_slots_and_shared_blocks_stay_within_the_limit(subject: Subject) -> None:
@@ -256,3 +264,10 @@ def test_a_long_prompt_is_prefilled_in_pieces_between_the_steps_of_others(subjec
         alone += [grown] if not busy else []
     assert [results[number] for number in numbers] == wanted
     assert pieces > 1 or max(alone) > 2 * BLOCK
+
+
+def test_a_prompt_that_is_prefilled_at_once_is_noticed(subject: Subject, monkeypatch: Any) -> None:
+    within = BlockEngine._within_budget
+    monkeypatch.setattr(BlockEngine, "_within_budget", lambda self, filling, room: within(self, filling, 1 << 20))
+    with pytest.raises(AssertionError):
+        test_a_long_prompt_is_prefilled_in_pieces_between_the_steps_of_others(subject, BLOCK)
