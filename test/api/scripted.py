@@ -123,7 +123,7 @@ class ScriptedSession:
     def _result(self, work: Work, reason: str) -> Result:
         metrics = Metrics(
             forwards=work.steps, tokens=work.start, prompt_tokens=5, steps=work.steps, seconds=0.01,
-            tokens_per_forward=work.start / max(1, work.steps), first_block_seconds=0.005,
+            tokens_per_forward=work.start / max(1, work.steps), first_block_seconds=0.005, cached_tokens=2,
         )  # fmt: skip
         ids, seed = tuple(range(work.start)), work.request.seed
         return Result(work.text, ids, reason, metrics, "scripted", seed=seed)  # type: ignore[arg-type]

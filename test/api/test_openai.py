@@ -64,6 +64,7 @@ def test_completions_take_texts_and_ids(client: openai.OpenAI) -> None:
     assert one.choices[0].text == "".join(story(Request.of(prompt="ab", max_new_tokens=5)))
     two = client.completions.create(model="scripted", prompt=["ab", "cd"], max_tokens=5, n=2)
     assert len(two.choices) == 4 and two.usage is not None and two.usage.prompt_tokens == 10
+    assert two.usage.prompt_tokens_details is not None and two.usage.prompt_tokens_details.cached_tokens == 4
     ids = client.completions.create(model="scripted", prompt=[1, 2, 3], max_tokens=5)
     assert ids.choices[0].text == "".join(story(Request.of(prompt_ids=(1, 2, 3), max_new_tokens=5)))
     text = "".join(

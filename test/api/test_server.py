@@ -213,6 +213,8 @@ def test_metrics_parse_and_count(served: httpx.Client) -> None:
     families = {family.name: family for family in text_string_to_metric_families(page.text)}
     assert families["hildanext_tokens"].samples[0].value > 0
     assert families["hildanext_generation_seconds"].type == "histogram"
+    cached, asked = (families[f"hildanext_{name}"].samples[0].value for name in ("cached_tokens", "prompt_tokens"))
+    assert 0 < families["hildanext_prefix_hit_rate"].samples[0].value == cached / asked == 2 / 5
     widths = ("tokens_per_forward", "tokens_per_forward_unfused", "positions_per_forward")
     for name in ("queue_requests", *widths, "memory_bytes", "up"):
         assert families[f"hildanext_{name}"].type == "gauge"

@@ -62,6 +62,7 @@ class ServerMetrics:
         with self._lock:
             self._sums["generations"] += 1
             self._sums["prompt_tokens"] += values.prompt_tokens
+            self._sums["cached_tokens"] += values.cached_tokens or 0
             self._sums["tokens"] += values.tokens
             self._sums["forwards"] += values.forwards
             self._latency.add(seconds)
@@ -99,6 +100,10 @@ class ServerMetrics:
                 "Positions of generated blocks per forward of the last generation; 0: the engine does not tell.",
                 self._last.positions_per_forward or 0.0,
             ),
+            "prefix_hit_rate": (
+                "Share of prompt tokens so far that earlier requests had computed; 0: none, or it is not told.",
+                self._sums["cached_tokens"] / max(1, self._sums["prompt_tokens"]),
+            ),
             "memory_bytes": ("Resident memory now, bytes.", resident_bytes()),
             "memory_peak_bytes": ("Resident memory at most, bytes.", float(peak_bytes())),
         }
@@ -116,6 +121,7 @@ class ServerMetrics:
     def _sum_lines(self) -> list[str]:
         texts = {
             "generations": "Finished generations.", "prompt_tokens": "Prompt tokens of finished generations.",
+            "cached_tokens": "Prompt tokens of finished generations that were taken from earlier requests.",
             "tokens": "Generated tokens.", "forwards": "Forwards of finished generations.",
             "cancelled": "Generations ended early.", "step_failures": "Engine steps that failed.",
         }  # fmt: skip

@@ -135,10 +135,13 @@ def _admit_all(server: Server, requests: list[Request], count: int) -> list[Gene
     return generations
 
 
-def _usage(found: list[Result], count: int) -> dict[str, int]:
+def _usage(found: list[Result], count: int) -> dict[str, Any]:
     prompt = sum(result.metrics.prompt_tokens for result in found[::count])
     new = sum(result.metrics.tokens for result in found)
-    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+    cached = [result.metrics.cached_tokens for result in found[::count]]
+    known = [one for one in cached if one is not None]
+    details = {"prompt_tokens_details": {"cached_tokens": sum(known)}} if len(known) == len(cached) else {}
+    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new} | details
 
 
 def _ours(found: list[Result]) -> dict[str, Any]:

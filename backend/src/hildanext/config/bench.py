@@ -1,5 +1,5 @@
 # Settings of bench, read by that command only: what is timed, and the workload of each part.
-# Entry points: BenchConfig, DataBenchConfig, TrainBenchConfig, DecodeBenchConfig.
+# Entry points: BenchConfig, DataBenchConfig, TrainBenchConfig, DecodeBenchConfig, PrefixBenchConfig.
 # Sizes are in tokens, MB or counts as each description says.
 """Bench section of the configuration."""
 
@@ -81,10 +81,28 @@ class DecodeBenchConfig(Section):
     )
 
 
+class PrefixBenchConfig(Section):
+    """bench prefix: a long beginning that many requests share, and the turns of a chat."""
+
+    prefix_tokens: int = Field(1000, ge=1, description="length of the shared beginning, tokens")
+    question_tokens: int = Field(24, ge=1, description="length of what differs behind it, tokens")
+    tokens_per_forward: float = Field(
+        4.0, ge=0.0, description="TPF of the scripted policy that fills the first block; 0: the mode's own policy"
+    )
+    repeats: int = Field(5, ge=1, description="requests behind the shared beginning after the first, in turns; medians")
+    questions: tuple[str, ...] = Field(
+        ("Name three colours of the rainbow.", "Which of them is the warmest?", "Write one sentence about it."),
+        description="the user's turns of the chat; empty: none",
+    )
+    turn_tokens: int = Field(48, ge=1, description="tokens of a reply at most")
+    clock: Literal["wall", "cpu"] = Field("wall", description="seconds of the clock, or of the processor")
+
+
 class BenchConfig(Section):
     """bench: which part, and the settings of each."""
 
-    part: str = Field("", description="what is timed: data, objective, train or decode")
+    part: str = Field("", description="what is timed: data, objective, train, decode or prefix")
     data: DataBenchConfig = DataBenchConfig()
     train: TrainBenchConfig = TrainBenchConfig()
     decode: DecodeBenchConfig = DecodeBenchConfig()
+    prefix: PrefixBenchConfig = PrefixBenchConfig()

@@ -160,5 +160,15 @@ class DecodeConfig(Asked[Never]):
     fuse: bool = Field(True, description="commit a block in the same forward as the next block's first step")
     requests: int = Field(8, ge=1, description="requests decoded together at most, a count")
     step_tokens: int = Field(2048, ge=1, description="positions of one forward at most, a count")
+    prefill_tokens: int = Field(
+        512,
+        ge=1,
+        description="prompt positions of one forward at most while others decode, a count; they go on between",
+    )
     kv_bytes: int = Field(4 << 30, ge=1, description="bytes of keys and values at most")
+    prefix_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="of kv_bytes at most for finished blocks with which later requests may begin; 0: none are kept",
+    )
     int8: bool = Field(False, description="int8 dynamic quantisation of the linear layers (CPU, approximate weights)")

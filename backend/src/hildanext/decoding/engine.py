@@ -24,7 +24,12 @@ from hildanext.decoding.modes import resolve_mode
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
+<<<<<<< HEAD
 from hildanext.decoding.state import Live, Opening, RequestCanvas, Window
+=======
+from hildanext.decoding.sharing import Sharing
+from hildanext.decoding.state import Live, RequestCanvas, Window
+>>>>>>> h-d
 from hildanext.decoding.step import advance, finished, result, rows
 from hildanext.decoding.store import StateStore
 from hildanext.decoding.text import TextStream
@@ -69,6 +74,7 @@ class BlockEngine:
     def __init__(self, loaded: Parts, config: DecodeConfig) -> None:
         self.denoiser, self.tokenizer, self.meta, self.config = loaded.denoiser, loaded.tokenizer, loaded.meta, config
         self.store = StateStore()
+        self.sharing = Sharing(self.denoiser, self.store, config)
         self.waiting: deque[Live] = deque()
         self.running: list[Live] = []
         self.forwards = 0
@@ -133,6 +139,8 @@ class BlockEngine:
             live.counters.fused += self.config.cache and bool(window.opened) and window.final_on_entry > 0
             kept, found = advance(live, window, logits[live])
             self._commit(live, kept)
+            if kept and window.start < live.begins:
+                self.sharing.hand(live)
             events += found
 
         # only now may slots move: what the forward wrote is kept by every row's commit above
@@ -148,7 +156,9 @@ class BlockEngine:
                 everyone = [*self.running, live]
                 longest = max(each.canvas.blocks.length for each in everyone)
                 self.store.reserve(sum(each.lanes for each in everyone), longest, self._fits)
+                self.sharing.make_room(live)
                 live.slots = [self.store.add() for _ in range(live.lanes)]
+                self.sharing.take(live)
             self.running.append(live)
 
     def _has_room(self, live: Live) -> bool:
@@ -161,23 +171,28 @@ class BlockEngine:
         )
 
     def _turn(self) -> dict[Live, Window]:
-        windows = {live: self._window(live) for live in self.running}
-        filling = {live: window for live, window in windows.items() if _is_prefill(live, window)}
+        windows = {live: self._window(live, self.config.step_tokens) for live in self.running}
+        filling = [live for live, window in windows.items() if _is_prefill(live, window)]
         decoding = {live: window for live, window in windows.items() if live not in filling}
         self._prefilled = bool(filling) and not (self._prefilled and decoding)
-        return self._within_budget(filling) if self._prefilled else decoding
+        if not self._prefilled:
+            return decoding
+        room = min(self.config.step_tokens, self.config.prefill_tokens if decoding else UNBOUNDED)
+        return self._within_budget(filling, room)
 
-    def _window(self, live: Live) -> Window:
+    def _window(self, live: Live, room: int) -> Window:
         if not self.config.cache:
             return live.canvas.window(UNBOUNDED, True)
-        return live.canvas.window(self.config.step_tokens // live.lanes, self.config.fuse)
+        return live.canvas.window(room // live.lanes, self.config.fuse)
 
-    def _within_budget(self, filling: dict[Live, Window]) -> dict[Live, Window]:
+    def _within_budget(self, filling: Sequence[Live], room: int) -> dict[Live, Window]:
         chosen: dict[Live, Window] = {}
-        for live, window in filling.items():
+        for live in filling:
+            self.sharing.take(live)
+            window = self._window(live, room)
             seats = live.lanes + sum(each.lanes for each in chosen)
             widest = max(window.size, *(each.size for each in chosen.values())) if chosen else window.size
-            if not chosen or seats * widest <= self.config.step_tokens:
+            if not chosen or seats * widest <= room and not self.sharing.soon(live, window, chosen):
                 chosen[live] = window
         return chosen
 
@@ -210,6 +225,7 @@ class BlockEngine:
 
     def _leave(self, live: Live) -> None:
         self.running.remove(live)
+        self.sharing.leave(live)
         while live.slots:
             moved = self.store.release(hole := live.slots.pop())
             for other in self.running:

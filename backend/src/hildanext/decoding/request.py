@@ -88,7 +88,8 @@ class Metrics:
     those of the gaps; prompt_tokens: given; the tuples have one entry per
     denoising step; mask_share in [0, 1] is of the open blocks after the step. fused: forwards that also committed what
     was final, the prompt or a block (unfused, each costs one more); positions: computed from the first generated block
-    on, per forward its mean width. None where the engine does not tell. Source: docs/choosing-thresholds.md."""
+    on, per forward its mean width; cached_tokens: of the prompt, taken from earlier requests instead of computed. None
+    where the engine does not tell. Source: docs/choosing-thresholds.md."""
 
     forwards: int = 0
     tokens: int = 0
@@ -109,6 +110,7 @@ class Metrics:
     positions: int | None = None
     tokens_per_forward_unfused: float | None = None
     positions_per_forward: float | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -202,13 +202,15 @@ class RequestCanvas:
 @dataclass
 class Counters:
     """What is measured while a request runs, one entry per step; times are time.monotonic() seconds. fused: forwards
-    that also committed what was final; positions: computed from the first block that holds a generated token on."""
+    that also committed what was final; positions: computed from the first block that holds a generated token on;
+    cached: taken from earlier requests at the start."""
 
     started: float = field(default_factory=time.monotonic)
     first_block: float = 0.0
     forwards: int = 0
     fused: int = 0
     positions: int = 0
+    cached: int = 0
     mask_share: list[float] = field(default_factory=list)
     proposed: list[int] = field(default_factory=list)
     applied: list[int] = field(default_factory=list)

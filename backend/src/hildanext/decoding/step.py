@@ -175,7 +175,7 @@ def result(live: Live) -> Result:
         tokens / seconds if seconds > 0 else 0.0, peak_memory(), live.plan.name, live.canvas.blocks.block,
         tuple(counters.mask_share), tuple(counters.proposed), tuple(counters.applied), tuple(counters.reverted),
         counters.fused, counters.positions, tokens / max(1, counters.forwards + counters.fused),
-        counters.positions / max(1, counters.forwards),
+        counters.positions / max(1, counters.forwards), counters.cached,
     )  # fmt: skip
     reason: FinishReason = live.finish or "cancelled"
     return Result(

@@ -73,11 +73,24 @@ class KeysValues:
 
     def append(self, places: Sequence[Place], *new: Tensor) -> tuple[Tensor, ...]:
         """Write keys and values, each [R, H, Q, D] or end to end [1, H, N, D]; returns the whole tensors."""
-        if not self.held:
-            self.held = tuple(one.new_zeros(self.slots, one.shape[1], self.capacity, one.shape[3]) for one in new)
+        self._allocate(new)
         for held, one in zip(self.held, new, strict=True):
             _write(held, one, places)
         return self.held
+
+    def _allocate(self, like: Sequence[Tensor]) -> None:
+        if not self.held:
+            self.held = tuple(one.new_zeros(self.slots, one.shape[-3], self.capacity, one.shape[-1]) for one in like)
+
+    def keep(self, slot: int, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Copies [H, stop - start, D] of a slot's committed positions."""
+        return tuple(held[slot, :, start:stop].clone() for held in self.held)
+
+    def put(self, slot: int, start: int, kept: Sequence[Tensor]) -> None:
+        """Write what `keep` gave from index `start` on."""
+        self._allocate(kept)
+        for held, one in zip(self.held, kept, strict=True):
+            held[slot, :, start : start + one.shape[1]] = one
 
     def commit(self, slot: int, length: int) -> None:
         """Nothing to do: what lies behind the length is overwritten by the next forward."""

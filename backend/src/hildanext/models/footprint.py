@@ -110,7 +110,7 @@ class NetworkFootprint:
             "parameters": float(self.total * dtype.itemsize), "gradients": 0.0, "optimizer": 0.0,
             "activations": float(decode.step_tokens * wide * dtype.itemsize),
             "logits": float(decode.requests * max(decode.block, 32) * shape.vocabulary * 4),
-            "kv": float(min(decode.kv_bytes, decode.requests * window * position)),
+            "kv": float(min(decode.kv_bytes, decode.requests * window * position + decode.cache * decode.prefix_bytes)),
         }  # fmt: skip
 
     def layer_bytes(self, length: int, block: int, backend: str, size: int) -> dict[str, float]:
