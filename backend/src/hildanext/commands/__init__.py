@@ -117,7 +117,7 @@ def left_to_right(config: Config) -> Config:
     from hildanext.config.serve import EngineSection
 
     # at block 1 with the AR shift every token is read from the one before it: the AR model itself, cached
-    native = tuple(section for section in config.serve.engines if section.type in ("transformers", "tiny"))
+    native = tuple(section for section in config.serve.engines if section.type in ("transformers", "tiny", "onnx"))
     update = {
         "model": config.model.model_copy(update={"shift": "clean", "override_recorded": True}),
         "decode": config.decode.model_copy(update={"block": 1, "window_blocks": 1}),

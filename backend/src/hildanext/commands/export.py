@@ -14,7 +14,7 @@ from hildanext.disk import require_replaceable
 from hildanext.errors import ConfigError
 from hildanext.registry import build
 
-HELP = "write a model folder for transformers, SGLang or llama.cpp"
+HELP = "write a model folder for transformers, SGLang, llama.cpp or onnxruntime"
 JOB = ("model.path", "export")
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="export.format",
         type=plugin,
         metavar="NAME",
-        help="huggingface | sglang | gguf (default: export.format)",
+        help="huggingface | sglang | gguf | onnx (default: export.format)",
     )
     parser.add_argument(
         "--output",

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hildanext.config import Config
+from hildanext.config.serve import EngineSection
 from hildanext.engines.protocol import EnginePlugin, Session
 from hildanext.errors import EngineError
-from hildanext.models.load import NEW, model_folder
+from hildanext.models.load import NEW, kind_at
 from hildanext.models.recommended import with_recommended
 from hildanext.progress import Console
 from hildanext.registry import build
@@ -22,9 +23,7 @@ def choose(config: Config, console: Console) -> tuple[Session, tuple[str, ...]]:
     was said. EngineError with every reason when none opens; ModelError where model.path leads nowhere."""
     config = with_recommended(config, console)
     reasons: list[str] = []
-    if config.model.path != NEW and not any(getattr(section, "instead", False) for section in config.serve.engines):
-        model_folder(config.model.path)  # a path that is wrong is wrong for every engine, and said once
-    for section in config.serve.engines:
+    for section in _sections(config):
         plugin: EnginePlugin = build("engines", section, "serve.engines")
         opening = plugin.open(config, console)
         if opening.capability.ok:
@@ -33,6 +32,15 @@ def choose(config: Config, console: Console) -> tuple[Session, tuple[str, ...]]:
             return session, tuple(reasons)
         reasons += [f"{section.type}: {reason}" for reason in opening.capability.reasons]
     raise EngineError(f"serve.engines: no engine opened; {'; '.join(reasons)}; change model.path or serve.engines")
+
+
+def _sections(config: Config) -> tuple[EngineSection, ...]:
+    listed = config.serve.engines
+    if config.model.path == NEW or any(getattr(section, "instead", False) for section in listed):
+        return listed
+    # a path that is wrong is wrong for every engine, and said once; a kind's own engine need not be listed
+    own = kind_at(config.model.path).engine
+    return listed if not own or own in {section.type for section in listed} else (*listed, EngineSection(type=own))
 
 
 def _tell(session: Session, reasons: list[str], console: Console) -> None:

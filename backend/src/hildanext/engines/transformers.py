@@ -18,7 +18,7 @@ from hildanext.decoding.request import Request, Result
 from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Opening, refused
 from hildanext.errors import HildaError
 from hildanext.models.hardware import multiplies
-from hildanext.models.load import NEW, choose_device, load_model, name_of
+from hildanext.models.load import NEW, choose_device, kind_at, load_model, name_of
 from hildanext.models.quantise import int8
 from hildanext.progress import Console
 
@@ -47,7 +47,9 @@ class NativeSession:
     def capability(self) -> Capability:
         """Exact, cached, batched, editing; streams every step."""
         decode, device = self.config.decode, str(self.loaded.device)
-        return Capability(True, self.notes, decode.cache, decode.requests, True, "step", not decode.int8, (device,))
+        return Capability(
+            True, self.notes, decode.cache, decode.requests, True, "step", self.loaded.denoiser.exact, (device,)
+        )
 
     @property
     def facts(self) -> Facts:
@@ -104,21 +106,26 @@ class Transformers(EnginePlugin):
         return dtypes(config)
 
     def open(self, config: Config, console: Console) -> Opening:
-        """Load model.path; the reasons are the loader's."""
+        """Load model.path; the reasons are the loader's. A kind of model that has an engine of its own is left to it."""
         if config.model.path == BUNDLED:
             return refused("no model folder is configured (model.path is 'tiny')")
+        try:
+            if other := kind_at(config.model.path).engine:
+                return refused(f"{config.model.path} is for engine {other}")
+        except HildaError as error:
+            return refused(str(error))
         return native("transformers", config, console)
 
 
-def native(name: str, config: Config, console: Console) -> Opening:
-    """A native session over config.model, or why it cannot be loaded."""
+def native(name: str, config: Config, console: Console, made: type[NativeSession] = NativeSession) -> Opening:
+    """A native session, of class `made`, over config.model, or why it cannot be loaded."""
     try:
         loaded = load_model(config.model, console)
         loaded.require("decode")
         loaded = int8(loaded) if config.decode.int8 else loaded
     except HildaError as error:
         return refused(str(error))
-    session = NativeSession(name, loaded, config)
+    session = made(name, loaded, config)
     for caution in session.notes:
         console.warn(caution)
     return Opening(session.capability, session)

@@ -43,11 +43,12 @@ class Footprint(Protocol):
 
 class ModelKind(Plugin):
     """Base of the kinds. `uses` says what its models are good for; a model is asked for nothing else.
-    `becomes`: the kind a loaded model is saved as, where it is another. load and footprint are a kind's own; the rest
-    has defaults."""
+    `becomes`: the kind a loaded model is saved as, where it is another; `engine`: the one that decodes with its models,
+    where it is not one for all kinds. load and footprint are a kind's own; the rest has defaults."""
 
     uses: ClassVar[frozenset[Use]] = frozenset(("decode",))
     becomes: ClassVar[str] = ""
+    engine: ClassVar[str] = ""
 
     def load(
         self, folder: Path | None, model: ModelConfig, tokenizer: Any, meta: HildaMeta, device: torch.device,
