@@ -24,12 +24,8 @@ from hildanext.decoding.modes import resolve_mode
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
-<<<<<<< HEAD
-from hildanext.decoding.state import Live, Opening, RequestCanvas, Window
-=======
 from hildanext.decoding.sharing import Sharing
-from hildanext.decoding.state import Live, RequestCanvas, Window
->>>>>>> h-d
+from hildanext.decoding.state import Live, Opening, RequestCanvas, Window
 from hildanext.decoding.step import advance, finished, result, rows
 from hildanext.decoding.store import StateStore
 from hildanext.decoding.text import TextStream
