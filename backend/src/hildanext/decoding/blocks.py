@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from hildanext.errors import WindowError
 
@@ -52,7 +53,7 @@ class Blocks:
         """Positions that may be shown: given + new."""
         return self.given + self.new
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Positions of the canvas: `limit` rounded up to whole blocks, within the window."""
         rounded = -(-self.limit // self.block) * self.block if self.whole else self.limit

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -28,6 +29,11 @@ class ForwardRow:
     select: Tensor
     block: int
 
+    @cached_property
+    def wanted(self) -> int:
+        """Positions whose logits are wanted, a count."""
+        return int(self.select.sum())
+
 
 def forward(
     denoiser: Denoiser, store: StateStore | None, rows: Sequence[ForwardRow], device: torch.device
@@ -38,7 +44,7 @@ def forward(
         logits = _packed(denoiser, store, rows, device)
     else:
         logits = _padded(denoiser, store, rows, device)
-    return list(torch.split(logits, [int(row.select.sum()) for row in rows]))
+    return [logits] if len(rows) == 1 else list(torch.split(logits, [row.wanted for row in rows]))
 
 
 def worth_packing(denoiser: Denoiser, rows: Sequence[ForwardRow], device: torch.device) -> bool:
@@ -46,18 +52,26 @@ def worth_packing(denoiser: Denoiser, rows: Sequence[ForwardRow], device: torch.
     models, not for denoisers that take no layout."""
     if device.type != "cpu" or not denoiser.takes_layout or denoiser.shift != "none":
         return False
-    sizes = [len(row.tokens) for row in rows]
+    sizes = [row.tokens.shape[0] for row in rows]
     short = all(size <= MOST_BLOCKS * row.block for size, row in zip(sizes, rows, strict=True))
     return short and (len(sizes) == 1 or len(set(sizes)) > 1)
 
 
 def _packed(denoiser: Denoiser, store: StateStore, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
-    cache = store.packed(*_placed(rows), [row.block for row in rows])
-    positions = torch.cat([torch.arange(row.start, row.start + len(row.tokens)) for row in rows])
-    tokens, select = torch.cat([row.tokens for row in rows]), torch.cat([row.select for row in rows])
-    moved = [tensor.unsqueeze(0).to(device) for tensor in (tokens, positions, select)]
-    unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
-    return denoiser(moved[0], moved[1], unread, cache=cache, select=moved[2], layout=cache)
+    view = store.packed(*_placed(rows), [row.block for row in rows])
+    positions = [torch.arange(row.start, row.start + row.tokens.shape[0]) for row in rows]
+    parts = [row.tokens for row in rows], positions, [row.select for row in rows]
+    tokens, places, select = (_joined(part).unsqueeze(0).to(device) for part in parts)
+    return denoiser(tokens, places, _unread(device), cache=view, select=select, layout=view)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+@cache
+def _unread(device: torch.device) -> Tensor:
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 def _padded(denoiser: Denoiser, store: StateStore | None, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
@@ -76,7 +90,7 @@ def _padded(denoiser: Denoiser, store: StateStore | None, rows: Sequence[Forward
 
 
 def _placed(rows: Sequence[ForwardRow]) -> tuple[list[int], list[int], list[int]]:
-    return [row.slot for row in rows], [row.start for row in rows], [len(row.tokens) for row in rows]
+    return [row.slot for row in rows], [row.start for row in rows], [row.tokens.shape[0] for row in rows]
 
 
 def visibility(rows: Sequence[ForwardRow], positions: Tensor, keys: int) -> Tensor:

@@ -78,9 +78,7 @@ def least(canvas: Canvas, count: int) -> int:
 def best_first(score: Tensor, allowed: Tensor, count: int) -> Tensor:
     """[Q] bool: the `count` allowed positions of highest score, ties to the left; fewer where fewer are allowed."""
     order = torch.where(allowed, -score, torch.inf).sort(stable=True).indices
-    chosen = torch.zeros_like(allowed)
-    chosen[order[:count]] = True
-    return chosen & allowed
+    return torch.zeros_like(allowed).scatter_(0, order[:count], True) & allowed
 
 
 def quota(masks: int, steps: int, step: int) -> int:
@@ -91,6 +89,7 @@ def quota(masks: int, steps: int, step: int) -> int:
 
 def fill(stats: Stats, canvas: Canvas, chosen: Tensor, edited: Tensor | None = None) -> Update:
     """The update that writes each position's predicted token where `chosen` or `edited` [Q] bool."""
-    unmasked = chosen & masked(canvas)
-    changed = torch.zeros_like(unmasked) if edited is None else edited & ~masked(canvas) & canvas.editable
+    hidden = masked(canvas)
+    unmasked = chosen & hidden
+    changed = torch.zeros_like(unmasked) if edited is None else edited & ~hidden & canvas.editable
     return Update(torch.where(unmasked | changed, stats.best, canvas.tokens), unmasked, changed)

@@ -125,11 +125,13 @@ class Sharing:
             self.tree.shrink(self.limit, force=True)
 
 
-def sequences(live: Live) -> tuple[Tensor, ...]:
-    """The tokens [length] int64 of each lane; those of the second one, with guidance, have what is given masked."""
+def sequences(live: Live, start: int = 0, stop: int | None = None) -> tuple[Tensor, ...]:
+    """The tokens int64 of each lane at [start, stop); those of the second, with guidance, have what is given masked."""
     canvas = live.canvas
-    hidden = torch.where(canvas.editable, canvas.tokens, canvas.mask_id)
-    return (canvas.tokens, hidden)[: live.lanes]
+    tokens = canvas.tokens[start:stop]
+    if live.lanes == 1:
+        return (tokens,)
+    return tokens, torch.where(canvas.editable[start:stop], tokens, canvas.mask_id)
 
 
 def _keys(tokens: Tensor, block: int, whole: int) -> list[Key]:

@@ -57,8 +57,11 @@ def statistics(
     """Statistics [n] of logits [n, V], with [MASK] excluded. needs: of {'entropy', 'second'}; uniform [n] in [0, 1)
     decides the samples (unless greedy); bias is added first. float32 logits are overwritten. Ties go to the lowest id.
     Of a drawn token that is not the likeliest, entropy is at least its surprisal and second the likeliest's."""
+    chunks = list(row_slices(logits.shape[0], logits.shape[1], copies=4))
+    if len(chunks) < 2:
+        return Stats(*_chunk(_prepared(logits, mask_id, bias), sampling, needs, uniform))
     parts = []
-    for rows in list(row_slices(len(logits), logits.shape[1], copies=4)) or [slice(0, 0)]:
+    for rows in chunks:
         scores = _prepared(logits[rows], mask_id, None if bias is None else bias.at(rows))
         parts.append(_chunk(scores, sampling, needs, None if uniform is None else uniform[rows]))
     return Stats(*(_joined([part[index] for part in parts]) for index in range(4)))  # type: ignore[arg-type]
@@ -78,7 +81,7 @@ def _prepared(logits: Tensor, mask_id: int, bias: Bias | None) -> Tensor:
 
 def _chunk(
     scores: Tensor, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     top = scores.argmax(dim=1)
     if sampling.greedy:
         return top, *_measures(scores, top, top, needs)
@@ -89,10 +92,13 @@ def _chunk(
     return best, *_measures(scores if sampling.confidence == "raw" else cut, best, top, needs)
 
 
-def _measures(scores: Tensor, best: Tensor, top: Tensor, needs: frozenset[str]) -> tuple[Tensor | None, ...]:
-    total, likeliest = scores.logsumexp(dim=1), best == top
+def _measures(
+    scores: Tensor, best: Tensor, top: Tensor, needs: frozenset[str]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    total = scores.logsumexp(dim=1)
     logs = scores.gather(1, best.unsqueeze(1)).squeeze(1) - total
     entropy, second = None, None
+    likeliest = best == top if needs else best
     if "entropy" in needs:
         mean = _entropy(scores, total)
         entropy = torch.where(likeliest, mean, torch.maximum(mean, -logs))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from hildanext.decoding.forward import ForwardRow
 from hildanext.decoding.policy import masked
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
 from hildanext.decoding.request import FinishReason, Metrics, Result
+from hildanext.decoding.sharing import sequences
 from hildanext.decoding.state import Live, Look, OpenBlock, Window
 from hildanext.decoding.statistics import guided, statistics
 from hildanext.models.hardware import peak_memory
@@ -26,15 +28,13 @@ def rows(live: Live, window: Window, look_back: int) -> list[ForwardRow]:
     """The rows of one forward, `look_back` committed tokens included; the second one, with guidance, has its given
     tokens masked."""
     canvas, start = live.canvas, max(0, window.start - look_back)
-    tokens = canvas.tokens[start : window.stop]
-    select = torch.zeros(len(tokens), dtype=torch.bool)
+    select = torch.zeros(window.stop - start, dtype=torch.bool)
     for block in window.opened:
         looked = live.plan.policy.looked_at(canvas.canvas(block))
         select[block.span.start - start : block.span.stop - start] = looked
-    hidden = torch.where(canvas.editable[start : window.stop], tokens, canvas.mask_id)
     slots = live.slots or [0] * live.lanes
-    sequences = (tokens, hidden)[: live.lanes]
-    return [ForwardRow(slots[lane], start, own, select, canvas.blocks.block) for lane, own in enumerate(sequences)]
+    lanes = zip(slots, sequences(live, start, window.stop), strict=True)
+    return [ForwardRow(slot, start, own, select, canvas.blocks.block) for slot, own in lanes]
 
 
 def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, list[Event]]:
@@ -49,7 +49,8 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
     for block in window.opened:
         seen = canvas.canvas(block, _uniform(live, block, CHOICE) if policy.random else None)
         looked = policy.looked_at(seen)
-        own, rest = [one[: int(looked.sum())] for one in rest], [one[int(looked.sum()) :] for one in rest]
+        count = int(looked.sum())
+        own, rest = [one[:count] for one in rest], [one[count:] for one in rest]
         stats = _stats(live, block, seen, looked, own)
         block.stable = _agreement(seen, stats)
         block.history += ((stats.best, stats.probability),) if policy.remembers else ()
@@ -80,7 +81,7 @@ def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, logits:
     bias = policy.bias(canvas)
     bias = bias.at(looked) if bias is not None else None
     found = statistics(scores, canvas.mask_id, sampling, policy.needs, draws, bias)
-    nothing = torch.zeros(len(looked))
+    nothing = torch.zeros(looked.shape[0])
     return Stats(
         _spread(found.best, looked, canvas.tokens),
         _spread(found.probability, looked, nothing),
@@ -90,9 +91,7 @@ def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, logits:
 
 
 def _spread(values: Tensor, looked: Tensor, otherwise: Tensor) -> Tensor:
-    full = otherwise.clone()
-    full[looked] = values.to(full)
-    return full
+    return torch.masked_scatter(otherwise, looked, values.to(otherwise))
 
 
 def _agreement(canvas: Canvas, stats: Stats) -> float:
@@ -108,12 +107,17 @@ def _completed(update: Update, stats: Stats, canvas: Canvas) -> Update:
 
 
 def _count(live: Live, window: Window, looks: Sequence[Look], proposed: int) -> None:
-    tokens = torch.cat([live.canvas.tokens[block.span.start : block.span.stop] for block in window.opened])
-    counters = live.counters
-    counters.mask_share.append(float((tokens == live.canvas.mask_id).float().mean()))
+    spans, canvas, counters = [block.span for block in window.opened], live.canvas, live.counters
+    masks = sum(int((canvas.tokens[span.start : span.stop] == canvas.mask_id).sum()) for span in spans)
+    counters.mask_share.append(_share(masks, spans[-1].stop - spans[0].start))
     counters.proposed.append(proposed)
     counters.applied.append(sum(look.applied for look in looks))
     counters.reverted.append(sum(look.reverted for look in looks))
+
+
+@cache
+def _share(count: int, of: int) -> float:
+    return float(torch.tensor(float(count)) / of)
 
 
 def _drafted(live: Live, block: OpenBlock, before: Canvas, stats: Stats, update: Update) -> list[DraftToken]:

@@ -64,6 +64,9 @@ class TextStream:
         if self.stopped:
             return ""
         self.ids.extend(ids)
+        if self.tokenizer is None:
+            self.settled = len(self.ids)
+            return ""
         whole = self._behind_prompt(self.ids)
         known = whole if last else self._lasting(whole)
         found = min((place for stop in self.stops if (place := known.find(stop)) >= 0), default=None)
