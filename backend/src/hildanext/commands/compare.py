@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context) -> dict[str, Any]:
     """The report, with its table and verdict."""
     from hildanext.measure.pair import compare_pair
+    from hildanext.measure.pair_report import answers_told
 
     args = context.args
     names = (args.parent, args.child)
-    return compare_pair(context.config, names, args.data, args.limit, context.console, args.run_dir, args.show)
+    report = compare_pair(context.config, names, args.data, args.limit, context.console, args.run_dir)
+    answers_told(report, context.console, args.show)
+    return report

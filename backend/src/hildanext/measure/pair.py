@@ -54,18 +54,17 @@ class Text:
 
 
 def compare_pair(
-    config: Config, names: tuple[str, str], data: Path | None, limit: int, console: Console, path: Path | None,
-    show: int = 0,
+    config: Config, names: tuple[str, str], data: Path | None, limit: int, console: Console, path: Path | None
 ) -> dict[str, Any]:  # fmt: skip
     """The report on (parent, child): report.json and compare.html in a run directory. data: rows of texts or chats,
-    None: what the child's run held out; show: answers told. In a run that holds the report on just this nothing is
-    measured again. ModelError where their tokenizers differ, or the child is no conversion."""
+    None: what the child's run held out. In a run that holds the report on just this nothing is measured again.
+    ModelError where their tokenizers differ, or the child is no conversion."""
     documents = list(islice(texts_of(names[1], data), limit))
     if not documents:
         raise DataError(f"compare: no texts in {data or 'what the run held out'}; give --data FILE with some")
     asked = _asked(config, names, documents)
     if path is not None and (earlier := _earlier(path, asked)):
-        told(earlier, console, show)
+        told(earlier, console)
         console.say(f"compared before, in {path}; another --run-dir measures again")
         return earlier
     run = RunDir.create(config, "compare", path)
@@ -80,7 +79,7 @@ def compare_pair(
         ]
         run.write_json("report.json", report)
         write_atomic(run.path / "compare.html", page_of(report))
-    told(report, console, show)
+    told(report, console)
     console.say(f"page: {run.path / 'compare.html'}")
     return report
 

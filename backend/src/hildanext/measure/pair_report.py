@@ -1,5 +1,5 @@
 # What a comparison of a child with its parent says: the table, one sentence, a page, the answers side by side.
-# Entry points: Side, report_of, verdict, page_of, told.
+# Entry points: Side, report_of, verdict, page_of, told, answers_told.
 # Numbers only come in; nothing is measured here.
 """Report of a comparison."""
 
@@ -122,12 +122,16 @@ def page_of(report: Mapping[str, Any]) -> str:
     return page("Parent and child", report["verdict"], facts, sections, "hildanext compare")
 
 
-def told(report: Mapping[str, Any], console: Console, show: int) -> None:
-    """The first `show` answers side by side, the table and the sentence on a console."""
+def told(report: Mapping[str, Any], console: Console) -> None:
+    """The table and the sentence on a console."""
+    console.table(report["table"], ("", report["parent"], report["child"], "difference"))
+    console.say(report["verdict"])
+
+
+def answers_told(report: Mapping[str, Any], console: Console, show: int) -> None:
+    """The first `show` prompts with both answers on a console."""
     for one in report["answers"][:show]:
         for who, text in (("", one["prompt"]), ("parent", one["parent"]), ("child", one["child"])):
             shown = " ".join(text.split())
             console.say(f"{who}: {shown}" if who else f"> {shown}")
         console.say("")
-    console.table(report["table"], ("", report["parent"], report["child"], "difference"))
-    console.say(report["verdict"])

@@ -48,8 +48,8 @@ for (const box of document.querySelectorAll(".replay")) {
 @dataclass(frozen=True)
 class Section:
     """One part of the report. rows under header; charts are SVG; frames: the canvas after every forward; skipped: why
-    the part did not run, shown in place of results; texts: named passages; wide: the table below the charts; even: below
-    them with columns of one width, stacked on a narrow screen."""
+    the part did not run, shown in place of results; texts: named passages; wide: the table below the charts; even:
+    below them, columns of one width, stacked on a narrow screen."""
 
     title: str
     prose: str
