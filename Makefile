@@ -6,19 +6,47 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FILES := backend/src test docs examples vendor
 
-.PHONY: demo demo-real test check fmt docs tiny-model test-oldest clean
+.PHONY: demo demo-real picture real-curve real-results test check fmt docs tiny-model test-oldest clean
 
 demo: $(STAMP)
 	$(BIN)/hildanext demo
 
-# A real model: fetches SmolLM2-135M-Instruct, puts the adapters of models/smollm2-135m-diffusion over it, and compares the two.
+# A real model: fetches SmolLM2-135M-Instruct, puts the adapters of models/smollm2-135m-diffusion over it, answers ten prompts with both
+# and compares them; each line finds what an earlier start has done. Then one answer as it is filled in, also as a picture.
 REAL := runs/demo-real
+PARENT := models/smollm2-135m
+CHILD := models/smollm2-135m-diffusion
+ASK := Write one sentence about the sea.
 demo-real: $(STAMP)
 	$(BIN)/hildanext fetch smollm2-135m
 	$(BIN)/hildanext answer --write-prompts 10 --held-out --out $(REAL)/prompts.jsonl
-	$(BIN)/hildanext answer --model models/smollm2-135m --prompts $(REAL)/prompts.jsonl --out $(REAL)/answers.jsonl --max-new-tokens 96 --unfinished keep
-	$(BIN)/hildanext compare models/smollm2-135m models/smollm2-135m-diffusion --data $(REAL)/answers.jsonl --set decode.max_new_tokens=96
-	$(BIN)/hildanext generate --chat --model models/smollm2-135m-diffusion --prompt "Give me three facts about the moon." --stream
+	$(BIN)/hildanext answer --model $(PARENT) --prompts $(REAL)/prompts.jsonl --out $(REAL)/answers.jsonl --max-new-tokens 64 --unfinished keep
+	$(BIN)/hildanext compare $(PARENT) $(CHILD) --data $(REAL)/answers.jsonl --run-dir $(REAL)/compare --show 10 --set decode.max_new_tokens=64
+	$(BIN)/hildanext generate --chat --model $(CHILD) --prompt "$(ASK)" --max-new-tokens 64 --stream --trace $(REAL)/trace.jsonl
+	$(BIN)/python -m hildanext.report.animation $(REAL)/trace.jsonl $(REAL)/decode.svg "" 'hildanext generate --chat --prompt "$(ASK)"'
+
+# README's first picture: the real model decoding, from a decode of this moment. `make picture ASK="..."` takes another prompt.
+picture: $(STAMP)
+	mkdir -p $(REAL)
+	$(BIN)/hildanext generate --chat --model $(CHILD) --prompt "$(ASK)" --max-new-tokens 64 --trace $(REAL)/picture.jsonl
+	$(BIN)/python -m hildanext.report.animation $(REAL)/picture.jsonl docs/images/smollm2.svg "" 'hildanext generate --chat --prompt "$(ASK)"'
+
+# Every figure of the real model, with DTYPE=bfloat16 where the processor has units for it: real-curve chooses thresholds (the line it
+# prints keeps them), real-results measures with those of the model folder. Both want minutes, and HILDANEXT_ASSETS for the public sets.
+DTYPE := auto
+export HILDANEXT_ASSETS ?= ../shared/assets
+real-curve: $(STAMP)
+	$(BIN)/hildanext fetch smollm2-135m
+	$(BIN)/hildanext answer --write-prompts 64 --held-out --out runs/real/choice.jsonl
+	$(BIN)/hildanext eval --config runs/configs/smollm2_curve.json --run-dir runs/real/curve --set model.dtype=$(DTYPE)
+
+real-results: $(STAMP)
+	$(BIN)/hildanext fetch smollm2-135m
+	$(BIN)/hildanext answer --write-prompts 64 --held-out --out runs/real/report.jsonl --set seed=1
+	$(BIN)/hildanext answer --model $(PARENT) --prompts runs/real/report.jsonl --out runs/real/answers.jsonl --limit 32 --max-new-tokens 96 --unfinished keep --set model.dtype=$(DTYPE)
+	$(BIN)/hildanext compare $(PARENT) $(CHILD) --data runs/real/answers.jsonl --run-dir runs/real/compare --set decode.max_new_tokens=96 --set model.dtype=$(DTYPE)
+	$(BIN)/hildanext eval --config runs/configs/smollm2_parent.json --run-dir runs/real/parent --set model.dtype=$(DTYPE)
+	$(BIN)/hildanext eval --config runs/configs/smollm2_eval.json --run-dir runs/real/eval --against runs/real/parent --set model.dtype=$(DTYPE)
 
 test: $(STAMP)
 	$(BIN)/python test/run_tests.py

@@ -16,7 +16,7 @@ from hildanext.config.model import ModelConfig
 from hildanext.decoding.request import Request
 from hildanext.errors import DecodeError
 from hildanext.measure import generation
-from hildanext.measure.generation import ARGenerator, DiffusionGenerator
+from hildanext.measure.generation import ARGenerator, DiffusionGenerator, TransformersGenerator
 from hildanext.measure.task import cost
 from hildanext.models.denoiser import network
 from hildanext.models.load import load_model
@@ -45,6 +45,17 @@ def _forwards(parent: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, .
 
     monkeypatch.setattr(type(model), "forward", seen)
     return shapes
+
+
+def test_transformers_in_padded_batches_writes_what_our_reading_writes(parent: Any) -> None:
+    asked = _unequal(4)
+    config = DecodeConfig(requests=3)
+    found, ours = (kind(parent, config).complete(asked) for kind in (TransformersGenerator, ARGenerator))
+    assert [one.text for one in found] == [one.text for one in ours] and len({one.text for one in found}) > 1
+    assert [(one.ids, one.finish) for one in found] == [(one.ids, one.finish) for one in ours]
+    assert cost(found)["tokens_per_forward"].value == 1.0 and all(one.seconds > 0 for one in found)
+    warm = _unequal(2, temperature=1.5, top_k=40)
+    assert all(0 < one.tokens <= NEW for one in TransformersGenerator(parent, config).complete(warm))
 
 
 def test_unequal_prompts_share_a_batch_and_each_is_what_transformers_writes_for_it_alone(

@@ -20,7 +20,9 @@ from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import autoregressive_nll
 from hildanext.data.tokenizers import train_small
 from hildanext.errors import DataError, ModelError
-from hildanext.measure.pair import compare_pair, verdict
+from hildanext.measure import pair as measured
+from hildanext.measure.pair import compare_pair
+from hildanext.measure.pair_report import verdict
 from hildanext.models.load import load_model
 from hildanext.models.save import save_model
 from hildanext.progress import Console
@@ -79,8 +81,9 @@ def test_likelihoods_are_those_of_one_text_at_a_time_without_its_end(
 
 
 def test_the_command_writes_table_sentence_and_page_for_texts_chats_and_tasks(
-    pair: tuple[str, str], rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    pair: tuple[str, str], rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     run = tmp_path / "run"
     line = ["compare", *pair, "--data", str(rows), "--run-dir", str(run), "--set", "decode.max_new_tokens=6"]
     line += ["--set", 'eval.tasks=[{"type": "nll", "limit": 2, "blocks": [1], "rows": 2}]']
@@ -90,15 +93,23 @@ def test_the_command_writes_table_sentence_and_page_for_texts_chats_and_tasks(
     report = json.loads((run / "report.json").read_text())
     assert report["texts"] == 7 and len(report["answers"]) == 7
     page = (run / "compare.html").read_text()
+    assert "transformers&#x27; generate" in page and "Tell a story." in page
+    monkeypatch.setattr(measured, "load_model", lambda *given: pytest.fail("a second start measures again"))
+    assert main([*line, "--show", "1"]) == 0
+    again = capsys.readouterr().err
+    assert "compared before" in again and report["verdict"] in again and again.count("\nchild: ") == 1
     assert report["verdict"].split(" ", 1)[1][:40] in page and "http" not in page.replace("http://www.w3.org", "")
 
 
 def test_the_verdict_follows_the_interval() -> None:
-    said = [verdict(("p", "c"), Measure(value, value - 0.1, value + 0.1, 9), 1.5, 2.0) for value in (0.3, 0.0, -0.3)]
+    said = [
+        verdict(("p", "c"), Measure(value, value - 0.1, value + 0.1, 9), (1.5, 2.25), 2.0) for value in (0.3, 0.0, -0.3)
+    ]
     assert [word in one for word, one in zip(("worse", "as well", "better"), said, strict=True)] == [True] * 3
     assert said[0] == (
-        "c writes 1.50 times the tokens per second of p (2.00 tokens per forward) and predicts these 9 texts worse:"
-        " +0.300 nats per token [+0.200, +0.400], a bound against an exact value."
+        "c writes 1.50 times the tokens per second of p (2.00 tokens per forward; 2.25 times those of transformers'"
+        " generate) and predicts these 9 texts worse: +0.300 nats per token [+0.200, +0.400], a bound against an exact"
+        " value."
     )
 
 

@@ -15,11 +15,12 @@ HELP = "a child beside its parent: likelihood, answers, speed on one clock, and 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """PARENT, CHILD, `--data`, `--limit`, `--task`."""
+    """PARENT, CHILD, `--data`, `--limit`, `--show`, `--task`."""
     parser.add_argument("parent", metavar="PARENT", help="folder of the AR model")
     parser.add_argument("child", metavar="CHILD", help="folder of the converted model, or its run")
     parser.add_argument("--data", type=Path, metavar="FILE", help="texts or chats (default: what the run held out)")
     parser.add_argument("--limit", type=int, default=32, metavar="N", help="texts at most (default 32)")
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="tell N answers of both side by side")
     parser.add_argument(
         "--task", dest="eval.tasks", action="append", type=plugin, metavar="NAME", help="also this task of `eval`"
     )
@@ -28,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(context: Context) -> dict[str, Any]:
     """The report, with its table and verdict."""
     from hildanext.measure.pair import compare_pair
+    from hildanext.measure.pair_report import answers_told
 
     args = context.args
     names = (args.parent, args.child)
-    return compare_pair(context.config, names, args.data, args.limit, context.console, args.run_dir)
+    report = compare_pair(context.config, names, args.data, args.limit, context.console, args.run_dir)
+    answers_told(report, context.console, args.show)
+    return report

@@ -1,5 +1,5 @@
 # Text for evaluation, from a diffusion decoder or from the same weights read autoregressively.
-# Entry points: Completion, DiffusionGenerator, ARGenerator, generator_for.
+# Entry points: Completion, DiffusionGenerator, ARGenerator, TransformersGenerator, generator_for.
 # Both are asked with the same prompt ids, decode.requests of them at once, and timed by the same clock: the seconds of
 # all texts are those that passed while they were written, whoever shared a batch.
 """Generators that tasks ask."""
@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import torch
 
 from hildanext.config.decode import DecodeConfig
 from hildanext.core.types import Denoiser
@@ -24,6 +26,7 @@ from hildanext.decoding.statistics import Sampling
 from hildanext.decoding.text import TextStream
 from hildanext.errors import ConfigError
 from hildanext.measure.left_to_right import Row, continued
+from hildanext.models.denoiser import network
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,51 @@ class ARGenerator:
         names = ("temperature", "top_k", "top_p")
         asked = {name: getattr(request, name) for name in names}
         return Sampling(**{name: getattr(self.config, name) if asked[name] is None else asked[name] for name in names})
+
+
+@dataclass(frozen=True)
+class TransformersGenerator(ARGenerator):
+    """transformers' own `generate` with its cache: decode.requests of similar length padded on the left, each batch
+    until its last text ends. Stop strings end no batch. The baseline that everybody has."""
+
+    kind: str = "transformers"
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion per request; sampling is that of the first."""
+        rows, seconds = [self._row(request) for request in requests], 0.0
+        order = sorted(rows, key=lambda row: len(row.prompt))
+        for start in range(0, len(order), self.config.requests):
+            part = order[start : start + self.config.requests]
+            started = time.monotonic()
+            written = self._generated(part, self._sampling(requests[0]))
+            seconds += time.monotonic() - started
+            for row, tokens in zip(part, written, strict=True):
+                for token in tokens[: row.new]:
+                    row.take(token)
+        seconds /= max(1, sum(row.written for row in rows))
+        return [
+            Completion(row.text.text, tuple(row.text.ids), row.written, 0, seconds * row.written, row.finish,
+                       positions=row.written)
+            for row in rows
+        ]  # fmt: skip
+
+    @torch.no_grad()
+    def _generated(self, rows: Sequence[Row], sampling: Sampling) -> list[list[int]]:
+        denoiser, longest = self.loaded.denoiser, max(len(row.prompt) for row in rows)
+        pad = int(self.loaded.tokenizer.eos_token_id)
+        ids = torch.tensor([[pad] * (longest - len(row.prompt)) + list(row.prompt) for row in rows])
+        seen = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
+        drawn: dict[str, Any] = {"do_sample": sampling.temperature > 0}
+        if sampling.temperature:
+            drawn |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+        ids, seen = ids.to(denoiser.device), seen.to(denoiser.device)
+        out = network(denoiser).generate(
+            input_ids=ids, attention_mask=seen, use_cache=True, pad_token_id=pad,
+            max_new_tokens=max(row.new for row in rows), eos_token_id=sorted(set().union(*(row.ends for row in rows))),
+            suppress_tokens=[denoiser.mask_id], **drawn,
+        )  # fmt: skip
+        written: list[list[int]] = out[:, longest:].tolist()
+        return written
 
 
 def window_of(denoiser: Denoiser, config: DecodeConfig) -> int:

@@ -1,11 +1,13 @@
 # A child beside its parent on the same texts and prompts: likelihood, answers, speed on one clock, a sentence, a page.
-# Entry points: compare_pair, texts_of, verdict.
+# Entry points: compare_pair, texts_of.
 # One model is in memory at a time. No filler is scored and no end token: the parent never saw one after these texts.
 # The child's number is a bound, the parent's exact; the difference is taken text by text.
 """Comparing a child with its parent."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,15 +27,15 @@ from hildanext.data.tokenizers import begun, tokenizer_hash
 from hildanext.decoding.engine import DEFAULT_BLOCK
 from hildanext.decoding.prompt import end_ids
 from hildanext.decoding.request import Request
+from hildanext.disk import fingerprints
 from hildanext.errors import DataError, ModelError
-from hildanext.measure.generation import ARGenerator, Completion, DiffusionGenerator, Generator
-from hildanext.measure.task import EvalContext, Task, cost
-from hildanext.models.load import load_model
+from hildanext.measure.generation import ARGenerator, Completion, DiffusionGenerator, Generator, TransformersGenerator
+from hildanext.measure.pair_report import Side, page_of, report_of, told
+from hildanext.measure.task import EvalContext, Task
+from hildanext.models.load import load_model, model_folder
 from hildanext.progress import Console
 from hildanext.registry import build
-from hildanext.report.charts import bars
-from hildanext.report.intervals import Measure, mean, ratio
-from hildanext.report.page import Section, page
+from hildanext.report.intervals import Measure
 from hildanext.run_dir import RunDir, write_atomic
 
 LONGEST, ROWS, SAMPLES, WARM = 1024, 4, 8, 4
@@ -42,51 +44,64 @@ SPLITS = {"eval": "eval.jsonl", "sft_eval": "sft_eval.jsonl"}
 
 @dataclass(frozen=True)
 class Text:
-    """ids: of a whole text; first: the first scored one; prompt: what both models are asked to go on from."""
+    """ids: of a whole text; first: the first scored one; prompt: what both models are asked to go on from; said: the
+    last turn of a chat, for a reader."""
 
     ids: tuple[int, ...]
     first: int
     prompt: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Side:
-    """What one model gave. scores: (nats, tokens) per text; answers: one per text; tasks: measures by task."""
-
-    name: str
-    block: int
-    scores: Sequence[tuple[float, int]]
-    answers: Sequence[Completion]
-    tasks: Mapping[str, Mapping[str, Measure]]
-
-    def cost(self) -> dict[str, Measure]:
-        """Tokens per forward and per second."""
-        return cost(self.answers)
+    said: str = ""
 
 
 def compare_pair(
     config: Config, names: tuple[str, str], data: Path | None, limit: int, console: Console, path: Path | None
 ) -> dict[str, Any]:  # fmt: skip
     """The report on (parent, child): report.json and compare.html in a run directory. data: rows of texts or chats,
-    None: what the child's run held out. ModelError where their tokenizers differ, or the child is no conversion."""
+    None: what the child's run held out. In a run that holds the report on just this nothing is measured again.
+    ModelError where their tokenizers differ, or the child is no conversion."""
     documents = list(islice(texts_of(names[1], data), limit))
     if not documents:
         raise DataError(f"compare: no texts in {data or 'what the run held out'}; give --data FILE with some")
+    asked = _asked(config, names, documents)
+    if path is not None and (earlier := _earlier(path, asked)):
+        told(earlier, console)
+        console.say(f"compared before, in {path}; another --run-dir measures again")
+        return earlier
     run = RunDir.create(config, "compare", path)
     with run.running(console):
         child, texts, known = _child(config, names[1], documents, console)
-        parent, judged = _parent(config, names[0], texts, known, child.answers, console)
-        report = _report(parent, child, judged)
+        parent, judged, library = _parent(config, names[0], texts, known, child.answers, console)
+        report = report_of(parent, child, judged, library) | {"asked": asked, "run": str(run.path)}
+        report["page"] = str(run.path / "compare.html")
         report["answers"] = [
-            {"prompt": str(known.decode(list(one.prompt))), "parent": a.text, "child": b.text}
+            {"prompt": _shown(known, one), "parent": a.text, "child": b.text}
             for one, a, b in zip(texts, parent.answers, child.answers, strict=True)
         ]
         run.write_json("report.json", report)
-        write_atomic(run.path / "compare.html", _page(report, parent, child))
-    console.table(report["table"], ("", parent.name, child.name, "difference"))
-    console.say(report["verdict"])
+        write_atomic(run.path / "compare.html", page_of(report))
+    told(report, console)
     console.say(f"page: {run.path / 'compare.html'}")
-    return {**report, "run": str(run.path), "page": str(run.path / "compare.html")}
+    return report
+
+
+def _shown(tokenizer: Any, text: Text) -> str:
+    return text.said or str(tokenizer.decode(list(text.prompt)))
+
+
+def _asked(config: Config, names: tuple[str, str], documents: Sequence[Document]) -> str:
+    files = [fingerprints(model_folder(name)) for name in names]
+    said = [one.messages or one.text for one in documents]
+    parts = [config.model.model_dump(mode="json"), config.decode.model_dump(mode="json"), config.seed, files, said]
+    parts.append(config.eval.model_dump(mode="json") if "tasks" in config.eval.model_fields_set else None)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _earlier(path: Path, asked: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("asked") == asked else None
 
 
 def texts_of(child: str, data: Path | None) -> Iterator[Document]:
@@ -116,7 +131,8 @@ def _text(document: Document, tokenizer: Any, start: Sequence[int] | None, longe
             return None
         head = prompt_ids(tokenizer, None, document.messages[: replies[-1]], start)
         said = tokenizer(document.messages[replies[-1]]["content"], add_special_tokens=False)["input_ids"]
-        found = Text((*head, *said)[:longest], len(head), tuple(head))
+        asked = str(document.messages[replies[-1] - 1]["content"])
+        found = Text((*head, *said)[:longest], len(head), tuple(head), asked)
     else:
         ids = list(document.tokens or tokenizer(document.text, add_special_tokens=False)["input_ids"])
         ids = begun(ids, tokenizer, start)[:longest]
@@ -152,7 +168,7 @@ def _child(config: Config, name: str, documents: Sequence[Document], console: Co
 
 def _parent(
     config: Config, name: str, texts: Sequence[Text], known: Any, others: Sequence[Completion], console: Console
-) -> tuple[Side, list[list[tuple[float, int]]]]:
+) -> tuple[Side, list[list[tuple[float, int]]], list[Completion]]:
     # the parent is read as it was trained; what a config says of the child's mask and shift is not its
     asked = {"path": name, "mask_id": None, "shift": "auto", "block_grid": "auto"}
     loaded = load_model(config.model.model_copy(update=asked), console)
@@ -166,7 +182,8 @@ def _parent(
     judged = [
         [_judged(loaded, text, one, ends) for text, one in zip(texts, side, strict=True)] for side in (own, others)
     ]
-    return Side(name, 1, scores, own, _tasks(loaded, config, console)), judged
+    library = _answers(TransformersGenerator(loaded, config.decode), texts)
+    return Side(name, 1, scores, own, _tasks(loaded, config, console)), judged, library
 
 
 def _batches(texts: Sequence[Text], loaded: Any, block: int) -> Iterator[Any]:
@@ -197,66 +214,3 @@ def _tasks(loaded: Any, config: Config, console: Console) -> dict[str, Mapping[s
     context = EvalContext.of(loaded, config, console)
     names = [section.type for section in config.eval.tasks]
     return {name: task.run(context).measures for name, task in zip(names, tasks, strict=True)}
-
-
-def _report(parent: Side, child: Side, judged: Sequence[Sequence[tuple[float, int]]]) -> dict[str, Any]:
-    tokens = [float(count) for _, count in parent.scores]
-    nll = [ratio([nats for nats, _ in side.scores], tokens, "nats per token") for side in (parent, child)]
-    gap = ratio([b - a for (a, _), (b, _) in zip(parent.scores, child.scores, strict=True)], tokens, "nats per token")
-    rows = [_row("text, nats per token (child: a bound)", nll, gap)]
-    both = [(a, b) for a, b in zip(*judged, strict=True) if a[1] and b[1]]
-    if both:
-        each = [[nats / count for nats, count in side] for side in zip(*both, strict=True)]
-        apart = mean([b - a for a, b in zip(*each, strict=True)], "nats per character")
-        rows.append(_row("answers under the parent, nats per character", [mean(side) for side in each], apart))
-    costs = [side.cost() for side in (parent, child)]
-    for name in ("tokens_per_forward", "tokens_per_second"):
-        rows.append(_row(name.replace("_", " "), [one[name] for one in costs]))
-    for task, found in parent.tasks.items():
-        theirs = child.tasks[task]
-        rows += [_row(f"{task}: {name}", (found[name], theirs[name])) for name in found if name in theirs]
-    factor = costs[1]["tokens_per_second"].value / costs[0]["tokens_per_second"].value
-    said = verdict((parent.name, child.name), gap, factor, costs[1]["tokens_per_forward"].value)
-    return {
-        "parent": parent.name, "child": child.name, "block": child.block, "texts": len(tokens), "verdict": said,
-        "speed": factor, "difference": gap.as_dict(), "table": rows,
-        "measures": {
-            "parent": {"nll": nll[0].as_dict(), **{name: one.as_dict() for name, one in costs[0].items()}},
-            "child": {"nll": nll[1].as_dict(), **{name: one.as_dict() for name, one in costs[1].items()}},
-        },
-    }  # fmt: skip
-
-
-def _row(name: str, sides: Sequence[Measure], apart: Measure | None = None) -> tuple[str, ...]:
-    return name, *(side.text() for side in sides), "" if apart is None else apart.text()
-
-
-def verdict(names: tuple[str, str], gap: Measure, speed: float, per_forward: float) -> str:
-    """One sentence: how fast the child writes beside its parent, and whether it predicts these texts worse, better or
-    as well, by the interval of the difference in nats per token."""
-    how = "worse" if gap.low > 0 else "better" if gap.high < 0 else "as well, as far as these texts tell"
-    return (
-        f"{names[1]} writes {speed:.2f} times the tokens per second of {names[0]} ({per_forward:.2f} tokens per"
-        f" forward) and predicts these {gap.items} texts {how}: {gap.value:+.3f} nats per token [{gap.low:+.3f},"
-        f" {gap.high:+.3f}], a bound against an exact value."
-    )
-
-
-def _page(report: Mapping[str, Any], parent: Side, child: Side) -> str:
-    header = ("", "parent", "child", "difference, text by text")
-    speeds = [(side.name, side.cost()["tokens_per_second"].value) for side in (parent, child)]
-    prose = (
-        "95 % intervals over texts. Neither filler nor end tokens are scored. Both were asked with the same ids, as"
-        " many at once, and timed by the same clock."
-    )
-    answers = [(one["prompt"], one["parent"], one["child"]) for one in report["answers"]]
-    sections = [
-        Section("Measures", prose, header, report["table"], [bars(speeds, "tokens/s")], wide=True),
-        Section("Answers", "The same prompts, as each goes on.", ("prompt", "parent", "child"), answers),
-    ]
-    facts = [
-        (f"{report['speed']:.2f}x", "tokens per second"),
-        (f"{report['difference']['value']:+.3f}", "nats per token, child's bound minus parent's NLL"),
-        (str(report["texts"]), "texts"),
-    ]
-    return page("Parent and child", report["verdict"], facts, sections, "hildanext compare")

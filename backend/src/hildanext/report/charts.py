@@ -176,12 +176,19 @@ def bars(values: Sequence[tuple[str, float]], unit: str) -> str:
     if not values:
         raise ValueError("bars: no values")
     top, height, parts = max(value for _, value in values) or 1.0, 34 * len(values) + 8, []
+    left = 8 + min(196.0, 7.2 * max(len(label) for label, _ in values))
+    width = left + 320
     for index, (label, value) in enumerate(values):
-        y, length = 34 * index + 6, max(2.0, value / top * (WIDTH - 320))
-        parts.append(f'<text class="tick" x="196" y="{y + 16}" text-anchor="end">{escape(label)}</text>')
-        parts.append(f'<rect class="fill s{index % 6}" x="204" y="{y}" width="{length:.1f}" height="22" rx="4"/>')
-        parts.append(f'<text class="note" x="{212 + length:.1f}" y="{y + 16}">{_number(value)} {escape(unit)}</text>')
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(unit)}">{"".join(parts)}</svg>'
+        y, length = 34 * index + 6, max(2.0, value / top * 200)
+        parts.append(f'<text class="tick" x="{left - 8:.0f}" y="{y + 16}" text-anchor="end">{escape(label)}</text>')
+        parts.append(
+            f'<rect class="fill s{index % 6}" x="{left:.0f}" y="{y}" width="{length:.1f}" height="22" rx="4"/>'
+        )
+        parts.append(
+            f'<text class="note" x="{left + 8 + length:.1f}" y="{y + 16}">{_number(value)} {escape(unit)}</text>'
+        )
+    size = f'viewBox="0 0 {width:.0f} {height}" style="max-width:{1.2 * width:.0f}px"'
+    return f'<svg {size} role="img" aria-label="{escape(unit)}">{"".join(parts)}</svg>'
 
 
 def _svg(parts: Sequence[str], label: str) -> str:

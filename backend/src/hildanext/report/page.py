@@ -48,7 +48,8 @@ for (const box of document.querySelectorAll(".replay")) {
 @dataclass(frozen=True)
 class Section:
     """One part of the report. rows under header; charts are SVG; frames: the canvas after every forward; skipped: why
-    the part did not run, shown in place of results; texts: named passages; wide: the table below the charts."""
+    the part did not run, shown in place of results; texts: named passages; wide: the table below the charts; even:
+    below them, columns of one width, stacked on a narrow screen."""
 
     title: str
     prose: str
@@ -59,11 +60,14 @@ class Section:
     texts: Mapping[str, str] = field(default_factory=dict)
     skipped: str = ""
     wide: bool = False
+    even: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for report.json; charts are drawn from the numbers and left out."""
         return {
-            name: value for name, value in asdict(self).items() if name not in ("charts", "frames", "wide") and value
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("charts", "frames", "wide", "even") and value
         }
 
 
@@ -85,17 +89,21 @@ def _section(one: Section) -> str:
     if one.frames:
         parts.append(_replay(one.frames))
     beside = [f"<div>{chart}</div>" for chart in one.charts]
-    table = [_table(one.header, one.rows)] if one.rows else []
-    parts.append(f'<div class="row">{"".join(beside if one.wide else beside + table)}</div>')
-    parts += table if one.wide else []
+    table = [_table(one.header, one.rows, one.even)] if one.rows else []
+    parts.append(f'<div class="row">{"".join(beside if one.wide or one.even else beside + table)}</div>')
+    parts += table if one.wide or one.even else []
     parts += [f"<p><b>{escape(name)}</b></p><pre>{escape(text)}</pre>" for name, text in one.texts.items()]
     return f"<section>{''.join(parts)}</section>"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], even: bool) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    named = [
+        "".join(f'<td data-of="{escape(of)}">{escape(str(cell))}</td>' for of, cell in zip(header, row, strict=False))
+        for row in rows
+    ]
+    body, kind = "".join(f"<tr>{row}</tr>" for row in named), ' class="even"' if even else ""
+    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _replay(frames: Sequence[Mapping[str, Any]]) -> str:
