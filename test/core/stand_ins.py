@@ -90,7 +90,7 @@ class LayerModel(StandIn, nn.Module):
         length, places = noisy.shape[1], batch.positions()
         if not 0 < block < length:
             return self.body(noisy, places, document_mask(batch.docs))[select]
-        mask = block_diffusion_mask(length, block, batch.docs, self.block_grid)
+        mask = block_diffusion_mask(length, block, batch.docs, self.block_grid, batch.groups)
         hidden = self.body(torch.cat([noisy, batch.tokens], 1), torch.cat([places, places], 1), mask)
         return hidden[:, :length][select]
 

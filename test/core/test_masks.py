@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from hildanext.core.masks import (
     BlockDiffusionRule,
@@ -18,6 +21,7 @@ from hildanext.core.masks import (
     document_starts,
     mask_mod,
 )
+from hildanext.models.attention import diffusion_slices
 
 LENGTHS = (4, 6, 8, 12)
 
@@ -40,7 +44,9 @@ def block_of(row: list[int], position: int, block: int, grid: str) -> int:
     return (position - start) // block
 
 
-def literal(docs: list[list[int]], block: int, grid: str) -> torch.Tensor:
+def literal(
+    docs: list[list[int]], block: int, grid: str, groups: list[list[int]] | None = None, fault: str = ""
+) -> torch.Tensor:
     length = len(docs[0])
     mask = torch.zeros(len(docs), 1, 2 * length, 2 * length, dtype=torch.bool)
     for row, ids in enumerate(docs):
@@ -49,8 +55,13 @@ def literal(docs: list[list[int]], block: int, grid: str) -> torch.Tensor:
                 i, j = query % length, key % length
                 clean_query, clean_key = query >= length, key >= length
                 b_query, b_key = block_of(ids, i, block, grid), block_of(ids, j, block, grid)
-                diagonal = not clean_query and not clean_key and b_query == b_key
-                offset = not clean_query and clean_key and b_query > b_key
+                g_query, g_key = (groups[row][i], groups[row][j]) if groups else (b_query, b_key)
+                within = b_query >= b_key or fault == "a later block of the group is seen"
+                diagonal = not clean_query and not clean_key and g_query == g_key and within
+                begins = b_query if fault == "the clean text of the own group is seen" else g_query
+                offset = not clean_query and clean_key and begins > b_key
+                if fault == "blocks of the group are not seen":
+                    diagonal = diagonal and b_query == b_key
                 causal = clean_query and clean_key and b_query >= b_key
                 mask[row, 0, query, key] = ids[i] == ids[j] and (diagonal or offset or causal)
     return mask
@@ -73,6 +84,58 @@ def test_flex_mask_mod_equals_the_formula(grid: str) -> None:
     rule = BlockDiffusionRule.of(12, 3, docs, grid)
     found = create_mask(mask_mod(rule), 2, 1, 24, 24, device="cpu")
     assert torch.equal(found, literal(docs.tolist(), 3, grid))
+
+
+def random_groups(docs: torch.Tensor, block: int, grid: str, seed: int) -> list[list[int]]:
+    source, made = random.Random(seed), []
+    for ids in docs.tolist():
+        row = [block_of(ids, i, block, grid) for i in range(len(ids))]
+        for i in range(1, len(ids)):
+            new = ids[i] != ids[i - 1] or (block_of(ids, i, block, grid) != block_of(ids, i - 1, block, grid))
+            joins = ids[i] == ids[i - 1] and (not new or source.random() < 0.6)
+            row[i] = row[i - 1] if joins else row[i]
+        made.append(row)
+    return made
+
+
+@pytest.mark.parametrize("grid", ["global", "per_document"])
+def test_masks_of_groups_equal_the_formula_entry_by_entry_dense_sliced_and_flex(grid: str) -> None:
+    from torch.nn.attention.flex_attention import create_mask
+
+    query, key, value = torch.randn(3, 2, 1, 24, 4, generator=torch.Generator().manual_seed(0))
+    for seed in range(6):
+        docs, block = random_docs(12, seed), (2, 3)[seed % 2]
+        groups = random_groups(docs, block, grid, seed)
+        wanted = literal(docs.tolist(), block, grid, groups)
+        given = torch.tensor(groups)
+        assert torch.equal(block_diffusion_mask(12, block, docs, grid, given), wanted)
+        rule = BlockDiffusionRule.of(12, block, docs, grid, given)
+        assert torch.equal(create_mask(mask_mod(rule), 2, 1, 24, 24, device="cpu"), wanted)
+        sliced = diffusion_slices(docs, block, grid, given).attend(query, key, value, None)
+        dense = scaled_dot_product_attention(query, key, value, attn_mask=wanted)
+        torch.testing.assert_close(sliced, dense, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("grid", ["global", "per_document"])
+def test_groups_of_one_block_are_no_groups(grid: str) -> None:
+    docs = random_docs(12, 2)
+    alone = block_ids(12, 3, docs, grid).expand_as(docs)
+    assert torch.equal(block_diffusion_mask(12, 3, docs, grid, alone), block_diffusion_mask(12, 3, docs, grid))
+    assert diffusion_slices(docs, 3, grid, alone) == diffusion_slices(docs, 3, grid)
+
+
+FAULTS = (
+    "a later block of the group is seen", "the clean text of the own group is seen", "blocks of the group are not seen",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_rule_of_groups_is_noticed(fault: str) -> None:
+    docs = torch.zeros(1, 8, dtype=torch.long)
+    groups = torch.tensor([[0, 0, 0, 0, 2, 2, 2, 2]])
+    found = block_diffusion_mask(8, 2, docs, "global", groups)
+    assert torch.equal(found, literal(docs.tolist(), 2, "global", groups.tolist()))
+    assert not torch.equal(found, literal(docs.tolist(), 2, "global", groups.tolist(), fault))
 
 
 def test_flex_mask_mod_of_one_row_serves_many_rows() -> None:

@@ -92,7 +92,7 @@ def _round(model: Any, ask: Ask, x: list[int], editable: set[int], opened: list[
         one.led, one.post = one.led + (place == 0), one.post + (place == 0 and not now.hidden)
         left = [i for i in now.places if new.get(i, x[i]) == ask.mask_id]
         quiet.append(not now.hidden and not any(new[i] != x[i] for i in new))
-        done.append(not left and (forced or not _edits(ask) or one.post >= limit))
+        done.append(not left and (forced or not _edits(ask) or (one.led > 0 and one.post >= limit)))
         now.step += now.ready
         writes |= new
     for i, token in writes.items():

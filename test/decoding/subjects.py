@@ -128,7 +128,7 @@ def ask_of(asked: Request, confidence: str = "raw") -> Ask:
 def expected_in_window(subject: Subject, asked: Request, ends: tuple[int, ...] = ()) -> list[int]:
     """The tokens of a request that names its window, by the independent decoder of windows."""
     ask, given = ask_of(asked), {name: value for name in WINDOW if (value := getattr(asked, name)) != "preset"}
-    shares = {"add": 0.1, "semi": 0.9} | {name[4:]: given[name] for name in given if name != "window_blocks"}
+    shares = {"add": 0.9, "semi": 0.9} | {name[4:]: given[name] for name in given if name != "window_blocks"}
     length = len(ask.prompt) + ask.new
     canvas = [*ask.prompt, *[MASK] * (-(-length // ask.block) * ask.block - len(ask.prompt))]
     editable = set(range(len(ask.prompt), len(canvas)))

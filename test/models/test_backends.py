@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,51 @@ def test_backends_agree_in_loss_and_gradient(family: str, block: int, random_mod
         assert max(float((a - b).abs().max()) for a, b in zip(gradients, expected, strict=True)) <= 1e-4
 
 
+def in_groups(data: Batch, block: int) -> Batch:
+    """Two blocks to a group in even rows, three in odd ones, cut at documents."""
+    groups = torch.zeros_like(data.docs)
+    for row, docs in enumerate(data.docs.tolist()):
+        for i, doc in enumerate(docs):
+            size = block * (2 + row % 2)
+            begins = max(i // size * size, docs.index(doc))
+            groups[row, i] = begins // block
+    return replace(data, groups=groups)
+
+
+@pytest.mark.parametrize("grid", ["global", "per_document"])
+def test_backends_agree_in_loss_and_gradient_for_groups_of_blocks(grid: str, random_model: Make) -> None:
+    data = in_groups(batch(rows=3), 2) if grid == "per_document" else in_groups(batch(rows=3, documents=True), 2)
+    noisy, results = noised(data), []
+    for name in ("dense", "sliced"):
+        model = HFDenoiser(random_model(), MASK, attention=name, block_grid=grid)
+        results.append(
+            loss_and_gradients(model.noisy_features(noisy, data, 2, torch.ones_like(data.learn)), model, data)
+        )
+    assert abs(results[0][0] - results[1][0]) <= 1e-5
+    assert max(float((a - b).abs().max()) for a, b in zip(results[0][1], results[1][1], strict=True)) <= 1e-4
+    alone = replace(data, groups=None)
+    assert (
+        abs(loss_and_gradients(model.noisy_features(noisy, alone, 2, data.learn), model, data)[0] - results[0][0])
+        > 1e-4
+    )
+
+
+@pytest.mark.parametrize("shift", ["none", "clean"])
+@pytest.mark.parametrize("name", ["dense", "sliced"])
+def test_a_group_is_trained_as_a_window_is_decoded(name: str, shift: str, random_model: Make) -> None:
+    model, block = HFDenoiser(random_model(), MASK, attention=name, shift=shift), 2
+    data = in_groups(batch(), block)
+    noisy = noised(data)
+    with torch.no_grad():
+        found = model.noisy_features(noisy, data, block, data.learn) @ model.head().T
+        for start in range(0, 12, 2 * block):
+            seen = torch.cat([data.tokens[:, :start], noisy[:, start : start + 2 * block]], 1)
+            places = torch.arange(seen.shape[1])[None]
+            mask = (places[..., None] // block >= places[:, None] // block)[:, None]
+            wanted = model(seen, places, mask)[0, start:]
+            torch.testing.assert_close(found[start : start + 2 * block], wanted, atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["dense", "sliced"])
 def test_gradient_checkpointing_changes_no_gradient(name: str, random_model: Make) -> None:
     model = HFDenoiser(random_model(), MASK, attention=name).train()
@@ -74,10 +120,12 @@ def test_flex_layout_equals_the_dense_mask(grid: str, random_model: Make, monkey
     data = batch(rows=2, length=16, documents=True)
     model = HFDenoiser(random_model(), MASK, attention="dense", block_grid=grid)
     with torch.no_grad():
-        dense = model.noisy_features(noised(data), data, 4, data.learn)
-        model.attention = "flex"
-        flexible = model.noisy_features(noised(data), data, 4, data.learn)
-    assert (dense - flexible).abs().max() <= 1e-5 * max(1.0, float(dense.abs().max()))
+        for given in (data, in_groups(batch(rows=2, length=16), 4)):
+            model.attention = "dense"
+            dense = model.noisy_features(noised(given), given, 4, given.learn)
+            model.attention = "flex"
+            flexible = model.noisy_features(noised(given), given, 4, given.learn)
+            assert (dense - flexible).abs().max() <= 1e-5 * max(1.0, float(dense.abs().max()))
 
 
 @pytest.mark.gpu

@@ -81,7 +81,7 @@ class Model:
         if not rows:
             raise DataError("batch: no texts; give at least one")
         made = document_batch([(ids, 0) for ids in rows], int(self.tokenizer.eos_token_id), size).to(self.device)
-        return TextBatch(made.tokens, made.learn, made.docs, made.ids, size)
+        return TextBatch(made.tokens, made.learn, made.docs, made.ids, block=size)
 
     def _ids(self, text: str | Sequence[int]) -> list[int]:
         if isinstance(text, str):

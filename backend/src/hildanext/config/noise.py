@@ -36,6 +36,14 @@ class NoiseConfig(Section):
     )
     replace: float = Field(0.1, ge=0, le=1, description="share r of the visible rest replaced by random tokens (T2T)")
     may_draw_original: bool = Field(True, description="a random token may be the original one")
+    group: int = Field(
+        1, ge=1, description="blocks noised together at most, as a window of several blocks shows them: a block sees "
+        "those before it in its group noisy, their mask rates rise from left to right; 1: every block alone",
+    )  # fmt: skip
+    layouts: Literal["both", "systematic", "random"] = Field(
+        "both",
+        description="how a row is cut into groups: equal ones from one of all offsets, random sizes, or either at random",
+    )
     complementary: bool = Field(
         False, description="also train on the view whose masks are the other maskable positions"
     )
@@ -49,6 +57,11 @@ class NoiseConfig(Section):
             raise ValueError(f"low {self.low} (floor {self.minimum}) is above high {top}; give low <= high")
         if self.draw == "count" and (self.schedule != "linear" or self.complementary):
             raise ValueError("draw=count needs schedule=linear and complementary=false; its weights hold only there")
+        if self.group > 1 and (self.unit != "block" or self.complementary or self.schedule != "linear"):
+            raise ValueError(
+                f"group {self.group}: rates of a group are a chain over its blocks; give unit=block, schedule=linear,"
+                " complementary=false"
+            )
         return self
 
 

@@ -58,11 +58,14 @@ def block_causal_mask(length: int, block: int, docs: Tensor | None = None, grid:
     return seen if docs is None else seen & document_mask(docs)
 
 
-def block_diffusion_mask(length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> Tensor:
+def block_diffusion_mask(
+    length: int, block: int, docs: Tensor | None = None, grid: str = "global", groups: Tensor | None = None
+) -> Tensor:
     """Visibility over [noisy | clean], each `length` long: noisy blocks see themselves and earlier clean blocks, clean
-    blocks see clean blocks up to their own. docs [B, L] int or None. Returns [B or 1, 1, 2L, 2L] bool.
-    Source: LLaDA2.0 arXiv:2512.15745 eq. 3, times the document factor of eq. 4."""
-    rule = BlockDiffusionRule.of(length, block, docs, grid)
+    blocks see clean blocks up to their own. docs [B, L] int or None; groups [B, L] int or None: Batch.groups, blocks of
+    a group see those before them in it noisy. Returns [B or 1, 1, 2L, 2L] bool.
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 3, times the document factor of eq. 4; groups: arXiv:2606.29215."""
+    rule = BlockDiffusionRule.of(length, block, docs, grid, groups)
     index = torch.arange(2 * length, device=rule.blocks.device)
     rows = torch.arange(rule.blocks.shape[0], device=rule.blocks.device)
     return rule.visible(rows[:, None, None, None], index[:, None], index[None, :])
@@ -76,26 +79,31 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 @dataclass(frozen=True)
 class BlockDiffusionRule:
     """The block-diffusion rule on indices, from which both the dense mask and the FlexAttention mask_mod are made.
-    docs, blocks [B or 1, 2L] int64: document and block id of each place of [noisy | clean]; length is L.
-    Source: LLaDA2.0 arXiv:2512.15745 eq. 3-4."""
+    docs, blocks, first [B or 1, 2L] int64: document, block id and first block of the group of each place of
+    [noisy | clean]; length is L. Source: LLaDA2.0 arXiv:2512.15745 eq. 3-4; groups: arXiv:2606.29215."""
 
     docs: Tensor
     blocks: Tensor
+    first: Tensor
     length: int
 
     @classmethod
-    def of(cls, length: int, block: int, docs: Tensor | None = None, grid: str = "global") -> BlockDiffusionRule:
+    def of(
+        cls, length: int, block: int, docs: Tensor | None = None, grid: str = "global", groups: Tensor | None = None
+    ) -> BlockDiffusionRule:
         """The rule of one batch; arguments as in block_diffusion_mask."""
         blocks = block_ids(length, block, docs, grid)
         docs = torch.zeros_like(blocks) if docs is None else docs
-        return cls(torch.cat([docs, docs], 1), torch.cat([blocks, blocks], 1).expand(docs.shape[0], -1), length)
+        both = torch.cat([blocks, blocks], 1).expand(docs.shape[0], -1)
+        return cls(torch.cat([docs, docs], 1), both, both if groups is None else torch.cat([groups, groups], 1), length)
 
     def visible(self, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Whether `query` sees `key`, bool of the broadcast shape; indices into [noisy | clean]."""
         same_document = self.docs[row, query] == self.docs[row, key]
         query_clean, key_clean = query >= self.length, key >= self.length
-        own = (query_clean == key_clean) & (self.blocks[row, query] == self.blocks[row, key])
-        earlier = key_clean & (self.blocks[row, query] > self.blocks[row, key])
+        together = (query_clean == key_clean) & (query_clean | (self.first[row, query] == self.first[row, key]))
+        own = together & (self.blocks[row, query] >= self.blocks[row, key])
+        earlier = key_clean & ~query_clean & (self.first[row, query] > self.blocks[row, key])
         return same_document & (own | earlier)
 
 

@@ -1,7 +1,8 @@
 # The forward process: which maskable tokens become [MASK] (m2t), which become random tokens (t2t), which stay (keep).
 # Entry points: corrupt, plant, Corruption, units, maskable, mean_rate, allowed_tokens.
 # A unit is what shares a mask rate: block, document or row. Rates are stratified within a row over its units, in a
-# random order, from streams keyed by row id; so the masks do not depend on how rows are spread over ranks.
+# random order, from streams keyed by row id; so the masks do not depend on how rows are spread over ranks. In groups of
+# blocks (Batch.groups) rates are a chain instead, never lower than that of the block before.
 # Letters: B rows, L positions.
 """Mask rates, mask sets, replaced tokens, complementary views."""
 
@@ -20,6 +21,8 @@ from hildanext.core.schedules import SCHEDULES
 from hildanext.core.types import Batch, Denoiser
 
 STREAMS = 7
+TOP = 0.01
+"""Share of the band of mask rates that a chain stays below its top (arXiv:2606.29215, rho)."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,14 @@ def corrupt(
     can, uniforms = maskable(batch, model.mask_id), row_uniforms(batch, rng, STREAMS)
     unit = units(config.unit, batch, block, model.block_grid)
     sizes = unit_sizes(unit, can)
-    rate, scale = _rates(config, unit, sizes, uniforms)
-    masked, elbo = _draw(config, unit, can, rate, uniforms)
-    elbo = scale / rate if elbo is None else elbo
+    if batch.groups is None:
+        rate, scale = _rates(config, unit, sizes, uniforms)
+        masked, elbo = _draw(config, unit, can, rate, uniforms)
+        elbo = scale / rate if elbo is None else elbo
+    else:
+        begins = batch.groups == block_ids(can.shape[1], block, batch.docs, model.block_grid)
+        rate = _chain(config, unit, begins, uniforms)
+        masked, elbo = _counted(config, unit, can, (rate * unit_sizes(unit, can).gather(1, unit)).floor(), uniforms)
     first = Corruption(batch.tokens, masked, torch.zeros_like(masked), can, rate, _capped(elbo, config))
     views = [_written(config, model, first, uniforms)]
     if config.complementary:
@@ -121,8 +129,12 @@ def _band(config: NoiseConfig) -> tuple[tuple[float, float], tuple[float, float]
 
 
 def mean_rate(config: NoiseConfig, points: int = 64) -> float:
-    """The mask rate that `corrupt` draws in the mean, a probability; by the midpoint rule over the time."""
+    """The mask rate that `corrupt` draws in the mean, a probability; by the midpoint rule over the time. In groups that
+    of one of middle size: a chain's k-th rate lies 1 - 2^-(k + 1) up the band in the mean."""
     (low, high), (first, last) = _band(config)
+    if config.group > 1:
+        size = (config.group + 2) // 2
+        return low + (high - low) * (1 - TOP) * sum(1 - 0.5 ** (k + 2) for k in range(size)) / size
     time = first + (last - first) * (torch.arange(points, dtype=torch.float64) + 0.5) / points
     return float(SCHEDULES[config.schedule].rate(time, config.shape).clamp(low, high).mean())
 
@@ -130,14 +142,36 @@ def mean_rate(config: NoiseConfig, points: int = 64) -> float:
 def _draw(
     config: NoiseConfig, unit: Tensor, can: Tensor, rate: Tensor, uniforms: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    weight, masked = None, can & (uniforms[2] < rate)
     if config.draw == "count":
         size = unit_sizes(unit, can).gather(1, unit)
-        count = torch.maximum((rate * size).ceil(), torch.ones_like(rate)).minimum(size)
-        masked, weight = can & (rank_in_unit(unit, can, uniforms[2]) < count), size / count.clamp(min=1)
-    if config.span > 0:
-        masked = torch.where(_chosen_spans(config, unit, uniforms), _span(unit, can, masked, uniforms), masked)
-    return masked, weight
+        return _counted(config, unit, can, torch.maximum((rate * size).ceil(), torch.ones_like(rate)), uniforms)
+    return _runs(config, unit, can, can & (uniforms[2] < rate), uniforms), None
+
+
+def _counted(config: NoiseConfig, unit: Tensor, can: Tensor, count: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    size = unit_sizes(unit, can).gather(1, unit)
+    count = count.minimum(size)
+    masked = can & (rank_in_unit(unit, can, uniforms[2]) < count)
+    return _runs(config, unit, can, masked, uniforms), size / count.clamp(min=1)
+
+
+def _runs(config: NoiseConfig, unit: Tensor, can: Tensor, masked: Tensor, uniforms: Tensor) -> Tensor:
+    if config.span == 0:
+        return masked
+    return torch.where(_chosen_spans(config, unit, uniforms), _span(unit, can, masked, uniforms), masked)
+
+
+def _chain(config: NoiseConfig, unit: Tensor, begins: Tensor, uniforms: Tensor) -> Tensor:
+    first = torch.zeros_like(begins).scatter_(1, unit, begins)
+    low, high = max(config.low, config.minimum), config.high
+    high -= TOP * (high - low)
+    floor, rates = uniforms.new_full(unit.shape[:1], low), []
+    for number in range(int(unit.max()) + 1):
+        fresh = low + (high - low) * uniforms[0][:, number]
+        floor = torch.where(first[:, number], fresh, floor)
+        floor = floor + uniforms[1][:, number] * (high - floor)
+        rates.append(floor)
+    return torch.stack(rates, dim=1).gather(1, unit)
 
 
 def rank_in_unit(unit: Tensor, can: Tensor, uniform: Tensor) -> Tensor:

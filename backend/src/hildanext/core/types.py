@@ -17,12 +17,14 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Batch:
     """Packed rows. tokens [B, L] int64; learn [B, L] bool: where loss counts and noise may fall; docs [B, L] int64:
-    document id within the row, constant over each document, padding has an id of its own and learn False."""
+    document id within the row, constant over each document, padding has an id of its own and learn False; groups [B, L]
+    int64: the block id at which each position's group of blocks begins (core/groups.py); None: every block alone."""
 
     tokens: Tensor
     learn: Tensor
     docs: Tensor
     ids: tuple[int, ...] = ()
+    groups: Tensor | None = None
 
     def positions(self) -> Tensor:
         """[B, L] int64, restarting at 0 with every document. Under RoPE only their differences matter.
@@ -36,7 +38,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(self.tokens.to(device), self.learn.to(device), self.docs.to(device), self.ids)
+        groups = None if self.groups is None else self.groups.to(device)
+        return Batch(self.tokens.to(device), self.learn.to(device), self.docs.to(device), self.ids, groups)
 
 
 @dataclass(frozen=True)
@@ -198,12 +201,14 @@ class About:
 class Pass:
     """A forward of an objective and the backward right after it, as plan and preflight count them. scored: share of the
     learnable positions that reach the head; views: rows of the forward for a row of the batch; causal: over the clean
-    text alone, not over [x_t ; x_0]; reads: times the head is read again without a gradient, a count."""
+    text alone, not over [x_t ; x_0]; reads: times the head is read again without a gradient, a count; drafts: forwards
+    of the network without a gradient before it, a count."""
 
     scored: float = 1.0
     views: int = 1
     causal: bool = False
     reads: int = 0
+    drafts: int = 0
 
 
 class Objective(Protocol):

@@ -29,7 +29,7 @@ class BlockPolicy(Plugin):
         1, ge=1, le=MOST_WINDOW_BLOCKS, description="blocks open at once at most, a count; 1: one after the other"
     )
     tau_add: float = Field(
-        0.1, ge=0.0, le=NEVER, description="filled share of the last open block at which the next opens; above 1: never"
+        0.9, ge=0.0, le=NEVER, description="filled share of the last open block at which the next opens; above 1: never"
     )
     tau_semi: float = Field(
         0.9, ge=0.0, le=1.0, description="filled share of the block before at which a later one must fill a mask a step"

@@ -169,7 +169,7 @@ class RequestCanvas:
 
     def look(self, block: OpenBlock, update: Update, policy: BlockPolicy, forced: bool = False) -> Look:
         """Write the update of one block and say what it did. The block is done when it holds no mask and is forced, is
-        never revised, or has had the policy's post-edit looks, which count while all before it is final.
+        never revised, or has had a look and the policy's post-edit looks, which count while all before it is final.
         Source: LLaDA2.1 arXiv:2602.08676 eq. 1-3 (joint threshold); the budgets are ours."""
         tokens = self.tokens[block.span.start : block.span.stop]
         old, leads = tokens.clone(), block is self.opened[0]
@@ -180,7 +180,7 @@ class RequestCanvas:
             block.before = torch.where(update.edited, old, block.before)
         tokens.copy_(update.tokens)
         block.looks, block.led, block.post = block.looks + block.ready, block.led + leads, block.post + (full and leads)
-        settled = forced or not policy.revises or block.post >= policy.post_steps
+        settled = forced or not policy.revises or (block.led > 0 and block.post >= policy.post_steps)
         done = settled and not bool((tokens == self.mask_id).any())
         return Look(full, changed, done, applied, reverted)
 

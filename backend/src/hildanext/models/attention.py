@@ -46,11 +46,14 @@ class Cache(Protocol):
 
 @dataclass(frozen=True)
 class Slice:
-    """Queries [start, stop) that see all of the key ranges, or, if causal, the one key range up to themselves."""
+    """Queries [start, stop) that see all of the key ranges, or, if causal, the one key range up to themselves. ends:
+    where the blocks of a group end within the queries; the last key range is then the queries' own, and seen up to the
+    end of a query's block."""
 
     queries: Range
     keys: tuple[Range, ...]
     causal: bool = False
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,23 @@ def _group(query: Tensor, key: Tensor, value: Tensor, slices: tuple[Slice, ...],
             query[:, :, slice(*part.queries)],
             _ranges(key, part.keys),
             _ranges(value, part.keys),
+            attn_mask=_stairs(part, query) if len(part.ends) > 1 else None,
             is_causal=part.causal,
             scale=scale,
         )
         for part in slices
     ]
     return torch.cat(outputs, dim=2)
+
+
+def _stairs(part: Slice, query: Tensor) -> Tensor:
+    start, stop = part.queries
+    before = sum(last - first for first, last in part.keys[:-1])
+    mask, begin = torch.zeros(stop - start, before + stop - start, dtype=query.dtype, device=query.device), start
+    for end in part.ends[:-1]:
+        mask[begin - start : end - start, before + end - start :] = float("-inf")
+        begin = end
+    return mask
 
 
 def _ranges(tensor: Tensor, ranges: tuple[Range, ...]) -> Tensor:
@@ -116,15 +130,15 @@ def causal_slices(docs: Tensor) -> Slices:
     return _grouped([tuple(Slice(span, (span,), causal=True) for span in row) for row in rows])
 
 
-def diffusion_slices(docs: Tensor, block: int, grid: str = "global") -> Slices:
-    """docs [B, L] int: the block-diffusion rule over [noisy | clean] as slices.
-    Source: LLaDA2.0 arXiv:2512.15745 eq. 3."""
+def diffusion_slices(docs: Tensor, block: int, grid: str = "global", groups: Tensor | None = None) -> Slices:
+    """docs [B, L] int: the block-diffusion rule over [noisy | clean] as slices; groups: Batch.groups, each one slice.
+    Source: LLaDA2.0 arXiv:2512.15745 eq. 3; groups: arXiv:2606.29215."""
     blocks = block_ids(docs.shape[1], block, docs, grid).expand_as(docs)
-    pairs = zip(docs.tolist(), blocks.tolist(), strict=True)
-    return _grouped([_diffusion_row(*pair) for pair in pairs])
+    given = (docs.tolist(), blocks.tolist(), (blocks if groups is None else groups).tolist())
+    return _grouped([_diffusion_row(*row) for row in zip(*given, strict=True)])
 
 
-def _diffusion_row(docs: list[int], blocks: list[int]) -> tuple[Slice, ...]:
+def _diffusion_row(docs: list[int], blocks: list[int], groups: list[int]) -> tuple[Slice, ...]:
     length = len(docs)
     begin = {stop - 1: start for start, stop in _spans([(doc,) for doc in docs])}
     first, starts = length, [0] * length
@@ -132,7 +146,11 @@ def _diffusion_row(docs: list[int], blocks: list[int]) -> tuple[Slice, ...]:
         first = begin.get(index, first)
         starts[index] = first
     spans = _spans(list(zip(docs, blocks, strict=True)))
-    noisy = [Slice((a, b), ((length + starts[a], length + a), (a, b))) for a, b in spans]
+    stops = [b for _, b in spans]
+    noisy = [
+        Slice((a, b), ((length + starts[a], length + a), (a, b)), ends=tuple(stop for stop in stops if a < stop <= b))
+        for a, b in _spans(list(zip(docs, groups, strict=True)))
+    ]
     clean = [Slice((length + a, length + b), ((length + starts[a], length + b),)) for a, b in spans]
     return (*noisy, *clean)
 
@@ -157,12 +175,12 @@ class FlexLayout:
         return output
 
 
-def flex_layout(docs: Tensor, block: int, grid: str = "global") -> FlexLayout:
+def flex_layout(docs: Tensor, block: int, grid: str = "global", groups: Tensor | None = None) -> FlexLayout:
     """The block-diffusion rule for docs [B, L] int, as tiles of which FlexAttention computes the visible ones."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     rows, length = docs.shape
-    rule = BlockDiffusionRule.of(length, block, docs, grid)
+    rule = BlockDiffusionRule.of(length, block, docs, grid, groups)
     return FlexLayout(create_block_mask(mask_mod(rule), rows, None, 2 * length, 2 * length, device=str(docs.device)))
 
 

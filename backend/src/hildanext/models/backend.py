@@ -84,13 +84,16 @@ def plan_causal(backend: Backend, docs: Tensor) -> tuple[Tensor, Any]:
     return causal_mask(docs), None
 
 
-def plan_diffusion(backend: Backend, docs: Tensor, block: int, grid: str) -> tuple[Tensor, Any]:
-    """(mask, layout) over [noisy | clean], over the noisy half alone when block equals the length."""
+def plan_diffusion(
+    backend: Backend, docs: Tensor, block: int, grid: str, groups: Tensor | None = None
+) -> tuple[Tensor, Any]:
+    """(mask, layout) over [noisy | clean], over the noisy half alone when block equals the length; groups: Batch.groups
+    or None."""
     whole = block == docs.shape[1]
     if backend.name == "flex" and not whole:
-        return _no_mask(docs), flex_layout(docs, block, grid)
+        return _no_mask(docs), flex_layout(docs, block, grid, groups)
     if backend.name == "sliced":
-        return _no_mask(docs), document_slices(docs) if whole else diffusion_slices(docs, block, grid)
+        return _no_mask(docs), document_slices(docs) if whole else diffusion_slices(docs, block, grid, groups)
     if whole:
         return document_mask(docs), None
-    return block_diffusion_mask(docs.shape[1], block, docs, grid), None
+    return block_diffusion_mask(docs.shape[1], block, docs, grid, groups), None

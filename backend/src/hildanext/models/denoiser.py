@@ -179,7 +179,7 @@ class HFDenoiser(nn.Module):
     def _noisy(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         length = noisy.shape[1]
         block = block if 0 < block < length else length
-        mask, layout = plan_diffusion(self.backend(length, block), batch.docs, block, self.block_grid)
+        mask, layout = plan_diffusion(self.backend(length, block), batch.docs, block, self.block_grid, batch.groups)
         tokens, positions = noisy, batch.positions()
         if block < length:
             tokens, positions = torch.cat([noisy, batch.tokens], 1), torch.cat([positions, positions], 1)
@@ -195,6 +195,8 @@ class HFDenoiser(nn.Module):
         index, starts = torch.arange(length, device=batch.docs.device), document_starts(batch.docs)
         within = index - starts if self.block_grid == "per_document" else index.expand_as(starts)
         first = (within % block == 0) & (index > starts)
+        if batch.groups is not None:
+            first &= batch.groups == within // block
         earlier = torch.where(first, length + index - 1, index - 1)
         return torch.where(index == starts, index, earlier)
 

@@ -47,6 +47,7 @@ class Pace:
         rows, made = config.train.batch, 0.0
         for one in objective.passes:
             body = self.single if one.causal or whole else self.pair
+            body += one.drafts * body / 3
             made += rows * one.views * (body + tokens * one.scored * (self.head + one.reads * self.read))
         made += rows * len(objective.companions) * self.single / 3
         return config.train.accumulate * made + self.step

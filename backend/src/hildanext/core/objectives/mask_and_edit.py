@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hildanext.config.noise import NoiseConfig
 from hildanext.core.batches import repeated
+from hildanext.core.groups import grouped
 from hildanext.core.head import HeadOptions, sample_tokens
 from hildanext.core.linear_cross_entropy import TokenScores, weighted_cross_entropy
 from hildanext.core.loss_report import autoregressive_report, joined, merged, sums_of
@@ -139,6 +140,7 @@ class MaskAndEdit(BaseObjective):
 
     def parted(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
         """A report for each of `passes`; the first carries the normaliser of all, the others 0."""
+        batch = grouped(self.noise, model, batch, block, rng)
         views = self.views(model, batch, block, rng)
         yield from self.parted_of(model, batch, views, block, self.thinning(batch, rng, len(views)))
 
