@@ -28,7 +28,7 @@ from hildanext.decoding.request import Request
 from hildanext.errors import DataError, ModelError
 from hildanext.measure.generation import ARGenerator, Completion, DiffusionGenerator, Generator
 from hildanext.measure.task import EvalContext, Task, cost
-from hildanext.models.load import load_model
+from hildanext.models.load import BUNDLED, load_model
 from hildanext.progress import Console
 from hildanext.registry import build
 from hildanext.report.charts import bars
@@ -98,6 +98,8 @@ def texts_of(child: str, data: Path | None) -> Iterator[Document]:
         yield from (one for unit in source.units() for one in source.read(unit) if isinstance(one, Document))
         return
     place = Path(child).expanduser()
+    if child not in BUNDLED and not place.exists():
+        raise DataError(f"compare: the child {child} is not there; give a model folder, a run or a bundled name")
     run = place if (place / "status.json").is_file() else place.parent
     if not (run / "status.json").is_file() or not (run / "config.json").is_file():
         raise DataError(f"compare: {child} lies in no run that held texts out; give --data FILE")

@@ -70,7 +70,9 @@ class MaskAndEdit(BaseObjective):
         description="the entropy term's denominator: correct positions of the micro-batch (LLaDA2.0 eq. 6), or that of "
         "the loss, which makes it independent of how a batch is split",
     )
-    autoregressive: float = Field(0.0, ge=0, description="factor of the next-token loss added as a side term, per token of the loss")
+    autoregressive: float = Field(
+        0.0, ge=0, description="factor of the next-token loss added as a side term, per token of the loss"
+    )
     exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
 
     def __init_subclass__(cls, **defaults: Any) -> None:

@@ -44,7 +44,7 @@ class Chat(Task):
         self._prompts(0)
         if not self.parent:
             raise DataError("chat.parent: no AR model is named, whose answers are compared; give its folder")
-        model_folder(self.parent)
+        model_folder(self.parent, "eval.tasks.chat.parent")
 
     def run(self, context: EvalContext) -> Outcome:
         """Answer, let the parent answer, score both."""
