@@ -24,9 +24,11 @@ from hildanext.decoding.prompt import Bounds
 from hildanext.decoding.prompt import prepare as prepared
 from hildanext.decoding.request import Request
 from hildanext.measure.generation import ARGenerator
+from hildanext.measure.tasks.nll import story_batches
 from hildanext.models.load import load_model
 from hildanext.models.meta import HildaMeta
 from hildanext.train.training import Training
+from hildanext.world import story
 
 BOS, EOS = 1, 0
 TEXT = "One day a girl called Mia went to the zoo."
@@ -67,6 +69,18 @@ def test_a_prompt_has_the_tokenizers_start_once_and_never_its_end(tokenizers: di
     assert prompt_ids(tokenizer, "", None) == FORMS[form]
     gaps = prepared(Request.of(prompt=f"{TEXT} <gap:2>", infill=True), tokenizer, Bounds(8, 64, 8, 3))
     assert gaps.tokens.tolist() == [*FORMS[form], *plain, 3, 3]
+
+
+def test_a_held_out_story_is_scored_as_a_training_row_begins(tokenizers: dict[str, Any], form: str) -> None:
+    tokenizer, told = tokenizers[form], story("7:0")
+    (batch,), truth = story_batches(tokenizer, 7, 1, 1)
+    start = FORMS[form]
+    (plain,), _ = story_batches(tokenizer, 7, 1, 1, start=[])
+    assert (
+        batch.tokens[0].tolist() == [*prompt_ids(tokenizer, told.text, None), EOS] == start + plain.tokens[0].tolist()
+    )
+    assert batch.learn[0].tolist() == [False] * len(start) + plain.learn[0].tolist()
+    assert truth.value == pytest.approx(-sum(told.gains[1:]) / int(batch.learn.sum()))
 
 
 @pytest.fixture(scope="module")

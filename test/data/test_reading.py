@@ -80,6 +80,17 @@ def test_a_json_array_is_read_as_rows(tmp_path: Path) -> None:
     assert reasons(path) == [(1, "a"), (2, "not a JSON object"), (3, "b")]
 
 
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+@pytest.mark.parametrize("key", ["prompt", "input", "data"])
+def test_one_row_whose_question_is_a_chat_is_one_row_and_a_list_of_chats_is_rows(
+    key: str, kind: str, tmp_path: Path
+) -> None:
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    file = tmp_path / f"one.{kind}"
+    file.write_text(json.dumps({key: turns} if key != "data" else {key: [{"messages": turns}]}))
+    assert [row for _, row in rows(file)] == [{key: turns} if key != "data" else {"messages": turns}]
+
+
 def test_a_packed_json_array_is_read_as_rows_and_packed_lines_stay_lines(tmp_path: Path) -> None:
     array, plain = tmp_path / "a.json.gz", tmp_path / "b.json.gz"
     array.write_bytes(gzip.compress(b'[{"text": "a"}, {"text": "b"}]'))

@@ -89,6 +89,9 @@ def test_every_replys_end_is_learned_and_stops_generation_whatever_the_template(
     assert learned.count(end) == 2 and learned.endswith(end) and "Mia ran." in learned and "went home." in learned
     assert "Who" not in learned and "then" not in learned
     assert found.id in end_ids(Request(messages=tuple(TURNS[:1])), base)
+    assert found.id in end_ids(Request(prompt_ids=tuple(generation_prompt(TURNS[:1], base))), base)
+    plain = base("Mia ran.", add_special_tokens=False)["input_ids"]
+    assert end_ids(Request(prompt_ids=tuple(plain)), base) == {base.eos_token_id}
     own = base.apply_chat_template(TURNS, tokenize=False)
     if written:
         assert whole == own[: own.rindex(end) + len(end)]

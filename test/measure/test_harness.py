@@ -161,6 +161,13 @@ def test_a_rolling_likelihood_covers_every_token_once(story_model: Path) -> None
     ids = model.loaded.tokenizer(" dog" * 300)["input_ids"]
     windows = model._windows(" dog" * 300)
     assert sum(int(window.learn.sum()) for window in windows) == len(ids) and len(windows) == math.ceil(len(ids) / 255)
+    first, second = (window.tokens[0].tolist() for window in windows)
+    assert first == [model.loaded.tokenizer.eos_token_id, *ids[:255]] and second == ids[-256:]
+    assert [int(window.learn.sum()) for window in windows] == [255, len(ids) - 255]
+    model.window = 4
+    rows = [window.tokens[0].tolist() for window in model._windows(" dog cat ran to the zoo with a")]
+    ids = model.loaded.tokenizer(" dog cat ran to the zoo with a")["input_ids"]
+    assert rows[1] == ids[2:6] and rows[-1] == ids[-4:] and len(rows) == math.ceil(len(ids) / 3)
     assert model.loglikelihood_rolling([_asked(" dog" * 300)])[0] < 0
 
 

@@ -116,6 +116,8 @@ def test_the_verdict_follows_the_interval() -> None:
 def test_what_cannot_be_compared_is_said(pair: tuple[str, str], rows: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="never converted"):
         compare_pair(SHORT, (pair[1], pair[0]), rows, 2, QUIET, tmp_path / "a")
+    with pytest.raises(DataError, match="the child .*nowhere is not there; give a model folder"):
+        compare_pair(SHORT, (pair[0], str(tmp_path / "nowhere")), None, 2, QUIET, tmp_path / "b")
     with pytest.raises(DataError, match="give --data FILE"):
         compare_pair(SHORT, pair, None, 2, QUIET, tmp_path / "b")
     (tmp_path / "empty.jsonl").write_text("")

@@ -142,4 +142,6 @@ def test_tokenize_takes_the_tokenizer_of_the_file_a_run_or_the_home_folder_names
         assert manifest["vocab_size"] == 260
     kept = located(load_config(None, ["model.path=tiny", "tokenize.tokenizer=auto"]))
     assert kept.model.path == "tiny" and kept.tokenize.tokenizer == "auto"
+    named = located(load_config(None, ["tokenize.tokenizer=tiny-parent"])).tokenize.tokenizer
+    assert (Path(named) / "tokenizer.json").is_file() and Path(named).name == "parent"
     assert HildaMeta.read(place(str(file))).history[0]["gguf"] == "tiny.gguf"

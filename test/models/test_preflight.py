@@ -190,6 +190,13 @@ def test_a_teacher_that_does_not_fit_is_named_and_counted_in_the_settings_that_w
         assert estimate(taught(fitting, path), 512, available=int(room))["fits"]
 
 
+def test_a_teacher_that_is_not_there_is_reported_as_the_field_that_names_it(tmp_path: Path) -> None:
+    tiny(FAMILIES["llama"]).save_pretrained(tmp_path)
+    section = ObjectiveSection.model_validate({"type": "distill", "parent": "nowhere"})
+    with pytest.raises(ModelError, match=r"^objective\.parent 'nowhere': no Hugging Face model folder there"):
+        estimate(config(tmp_path).model_copy(update={"objective": section}), 64, available=2**40)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "opt", "gpt_bigcode", "persimmon", "mixtral", "deepseek_v3"])
 @pytest.mark.parametrize("length", [64])
 def test_models_that_are_not_llama_shaped_are_weighed_too(name: str, length: int, tmp_path: Path) -> None:

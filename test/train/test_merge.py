@@ -18,11 +18,17 @@ from train.material import QUIET, configuration, run, stop_after
 from transformers import AutoModelForCausalLM
 
 from hildanext.cli import main
+from hildanext.config import load_config
+from hildanext.config.model import ModelConfig
 from hildanext.errors import HildaError, Interrupted, ModelError
 from hildanext.models.load import name_of
 from hildanext.models.meta import HildaMeta
+from hildanext.models.tensors import stored_dtype
+from hildanext.progress import Console
+from hildanext.run_dir import RunDir
 from hildanext.train import merge
 from hildanext.train.merge import Choice, merge_folders, merge_run
+from hildanext.train.model_files import written_dtype
 
 
 def member(folder: Path, seed: int, dtype: torch.dtype = torch.float32, **meta: Any) -> Path:
@@ -56,6 +62,40 @@ def test_the_mean_is_a_float64_mean_in_any_order(dtype: torch.dtype, tmp_path: P
         oracle = np.mean([read(path)[name].double().numpy() for path in members], axis=0)
         assert torch.equal(value, torch.from_numpy(oracle).to(dtype))
         assert (value - turned[name]).abs().max() <= 1e-7
+
+
+def test_members_in_float32_become_a_model_in_the_dtype_that_is_asked_for(tmp_path: Path) -> None:
+    members = [member(tmp_path / str(seed), seed) for seed in range(2)]
+    (members[0] / "config.json").write_text('{"dtype": "float32", "hidden_size": 3}')
+    output = merge_folders(members, tmp_path / "merged", dtype=torch.bfloat16)
+    for name, value in read(output).items():
+        oracle = sum(read(path)[name].double() for path in members) / 2
+        assert torch.equal(value, oracle.to(torch.bfloat16))
+    assert json.loads((output / "config.json").read_text()) == {"dtype": "bfloat16", "hidden_size": 3}
+
+
+@pytest.mark.parametrize(("stored", "asked", "wanted"), [
+    (torch.bfloat16, "auto", torch.bfloat16), (torch.bfloat16, "float32", None), (torch.float32, "auto", None),
+    (torch.float16, "auto", None),
+])  # fmt: skip
+def test_weights_go_back_to_the_parents_bfloat16_unless_told_otherwise_and_that_is_said(
+    stored: torch.dtype, asked: str, wanted: torch.dtype | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = member(tmp_path / "parent", 1, stored)
+    model = ModelConfig.model_validate({"path": str(parent), "dtype": asked})
+    assert written_dtype(model, torch.float32, Console()) == wanted
+    assert ("written as bfloat16" in capsys.readouterr().err) == (wanted is not None)
+
+
+def test_a_run_without_a_checkpoint_says_what_it_is_waiting_for(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ModelError, match="that is no run; give a run directory"):
+        Choice().folders(run, QUIET)
+    directory = RunDir.create(load_config(), "convert-wsd", run)
+    with directory.running(), pytest.raises(ModelError, match="in training and has saved none yet"):
+        Choice().folders(run, QUIET)
+    with pytest.raises(ModelError, match="name the members"):
+        Choice().folders(run, QUIET)
 
 
 def test_members_that_differ_are_refused(tmp_path: Path) -> None:
@@ -97,13 +137,17 @@ def test_a_member_that_is_nowhere_is_named(shards: Path, tmp_path: Path) -> None
         merge_run(configuration(shards), QUIET, tmp_path, Choice(("step-000009",)), None)
 
 
-def test_members_of_one_name_are_scored_apart(shards: Path, tmp_path: Path) -> None:
+def test_members_of_one_name_are_scored_apart_and_the_mean_is_written_as_the_run_would(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes: dict[str, Any] = {"objective__type": "autoregressive", "train__steps": 2, "train__checkpoint_every": 2}
     for name in ("one", "two"):
         run(tmp_path / name, shards, **changes, seed=len(name) + (name == "two"))
     members = ("step-000002", str(tmp_path / "two" / "checkpoints" / "step-000002"))
+    monkeypatch.setattr(merge, "written_dtype", lambda *given: torch.bfloat16)
     report = merge_run(configuration(shards, **changes), QUIET, tmp_path / "one", Choice(members), None)
     assert report["eval_nll"].keys() == {*report["members"], "merged"}
+    assert stored_dtype(Path(report["model"])) == torch.bfloat16
 
 
 def test_a_member_is_not_replaced_by_the_mean(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # The turns of a chat as rows write them -> messages: role, content, thought, tool calls, whether a reply is learned.
-# Entry points: turns_of(value), tools_of(row), Unusable.
+# Entry points: turns_of(value), tools_of(row), is_turn(value), Unusable.
 # Keys are told apart by what they hold: role|from and content|value under any name of the list, a list of turns, a dict
 # of lists, either as a JSON string. `finished: false`: a reply that was cut off. What cannot be read makes the row
 # unusable, with a reason.
@@ -31,6 +31,11 @@ FLAGS = ("weight", "train", "training", "loss", "learn")
 
 class Unusable(Exception):
     """A row that is no document; the message is the reason that is counted."""
+
+
+def is_turn(value: Any) -> bool:
+    """Whether a value is one turn of a chat: an object that says whose it is."""
+    return isinstance(value, Mapping) and any(key in value for key in ROLE_KEYS)
 
 
 def turns_of(found: Any) -> tuple[Message, ...]:

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 from hildanext.data.archives import DAMAGE, PACKED, opened, suffix_of
 from hildanext.data.document import BadRow
-from hildanext.data.messages import Unusable
-from hildanext.data.records import detect
+from hildanext.data.messages import Unusable, is_turn
+from hildanext.data.records import ASKING, detect
 from hildanext.data.tables import TABLES, table_rows
 from hildanext.errors import DataError, first_line
 
@@ -135,6 +135,8 @@ def _nested(row: dict[str, Any]) -> list[Any] | None:
         if detect(row) is not None or len(lists) != 1:
             return None
         key, value = lists.popitem()
+        if key in ASKING and is_turn(value[0]):
+            return None
         return value if key.lower() in HOLDING or (len(row) == 1 and detect(value[0])) else None
     except Unusable:
         return None

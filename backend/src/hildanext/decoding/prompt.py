@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from hildanext.data.chat import prompt_ids
 from hildanext.data.template import end_of_turn
 from hildanext.decoding.blocks import Blocks
 from hildanext.decoding.request import Request
-from hildanext.errors import DecodeError, HildaError, first_line
+from hildanext.errors import DataError, DecodeError, HildaError, first_line
 
 GAP = re.compile(r"<gap:([0-9]+)>")
 INFILL_NOTE = (
@@ -140,11 +141,15 @@ def _plain(tokenizer: Any, text: str) -> list[int]:
 
 
 def end_ids(request: Request, tokenizer: Any, own: frozenset[int] = frozenset()) -> frozenset[int]:
-    """Token ids that end a text: those of the tokenizer, the chat turn's end, and `own`, the denoiser's end_ids."""
+    """Token ids that end a text: those of the tokenizer, `own`, the denoiser's end_ids, and after a chat the end of a
+    turn; prompt_ids are a chat's where it is among them."""
     if request.ignore_eos or request.infill:
         return frozenset()
     value = getattr(tokenizer, "eos_token_id", None)
     found = set(own) | (set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)})
     if request.messages is not None and tokenizer is not None:
         found |= {end_of_turn(tokenizer).id}
+    if request.prompt_ids is not None and getattr(tokenizer, "chat_template", None):
+        with suppress(DataError):  # a template that writes no chat is none of these ids' concern
+            found |= {end_of_turn(tokenizer).id} & {*request.prompt_ids}
     return frozenset(found)

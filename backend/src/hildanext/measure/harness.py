@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import MODEL_REGISTRY, register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from hildanext.core.batches import document_batch, padded
 from hildanext.core.likelihood import autoregressive_nll, block_elbo
@@ -147,15 +148,17 @@ class HildanextLM(LM):  # type: ignore[misc]
         return [texts[prompt][: len(wanted)] == wanted for prompt, wanted in pairs]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood, or its lower bound, of whole texts, in windows that do not see each other."""
+        """Log-likelihood, or its lower bound, of whole texts, in windows as the harness cuts them: each begins with the
+        last token of the one before, the last one with as many as fit."""
         return [-sum(map(self._nats, self._windows(request.args[0]))) for request in requests]
 
     def _windows(self, text: str) -> list[Batch]:
         tokenizer = self.loaded.tokenizer
         lead = document_start(tokenizer) or [int(tokenizer.eos_token_id)]
         ids, room = list(tokenizer(text, add_special_tokens=False)["input_ids"]), max(1, self.window - len(lead))
-        rows = [[*lead, *ids[start : start + room]] for start in range(0, len(ids), room)]
-        return [document_batch([(row, len(lead))], 0) for row in rows]
+        cuts = map(make_disjoint_window, get_rolling_token_windows(ids, lead[-1], room, 1))
+        pairs = [([*lead[:-1], *seen] if not number else seen, new) for number, (seen, new) in enumerate(cuts)]
+        return [document_batch([([*seen, *new], len(seen))], 0) for seen, new in pairs]
 
     def _nats(self, batch: Batch) -> float:
         model, batch = self.loaded.denoiser, batch.to(self.loaded.denoiser.device)

@@ -29,10 +29,16 @@ from hildanext.decoding.prompt import end_ids
 from hildanext.decoding.request import Request
 from hildanext.disk import fingerprints
 from hildanext.errors import DataError, ModelError
+<<<<<<< HEAD
 from hildanext.measure.generation import ARGenerator, Completion, DiffusionGenerator, Generator, TransformersGenerator
 from hildanext.measure.pair_report import Side, page_of, report_of, told
 from hildanext.measure.task import EvalContext, Task
 from hildanext.models.load import load_model, model_folder
+=======
+from hildanext.measure.generation import ARGenerator, Completion, DiffusionGenerator, Generator
+from hildanext.measure.task import EvalContext, Task, cost
+from hildanext.models.load import BUNDLED, load_model
+>>>>>>> h-a
 from hildanext.progress import Console
 from hildanext.registry import build
 from hildanext.report.intervals import Measure
@@ -113,6 +119,8 @@ def texts_of(child: str, data: Path | None) -> Iterator[Document]:
         yield from (one for unit in source.units() for one in source.read(unit) if isinstance(one, Document))
         return
     place = Path(child).expanduser()
+    if child not in BUNDLED and not place.exists():
+        raise DataError(f"compare: the child {child} is not there; give a model folder, a run or a bundled name")
     run = place if (place / "status.json").is_file() else place.parent
     if not (run / "status.json").is_file() or not (run / "config.json").is_file():
         raise DataError(f"compare: {child} lies in no run that held texts out; give --data FILE")

@@ -54,7 +54,7 @@ def effective(model: ModelConfig, report: dict[str, Any]) -> dict[str, Any]:
 def compare(folder: str, against: str) -> dict[str, Any]:
     """Tensors of `folder` against those of `against`: equal (count), changed and reshaped (Frobenius norm of the
     difference over shared rows, and relative to `against`), missing (only there), added (only here)."""
-    ours, theirs = Tensors(model_folder(folder)), Tensors(model_folder(against))
+    ours, theirs = Tensors(model_folder(folder)), Tensors(model_folder(against, "inspect.against"))
     shared = [name for name in ours.names if name in set(theirs.names)]
     rows = [_difference(name, ours[name], theirs[name]) for name in shared]
     changed = [row for row in rows if row["norm"] or row["shape"] != row["shape_there"]]

@@ -67,12 +67,12 @@ def place(path: str) -> Path:
 
 
 def located(config: Config) -> Config:
-    """The configuration with the folders that model.path and tokenize.tokenizer stand for (a run, a GGUF file, ~), for
-    those who read files there and know nothing of models."""
+    """The configuration with the folders that model.path and tokenize.tokenizer stand for (a run, a GGUF file, ~, for
+    the tokenizer also a bundled name), for those who read files there and know nothing of models."""
     model, settings = config.model, config.tokenize
-    named = {path: _folder_or(path) for path in (model.path, settings.tokenizer)}
-    found = model.model_copy(update={"path": named[model.path]})
-    known = settings.model_copy(update={"tokenizer": named[settings.tokenizer]})
+    words = settings.tokenizer
+    found = model.model_copy(update={"path": _folder_or(model.path)})
+    known = settings.model_copy(update={"tokenizer": str(place(words)) if words in BUNDLED else _folder_or(words)})
     return config.model_copy(update={"model": found, "tokenize": known})
 
 
@@ -96,18 +96,16 @@ def name_of(folder: Path) -> str:
     return f"{run.name}-{whole.name}" if (run / "status.json").is_file() else whole.name
 
 
-def model_folder(path: str) -> Path:
-    """The folder a `model.path` names; one of a GGUF file is written where it is not there yet. ModelError where it is
-    missing or holds neither config.json nor hildanext.json of another kind."""
+def model_folder(path: str, field: str = "model.path") -> Path:
+    """The folder a `model.path`, or another field, names; one of a GGUF file is written where it is not there yet.
+    ModelError where it is missing or holds neither config.json nor hildanext.json of another kind."""
     file = None if path in BUNDLED else gguf_at(Path(path).expanduser())
     folder = place(path) if file is None else unpacked(file)
     if (folder / "config.json").is_file() or HildaMeta.read(folder).kind != "hf":
         return folder
     if path in BUNDLED:
-        raise ModelError(
-            f"model.path {path!r}: the bundled model is missing from this installation; reinstall hildanext"
-        )
-    raise ModelError(f"model.path {path!r}: {_missing(Path(path))}")
+        raise ModelError(f"{field} {path!r}: the bundled model is missing from this installation; reinstall hildanext")
+    raise ModelError(f"{field} {path!r}: {_missing(Path(path))}")
 
 
 def _missing(folder: Path) -> str:

@@ -17,7 +17,7 @@ from hildanext.core.types import Objective
 from hildanext.errors import ModelError
 from hildanext.models.hardware import resident_memory, total_memory
 from hildanext.models.kind import Footprint
-from hildanext.models.load import choose_device, choose_dtype, kind_at
+from hildanext.models.load import choose_device, choose_dtype, kind_at, model_folder
 from hildanext.registry import build
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "kv", "companions", "process", "heap")
@@ -36,13 +36,20 @@ REMEDIES = (
 def _companions(config: Config, device: torch.device) -> dict[str, float]:
     objective: Objective = build("objectives", config.objective, "objective")
     dtype, _ = choose_dtype(config.model.dtype, device)
+    plain = AdapterConfig()
     models = [
-        config.model.model_copy(update={"path": path, "adapter": AdapterConfig()}) for path in objective.companions
+        config.model.model_copy(update={"path": str(model_folder(path, _field(objective, path))), "adapter": plain})
+        for path in objective.companions
     ]
     if objective.compares_with_origin and config.model.adapter.kind == "none":
         models.append(config.model)
     held = [kind_at(model.path).footprint(model).weights(dtype) for model in models]
     return {"companions": sum(held)} if held else {}
+
+
+def _field(objective: Objective, path: str) -> str:
+    named = [name for name, value in vars(objective).items() if value == path]
+    return f"objective.{named[0]}" if named else "objective"
 
 
 def _around(config: Config, device: torch.device, parts: Mapping[str, float]) -> dict[str, float]:

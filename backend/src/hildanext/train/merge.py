@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,14 +24,15 @@ from hildanext.config.model import AdapterConfig, ModelConfig
 from hildanext.data.shards import ShardSet
 from hildanext.disk import RECORD, replacing, require_replaceable, write_atomic
 from hildanext.errors import HildaError, ModelError
-from hildanext.models.load import Loaded, load_model
+from hildanext.models.load import Loaded, choose_device, choose_dtype, load_model
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.models.save import write_model
 from hildanext.models.tensors import weight_files
 from hildanext.progress import Console
+from hildanext.run_dir import read_status
 from hildanext.train.checkpoint import STATE, Checkpoints, read_state, require_whole
 from hildanext.train.evaluation import Evaluator
-from hildanext.train.model_files import ADAPTER, folded
+from hildanext.train.model_files import ADAPTER, folded, written_dtype
 from hildanext.train.training import is_causal, make_ladder, open_shards, open_splits
 
 
@@ -68,20 +70,26 @@ def _same_meta(first: Path, other: Path) -> None:
             raise ModelError(f"merge: {other}: {name} is {getattr(theirs, name)}, {getattr(ours, name)} in {first}")
 
 
-def _mean(folders: Sequence[Path], file: str, name: str) -> Tensor:
+def _mean(folders: Sequence[Path], file: str, name: str, dtype: torch.dtype | None) -> Tensor:
     total: Tensor | None = None
     for folder in folders:
         with safe_open(folder / file, framework="pt") as handle:
             value = handle.get_tensor(name)
         total = value.double() if total is None else total + value.double()
     assert total is not None
-    return (total / len(folders)).to(value.dtype)
+    return (total / len(folders)).to(dtype if dtype and value.is_floating_point() else value.dtype)
 
 
-def merge_folders(folders: Sequence[Path], output: Path, fold: Callable[[Path, Path], None] | None = None) -> Path:
-    """Write the equal-weight mean of model folders to `output`. One member is copied unchanged; `fold` writes a member
-    that holds adapters as a plain model into another folder. ModelError where names, shapes, file layout or mask token
-    differ, or the output is a member. Source: LLaDA2.0 arXiv:2512.15745 sec. 4.3; float64 sums are ours."""
+def merge_folders(
+    folders: Sequence[Path],
+    output: Path,
+    fold: Callable[[Path, Path], None] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write the equal-weight mean of model folders to `output`, as `dtype` (None: the members'). One member is copied;
+    `fold` writes one that holds adapters as a plain model into another folder. ModelError where names, shapes, file
+    layout or mask token differ, or the output is a member. Source: LLaDA2.0 arXiv:2512.15745 sec. 4.3; sums in float64
+    are ours."""
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise ModelError(f"merge: {output} is a member and would be replaced; name another folder with --output")
     kept = shutil.ignore_patterns("trainer", "*.safetensors", RECORD)
@@ -94,10 +102,18 @@ def merge_folders(folders: Sequence[Path], output: Path, fold: Callable[[Path, P
         parts = _same(plain)
         shutil.copytree(plain[0], fresh, ignore=kept, dirs_exist_ok=True)
         for file, shapes in parts.items():
-            save_file({name: _mean(plain, file, name) for name in shapes}, fresh / file, {"format": "pt"})
+            save_file({name: _mean(plain, file, name, dtype) for name in shapes}, fresh / file, {"format": "pt"})
         shutil.rmtree(scratch, ignore_errors=True)
+        if dtype is not None:
+            _say_dtype(fresh / "config.json", dtype)
         _note(fresh, folders)
     return output
+
+
+def _say_dtype(file: Path, dtype: torch.dtype) -> None:
+    known = json.loads(file.read_text(encoding="utf-8"))
+    said = {name: str(dtype).removeprefix("torch.") for name in ("dtype", "torch_dtype") if name in known}
+    write_atomic(file, json.dumps(known | said, indent=2) + "\n")
 
 
 def _note(folder: Path, members: Sequence[Path]) -> None:
@@ -126,7 +142,7 @@ class Choice:
             return named
         whole = [path for path in checkpoints.all() if _whole(path, console)]
         if not whole:
-            raise ModelError(f"merge: {checkpoints.folder} holds no whole checkpoint; name the members")
+            raise ModelError(f"merge: {checkpoints.folder} holds no whole checkpoint; {_instead(run)}")
         newest = whole[::-1]
         if self.last:
             return newest[: self.last]
@@ -134,6 +150,14 @@ class Choice:
         if not best:
             console.warn(f"merge: no checkpoint of {run} was evaluated; the newest are taken instead of the best")
         return (best or newest)[: self.best]
+
+
+def _instead(run: Path) -> str:
+    if not (run / "status.json").is_file():
+        return "that is no run; give a run directory, or name the members"
+    if read_status(run)["state"] == "running":
+        return "the run is in training and has saved none yet (train.checkpoint_every); come back when it has"
+    return "name the members"
 
 
 def _whole(folder: Path, console: Console) -> bool:
@@ -150,7 +174,9 @@ def merge_run(config: Config, console: Console, run: Path, choice: Choice, outpu
     metadata are kept."""
     require_replaceable(output or run / "merged")
     folders = choice.folders(run, console)
-    merged = merge_folders(folders, output or run / "merged", partial(_fold, config))
+    held, _ = choose_dtype(config.model.dtype, choose_device(config.model.device))
+    dtype = written_dtype(config.model, held, console)
+    merged = merge_folders(folders, output or run / "merged", partial(_fold, config), dtype)
     every = [*folders, merged]
     own = open_shards(config, config.train.eval_split)
     evaluation = own if len(own) else open_splits(config, console)[1]

@@ -19,10 +19,12 @@ from hildanext.disk import write_atomic
 from hildanext.errors import HildaError, ModelError, first_line
 from hildanext.models.adapter_folder import write_adapters
 from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
-from hildanext.models.load import Loaded, load_model
+from hildanext.models.load import NEW, Loaded, load_model, place
 from hildanext.models.lora import adapter_facts, adapter_state, add_adapter, load_adapter, merge_adapter
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.models.save import save_model, write_model
+from hildanext.models.tensors import stored_dtype
+from hildanext.progress import Console
 from hildanext.train.checkpoint import ADVICE, OPTIMIZER, UNREADABLE
 from hildanext.train.distributed import Ranks
 from hildanext.train.optim import MuonWithAdamW
@@ -101,6 +103,17 @@ class ModelFiles:
             )
         else:
             restore_optimizer(self.optimizer, folder)
+
+
+def written_dtype(model: ModelConfig, held: torch.dtype, console: Console) -> torch.dtype | None:
+    """What a run's weights, which it holds in `held`, are turned into when they become a model: bfloat16, and said so,
+    where its parent's are and nobody asked for another dtype; None: nothing."""
+    if model.dtype != "auto" or model.path == NEW or not place(model.path).is_dir():
+        return None
+    if held != torch.float32 or stored_dtype(place(model.path)) != torch.bfloat16:
+        return None  # float16 is not gone back to: trained weights may leave its range
+    console.say("weights are written as bfloat16, as the parent's are; model.dtype=float32 keeps them whole")
+    return torch.bfloat16
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:

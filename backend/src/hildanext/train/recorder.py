@@ -15,13 +15,11 @@ from typing import Any
 import torch
 
 from hildanext.errors import HildaError
-from hildanext.models.load import NEW, place
-from hildanext.models.tensors import stored_dtype
 from hildanext.report.losses import plot_losses
 from hildanext.train.checkpoint import ADVICE, STATE, Checkpoints
 from hildanext.train.evaluation import Evaluator
 from hildanext.train.loop import Recorder, Trainer
-from hildanext.train.model_files import ModelFiles
+from hildanext.train.model_files import ModelFiles, written_dtype
 from hildanext.train.optim import OptimizerChoice
 from hildanext.train.resume import settings
 from hildanext.train.trackers import Tracker, open_trackers
@@ -168,7 +166,7 @@ class RunRecorder(Recorder):
     def finish(self, inspected: Mapping[str, Any]) -> dict[str, Any]:
         """Write the final model; returns the report, which is also report.json, and draws the losses."""
         training, run = self.training, self.training.run
-        dtype = _parents_dtype(training)
+        dtype = written_dtype(training.config.model, training.loaded.dtype, training.console)
         folder = self._files().write_model(run.path / "model", dtype)
         best = [path.name for path in self.checkpoints.best(training.config.train.keep_best)]
         report = {
@@ -203,13 +201,3 @@ class RunRecorder(Recorder):
             rows.append(("AR parent, without end tokens", f"{report['parent_nll_without_ends']:.4f}", ""))
         console.table(rows, ("evaluation NLL, nats/token", "before", "after"))
         console.say(f"model: {report['model']}")
-
-
-def _parents_dtype(training: Training) -> torch.dtype | None:
-    model = training.config.model
-    if model.dtype != "auto" or model.path == NEW or not place(model.path).is_dir():
-        return None
-    if training.loaded.dtype != torch.float32 or stored_dtype(place(model.path)) != torch.bfloat16:
-        return None  # float16 is not gone back to: trained weights may leave its range
-    training.console.say("weights are written as bfloat16, as the parent's are; model.dtype=float32 keeps them whole")
-    return torch.bfloat16

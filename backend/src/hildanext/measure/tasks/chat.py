@@ -46,7 +46,7 @@ class Chat(Task):
             raise DataError(
                 f"{type(self).__name__.lower()}.parent: no AR model is named to answer beside it; give its folder"
             )
-        model_folder(self.parent)
+        model_folder(self.parent, f"eval.tasks.{type(self).__name__.lower()}.parent")
 
     def run(self, context: EvalContext) -> Outcome:
         """Answer, let the parent answer, score both."""

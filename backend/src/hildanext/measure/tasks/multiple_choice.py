@@ -69,7 +69,7 @@ class MultipleChoice(Task):
 
         self._questions(0)
         if self.parent:
-            model_folder(self.parent)
+            model_folder(self.parent, "eval.tasks.multiple_choice.parent")
 
     def run(self, context: EvalContext) -> Outcome:
         """Score every ending under every reading, then compare."""

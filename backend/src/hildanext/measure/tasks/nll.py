@@ -16,6 +16,7 @@ from hildanext.config.base import SEEDS
 from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import Estimate, autoregressive_nll, block_elbo
 from hildanext.core.types import Batch
+from hildanext.data.tokenizers import begun
 from hildanext.errors import DataError
 from hildanext.measure.task import EvalContext, Outcome, Task
 from hildanext.report.intervals import Measure, Z, ratio
@@ -70,7 +71,8 @@ class Nll(Task):
         device = loaded.denoiser.device
         if self.shards:
             return [batch.to(device) for batch in self._from_shards(loaded)], None
-        batches, truth = story_batches(loaded.tokenizer, self.seed, self.limit, self.rows, math.lcm(*self.blocks, 1))
+        words, cut = loaded.tokenizer, math.lcm(*self.blocks, 1)
+        batches, truth = story_batches(words, self.seed, self.limit, self.rows, cut, loaded.meta.document_start)
         return [batch.to(device) for batch in batches], truth
 
     def _rng(self) -> torch.Generator:
@@ -93,22 +95,29 @@ class Nll(Task):
             yield scored_batch(shards, chosen[start : start + self.rows], loaded.denoiser.mask_id)
 
 
-def story_batches(tokenizer: Any, seed: int, count: int, rows: int, multiple: int = 1) -> tuple[list[Batch], Measure]:
-    """Held-out stories ending in EOS, `rows` to a batch, lengths rounded up to `multiple`, and their true nats per
-    scored token: from the second sentence on, since a document's first token is never scored."""
+def story_batches(
+    tokenizer: Any, seed: int, count: int, rows: int, multiple: int = 1, start: Sequence[int] | None = None
+) -> tuple[list[Batch], Measure]:
+    """Held-out stories from `start` (None: what the tokenizer puts there) to EOS, `rows` to a batch, lengths rounded up
+    to `multiple`, and their true nats per scored token: from the second sentence on, since a document's first token is
+    never scored."""
     from hildanext.world import story
 
     documents, nats = [], []
     for index in range(count):
         told = story(f"{seed}:{index}")
-        ids = [*tokenizer(told.text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
-        documents.append((ids, len(tokenizer(told.sentences[0], add_special_tokens=False)["input_ids"])))
+        whole, first = (_ids(tokenizer, text, start) for text in (told.text, told.sentences[0]))
+        documents.append(([*whole, int(tokenizer.eos_token_id)], len(first)))
         nats.append(-math.fsum(told.gains[1:]))
     batches = [
         document_batch(documents[part.start : part.stop], int(tokenizer.eos_token_id), multiple, tuple(part))
         for part in (range(start, min(start + rows, count)) for start in range(0, count, rows))
     ]
     return batches, ratio(nats, [float(len(ids) - first) for ids, first in documents], "nats per token")
+
+
+def _ids(tokenizer: Any, text: str, start: Sequence[int] | None) -> list[int]:
+    return begun(list(tokenizer(text, add_special_tokens=False)["input_ids"]), tokenizer, start)
 
 
 def _measures(name: str, found: Sequence[Estimate]) -> dict[str, Measure]:

@@ -38,7 +38,7 @@ class Tinystories(Task):
 
         read_items(self.path, ("text",), self.download)
         if self.judge:
-            model_folder(self.judge)
+            model_folder(self.judge, "eval.tasks.tinystories.judge")
 
     def run(self, context: EvalContext) -> Outcome:
         """Continue, then measure."""
