@@ -146,7 +146,7 @@ def test_a_runtime_is_found_in_a_folder_above_or_not_at_all(tmp_path: Path, monk
     package.write_text("{}")
     (tmp_path / "below").mkdir()
     found = runtime(str(tmp_path / "below"))
-    assert found is not None and found.folder == tmp_path and "node-llama-cpp" in found.command[3]
+    assert found is not None and found.folder == tmp_path and Path(found.command[1]).is_file()
 
 
 def test_a_contest_names_what_is_beaten_and_what_is_not(

@@ -1,5 +1,5 @@
 # Settings of bench, read by that command only: what is timed, and the workload of each part.
-# Entry points: BenchConfig, DataBenchConfig, TrainBenchConfig, DecodeBenchConfig.
+# Entry points: BenchConfig, DataBenchConfig, TrainBenchConfig, DecodeBenchConfig, GpuBenchConfig.
 # Sizes are in tokens, MB or counts as each description says.
 """Bench section of the configuration."""
 
@@ -78,10 +78,17 @@ class DecodeBenchConfig(Section):
     )
 
 
+class GpuBenchConfig(Section):
+    """bench gpu."""
+
+    seconds: float = Field(480.0, gt=0.0, description="after this time no further part is begun, seconds")
+
+
 class BenchConfig(Section):
     """bench: which part, and the settings of each."""
 
-    part: str = Field("", description="what is timed: data, objective, train or decode")
+    part: str = Field("", description="what is timed: data, objective, train, decode or gpu")
     data: DataBenchConfig = DataBenchConfig()
     train: TrainBenchConfig = TrainBenchConfig()
     decode: DecodeBenchConfig = DecodeBenchConfig()
+    gpu: GpuBenchConfig = GpuBenchConfig()
