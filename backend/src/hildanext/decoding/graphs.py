@@ -37,7 +37,7 @@ class Bucket(NamedTuple):
 
 def cuda_capture(work: Replay) -> Replay:
     """The work as a CUDA graph, after warm-ups on a stream of their own."""
-    stream = torch.cuda.Stream()
+    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
@@ -137,7 +137,8 @@ class Graphed:
     ) -> Tensor:  # fmt: skip
         """As Denoiser.__call__; cache: a PaddedView, or None for a forward without one, which is not captured."""
         if cache is None:
-            return self.denoiser(tokens, positions, mask, None, select)
+            uncached: Tensor = self.denoiser(tokens, positions, mask, None, select)
+            return uncached
         first, (count, width) = cache.places[0].slot, tokens.shape
         self._room_for(cache, first + count)
         bucket = Bucket.of(first + count, width, mask.shape[3])

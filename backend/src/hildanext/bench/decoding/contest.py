@@ -206,9 +206,10 @@ def answer(found: Mapping[str, Any]) -> str:
     if found["fastest"] is None:
         return f"fastest here: reading left to right, {best}; the model has no block decoder of its own"
     setting = said(found["variants"][found["fastest"]]["setting"])
+    times = found["times"][found["best"]]
     return (
-        f"fastest setting on this machine: {setting}; {found['times'][found['best']]:.2f} times the best AR baseline"
-        f" ({best})"
+        f"fastest setting on this machine: {setting}; {times:.2f} times the best AR baseline ({best})"
+        f"{'' if times > 1 else '; left to right is faster here'}"
     )
 
 

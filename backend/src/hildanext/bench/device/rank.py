@@ -28,9 +28,9 @@ def main(device: str) -> dict[str, float]:
     held = []
     for model in (denoiser, Replica(denoiser, ranks)):
         denoiser.zero_grad()
-        MaskAndEdit().loss(model, batch, SMALL.blocks[0], torch.Generator().manual_seed(0)).total.backward()
+        loss = MaskAndEdit().loss(model, batch, SMALL.blocks[0], torch.Generator().manual_seed(0)).total
+        loss.backward()  # type: ignore[no-untyped-call]
         held.append([one.grad.clone() for one in denoiser.parameters() if one.grad is not None])
-    pairs = list(zip(*held, strict=True))
     (own, theirs), largest = held, max(float(one.abs().max()) for one in held[0])
     apart = max(float((one - other).abs().max()) for one, other in zip(own, theirs, strict=True)) / largest
     backend = torch.distributed.get_backend()

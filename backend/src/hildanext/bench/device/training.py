@@ -127,7 +127,8 @@ def _steps(config: Config, sizes: Sizes, device: torch.device) -> tuple[float, i
     def one() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.train.autocast != "none"):
             report = objective.loss(denoiser, batch, sizes.blocks[-1], rng)
-        (report.total / report.normaliser.clamp(min=1)).backward()
+        loss = report.total / report.normaliser.clamp(min=1)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
