@@ -18,7 +18,7 @@ from hildanext.decoding.store import KeysValues, PaddedView
 from hildanext.models.denoiser import HFDenoiser
 
 Replay = Callable[[], None]
-WIDTHS, KEYS, WIDEST = 8, 128, 128
+WIDTHS, KEYS, WIDEST = 8, 128, 72
 WARM_UPS = 2
 
 
@@ -144,12 +144,14 @@ class Graphed:
         bucket = Bucket.of(first + count, width, mask.shape[3])
         step = self.steps.get(bucket) or _Step.of(bucket, self.layers, self.room, tokens.device)
         step.fill(cache, tokens, positions, mask)
-        if width <= WIDEST:
-            self._replayed(step)
-        else:
-            self._run(step)
+        own = (slice(first, first + count), slice(0, width))
+        if width > WIDEST:  # a prefill: most of its logits are not wanted
+            logits = self._as_it_is(step, own, select)
+            cache.store.layers.update(self.layers)
+            return logits
+        self._replayed(step)
         cache.store.layers.update(self.layers)
-        logits = step.logits[first : first + count, :width]
+        logits = step.logits[own]
         if self.denoiser.shift == "clean":
             before = torch.cat([logits[:, :1], logits[:, :-1]], 1)
             logits = torch.where((positions == 0)[..., None], logits, before)
@@ -163,6 +165,12 @@ class Graphed:
         for layer in self.layers.values():
             layer.grow(*self.room, cache.store.lengths)
         self.steps.clear()
+
+    def _as_it_is(self, step: _Step, own: tuple[slice, slice], select: Tensor | None) -> Tensor:
+        wanted = torch.zeros_like(step.tokens, dtype=torch.bool)
+        wanted[own] = True if select is None else select
+        found: Tensor = self.denoiser(step.tokens, step.positions, step.mask, step, wanted)
+        return found if select is not None else found.unflatten(0, wanted[own].shape)
 
     def _run(self, step: _Step) -> None:
         hidden = self.denoiser.body(step.tokens, step.positions, step.mask, cache=step)

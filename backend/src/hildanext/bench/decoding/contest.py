@@ -30,6 +30,7 @@ from hildanext.bench.decoding.readers import (
     shifted,
 )
 from hildanext.config import Config
+from hildanext.decoding.modes import mode_values
 from hildanext.engines.transformers import NativeSession
 from hildanext.errors import HildaError, RunError
 from hildanext.models.denoiser import network
@@ -120,8 +121,9 @@ def _readers(config: Config, where: str, precision: str, console: Console) -> tu
         return found, [f"{config.model.path}: no conversion wrote it; it is read left to right alone"]
     session = NativeSession("transformers", child, config)
     for mode in config.decode.modes:
+        window = mode_values(mode, config.decode, child.meta.decode).get("window_blocks", 1)
         setting = {
-            "mode": mode, "block": session.engine.block, "window": getattr(config.decode, "window_blocks", 1),
+            "mode": mode, "block": session.engine.block, "window": window,
             "dtype": precision, "threads": torch.get_num_threads(), "engine": session.name,
         }  # fmt: skip
         name = f"{mode}, block {setting['block']}, {precision}"
