@@ -123,7 +123,7 @@ def test_the_answer_names_the_setting_and_the_best_baseline() -> None:
     assert found == {"best": "llama.cpp", "fastest": "S", "times": {"generate": 2.0, "llama.cpp": 0.5}}
     assert answer({"variants": rows, **found}) == (
         "fastest setting on this machine: S_MODE, block 8, window 1, float32, threads 2, engine transformers;"
-        " 0.50 times the best AR baseline (llama.cpp, 60.0 tokens/s)"
+        " 0.50 times the best AR baseline (llama.cpp, 60.0 tokens/s); left to right is faster here"
     )
     alone = {name: rows[name] for name in ("generate", "llama.cpp")}
     assert "reading left to right, llama.cpp" in answer({"variants": alone, **verdict(alone)})
@@ -146,7 +146,7 @@ def test_a_runtime_is_found_in_a_folder_above_or_not_at_all(tmp_path: Path, monk
     package.write_text("{}")
     (tmp_path / "below").mkdir()
     found = runtime(str(tmp_path / "below"))
-    assert found is not None and found.folder == tmp_path and "node-llama-cpp" in found.command[3]
+    assert found is not None and found.folder == tmp_path and Path(found.command[1]).is_file()
 
 
 def test_a_contest_names_what_is_beaten_and_what_is_not(

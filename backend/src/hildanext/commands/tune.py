@@ -11,7 +11,6 @@ from typing import Any
 from hildanext.commands import Context, add_model
 
 HELP = "find the fastest decode setting of a model on this machine"
-JOB = ("tune", "model", "decode")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

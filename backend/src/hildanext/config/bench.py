@@ -1,5 +1,6 @@
 # Settings of bench, read by that command only: what is timed, and the workload of each part.
-# Entry points: BenchConfig, DataBenchConfig, TrainBenchConfig, DecodeBenchConfig, PrefixBenchConfig.
+# Entry points: BenchConfig, DataBenchConfig, TrainBenchConfig, DecodeBenchConfig, PrefixBenchConfig,
+# GpuBenchConfig.
 # Sizes are in tokens, MB or counts as each description says.
 """Bench section of the configuration."""
 
@@ -98,11 +99,18 @@ class PrefixBenchConfig(Section):
     clock: Literal["wall", "cpu"] = Field("wall", description="seconds of the clock, or of the processor")
 
 
+class GpuBenchConfig(Section):
+    """bench gpu."""
+
+    seconds: float = Field(480.0, gt=0.0, description="after this time no further part is begun, seconds")
+
+
 class BenchConfig(Section):
     """bench: which part, and the settings of each."""
 
-    part: str = Field("", description="what is timed: data, objective, train, decode or prefix")
+    part: str = Field("", description="what is timed: data, objective, train, decode, prefix or gpu")
     data: DataBenchConfig = DataBenchConfig()
     train: TrainBenchConfig = TrainBenchConfig()
     decode: DecodeBenchConfig = DecodeBenchConfig()
     prefix: PrefixBenchConfig = PrefixBenchConfig()
+    gpu: GpuBenchConfig = GpuBenchConfig()

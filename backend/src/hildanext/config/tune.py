@@ -25,7 +25,9 @@ class TuneConfig(Section):
     clock: Literal["wall", "cpu"] = Field(
         "wall", description="what speeds are over: wall clock, or this process's CPU seconds (a shared machine)"
     )
-    seconds: float = Field(150.0, gt=0.0, description="time the search may take; nothing new is begun afterwards")
+    seconds: float = Field(
+        150.0, gt=0.0, description="time the search may take, without what opening engines and writing exports takes"
+    )
     texts: int = Field(6, ge=1, description="prompts of the last comparison at most, a count")
     text_tokens: int = Field(64, ge=8, description="tokens of a text at most")
     first_tokens: int = Field(24, ge=4, description="tokens of the one text by which most settings are cut")

@@ -110,7 +110,8 @@ class Gguf(Plugin):
             what=f"{what}, converted from {meta.parent}" if meta.parent else what,
             plain=f" ({len(odd)} of them f16, their rows are no multiple of {ROW})" if odd else "",
             mask_id=loaded.denoiser.mask_id, block=f"{meta.block} tokens" if meta.block else "not recorded",
-            shift=loaded.denoiser.shift, tokenizer=own if split else "tokenizer.json inside; llama.cpp takes ids only",
+            shift=loaded.denoiser.shift,
+            tokenizer=own if split else "inside as tokenizer.json; llama.cpp has none like it",
         )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from hildanext.bench.decoding.readers import (
     shifted,
 )
 from hildanext.config import Config
+from hildanext.decoding.modes import mode_values
 from hildanext.engines.transformers import NativeSession
 from hildanext.errors import HildaError, RunError
 from hildanext.models.denoiser import network
@@ -120,8 +121,9 @@ def _readers(config: Config, where: str, precision: str, console: Console) -> tu
         return found, [f"{config.model.path}: no conversion wrote it; it is read left to right alone"]
     session = NativeSession("transformers", child, config)
     for mode in config.decode.modes:
+        window = mode_values(mode, config.decode, child.meta.decode).get("window_blocks", 1)
         setting = {
-            "mode": mode, "block": session.engine.block, "window": getattr(config.decode, "window_blocks", 1),
+            "mode": mode, "block": session.engine.block, "window": window,
             "dtype": precision, "threads": torch.get_num_threads(), "engine": session.name,
         }  # fmt: skip
         name = f"{mode}, block {setting['block']}, {precision}"
@@ -206,9 +208,10 @@ def answer(found: Mapping[str, Any]) -> str:
     if found["fastest"] is None:
         return f"fastest here: reading left to right, {best}; the model has no block decoder of its own"
     setting = said(found["variants"][found["fastest"]]["setting"])
+    times = found["times"][found["best"]]
     return (
-        f"fastest setting on this machine: {setting}; {found['times'][found['best']]:.2f} times the best AR baseline"
-        f" ({best})"
+        f"fastest setting on this machine: {setting}; {times:.2f} times the best AR baseline ({best})"
+        f"{'' if times > 1 else '; left to right is faster here'}"
     )
 
 

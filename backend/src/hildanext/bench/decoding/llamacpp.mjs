@@ -1,8 +1,13 @@
 // llama.cpp by the npm package node-llama-cpp: reads token ids as lines of JSON, writes greedy continuations with their seconds.
-// Started by llamacpp.py with --input-type=module, in the folder where the package is installed; the last argument is the job.
+// Started by llamacpp.py in the folder where the package is installed; the last argument is the job. The package is not
+// beside this file, so it is imported by its place; it starts processes of its own, which `node -e` would hand this text.
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
 import { createInterface } from "node:readline";
-import { getLlama, LlamaLogLevel } from "node-llama-cpp";
+import { pathToFileURL } from "node:url";
 
+const place = resolve("node_modules", "node-llama-cpp"), about = JSON.parse(readFileSync(resolve(place, "package.json")));
+const { getLlama, LlamaLogLevel } = await import(pathToFileURL(resolve(place, about.main)));
 const job = JSON.parse(process.argv.at(-1));
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 const llama = await getLlama({ gpu: false, build: "never", maxThreads: job.threads, logLevel: LlamaLogLevel.error });

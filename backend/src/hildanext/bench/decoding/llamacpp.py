@@ -42,8 +42,7 @@ def runtime(node: str) -> Runtime | None:
     found = next((folder for folder in (start, *start.parents) if (folder / PACKAGE).is_file()), None)
     if program is None or found is None:
         return None
-    script = SCRIPT.read_text(encoding="utf-8")
-    return Runtime("node-llama-cpp", (program, "--input-type=module", "-e", script, "--"), found)
+    return Runtime("node-llama-cpp", (program, str(SCRIPT)), found)
 
 
 @dataclass(frozen=True)

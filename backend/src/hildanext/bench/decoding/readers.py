@@ -21,6 +21,7 @@ from hildanext.decoding.events import Done, Failed
 from hildanext.decoding.statistics import Sampling
 from hildanext.decoding.text import TextStream
 from hildanext.engines.transformers import NativeSession
+from hildanext.errors import RunError
 from hildanext.measure.left_to_right import Row, continued
 from hildanext.models.denoiser import HFDenoiser, hugging_face
 
@@ -108,13 +109,15 @@ class ByBlocks:
         started = now()
         number = driver.submit(ask.request(new, self.fields))
         result = None
-        while result is None:
+        while result is None and driver.pending:
             for event in driver.step():
                 if isinstance(event, Failed):
                     raise event.error
                 result = event.result if isinstance(event, Done) else result
             if result is None and self.patience is not None and now() - started > self.patience:
                 result = driver.cancel(number)
+        if result is None:
+            raise RunError(f"engine {self.session.name}: a request ended without a result")
         return Reading(tuple(result.token_ids), now() - started, result.metrics.forwards)
 
 

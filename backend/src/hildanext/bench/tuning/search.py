@@ -1,13 +1,13 @@
 # hildanext tune: the fastest setting on this machine whose texts are as good as those without tuning.
 # Entry points: tune.
-# One short text each cuts most settings; the fastest ones then write whole texts, which the AR parent judges (without
-# one: agreement with the reference's texts); the last few take turns with it and with the parent read left to right.
+# One short text each cuts most settings, the faster sessions first; the fastest ones then write whole texts, which the
+# AR parent judges (without one: agreement with the reference's texts); the last few take turns with the reference and
+# with the parent read left to right.
 """The search for the fastest setting."""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,21 +19,19 @@ import torch
 from hildanext.bench.decoding.asks import Ask, asks_for, parent_of, read_as
 from hildanext.bench.decoding.contest import answer, race, speed, verdict
 from hildanext.bench.decoding.quality import Agreement, Quality
-from hildanext.bench.decoding.readers import ByBlocks, Generate, LeftToRight, Reader, Reading
+from hildanext.bench.decoding.readers import ByBlocks, Generate, LeftToRight, Reader
+from hildanext.bench.tuning.sessions import Sessions, Threaded
 from hildanext.bench.tuning.space import THREADS, Trial, reference, trials
 from hildanext.config import Config
-from hildanext.config.places import with_values
 from hildanext.decoding.engine import DEFAULT_BLOCK
-from hildanext.engines.protocol import EnginePlugin
 from hildanext.errors import HildaError, ModelError
 from hildanext.models.denoiser import network
 from hildanext.models.load import place
 from hildanext.models.recommended import recommend
-from hildanext.progress import Console
-from hildanext.registry import build
+from hildanext.progress import Bar, Console
 from hildanext.run_dir import RunDir
 
-FIRST, CANDIDATES = 0.4, 0.75
+OPENINGS, FIRST, CANDIDATES = 0.3, 0.55, 0.8
 PATIENCE = 3.0
 REPEATS_MORE, SHORTEST = 0.1, 0.5
 SHOWN = 12
@@ -69,51 +67,6 @@ def tune(config: Config, console: Console, path: Any = None) -> dict[str, Any]:
 
 
 @dataclass
-class Sessions:
-    """Open sessions by group, the `most` used last. refused: why a group did not open, by group."""
-
-    config: Config
-    most: int
-    held: OrderedDict[str, Any] = field(default_factory=OrderedDict)
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def of(self, trial: Trial) -> Any:
-        """The session of a setting, opened where it is not, with its threads; None where it does not open."""
-        if trial.group in self.refused:
-            return None
-        torch.set_num_threads(int(trial.opened.get(THREADS) or torch.get_num_threads()))
-        if trial.group not in self.held:
-            while len(self.held) >= self.most:
-                self.held.popitem(last=False)[1].close()
-            plugin: EnginePlugin = build("engines", trial.engine, "tune")
-            opening = plugin.open(with_values(self.config, trial.opened), Console(quiet=True))
-            if not opening.capability.ok:
-                self.refused[trial.group] = "; ".join(opening.capability.reasons)
-                return None
-            self.held[trial.group] = opening.session
-        self.held.move_to_end(trial.group)
-        return self.held[trial.group]
-
-    def close(self) -> None:
-        """Close all."""
-        while self.held:
-            self.held.popitem()[1].close()
-
-
-@dataclass(frozen=True)
-class Threaded:
-    """A reader with a number of threads of its own."""
-
-    reader: Reader
-    threads: int
-
-    def read(self, ask: Ask, new: int) -> Reading:
-        """What the reader reads."""
-        torch.set_num_threads(self.threads)
-        return self.reader.read(ask, new)
-
-
-@dataclass
 class Search:
     """One search: what was measured of each setting, and why settings were cut, by their place in `space`."""
 
@@ -145,26 +98,41 @@ class Search:
         return self._last(usual, finalists, judge, where)
 
     def _left(self, share: float) -> bool:
-        return time.monotonic() - self.started < share * self.config.tune.seconds
+        spent = time.monotonic() - self.started - self.sessions.seconds
+        return spent < share * self.config.tune.seconds
 
     def _reader(self, trial: Trial, patience: float | None = None) -> ByBlocks | None:
         session = self.sessions.of(trial)
         return None if session is None else ByBlocks(session, trial.asked, self.clock, patience)
 
     def _first(self, usual: Trial) -> None:
-        tokens, ask, best = self.config.tune.first_tokens, self.asks[0], 0.0
-        order = sorted(range(len(self.space)), key=lambda index: self.space[index].group != usual.group)
-        with self.console.bar("tune: one short text each", len(order)) as bar:
-            for index in order:
-                bar.advance(best_tokens_per_second=best)
-                if not self._left(FIRST):
-                    continue
-                found = self._timed(self.space[index], ask, tokens, PATIENCE * tokens / best if best else None)
-                self.measured[index] = found
-                best = max(best, found.get("first_tokens_per_second", 0.0))
-        over = len(order) - len(self.measured)
-        if over:
-            self.console.warn(f"tune: {over} settings were not tried in time; give more with tune.seconds")
+        # every session once, as the reference is asked; then all that may be asked of the fastest sessions first
+        groups: dict[str, list[int]] = {}
+        for index, trial in enumerate(self.space):
+            groups.setdefault(trial.group, []).append(index)
+        one_each = [next((i for i in own if self.space[i].asked == usual.asked), own[0]) for own in groups.values()]
+        with self.console.bar("tune: one short text each", len(self.space)) as bar:
+            best = self._tried_out(one_each, OPENINGS, 0.0, bar)
+            rank = {self.space[index].group: -self._short(index) for index in one_each}
+            rest = sorted(set(range(len(self.space))) - set(one_each), key=lambda i: (rank[self.space[i].group], i))
+            self._tried_out([i for i in rest if rank[self.space[i].group]], FIRST, best, bar)
+        if over := len(self.space) - len(self.measured):
+            self.console.say(
+                f"tune: {over} settings of slower sessions were left out; give more time with tune.seconds"
+            )
+
+    def _short(self, index: int) -> float:
+        return float(self.measured.get(index, {}).get("first_tokens_per_second", 0.0))
+
+    def _tried_out(self, order: Sequence[int], share: float, best: float, bar: Bar) -> float:
+        tokens = self.config.tune.first_tokens
+        for index in order:
+            if self._left(share):
+                patience = PATIENCE * tokens / best if best else None
+                self.measured[index] = self._timed(self.space[index], self.asks[0], tokens, patience)
+                best = max(best, self._short(index))
+            bar.advance(best_tokens_per_second=best)
+        return best
 
     def _timed(self, trial: Trial, ask: Ask, tokens: int, patience: float | None) -> dict[str, Any]:
         known = trial.group in self.sessions.held
