@@ -13,7 +13,7 @@ from hildanext.commands import Context
 from hildanext.config.nearest import nearest
 from hildanext.errors import ConfigError
 
-HELP = "time data, objective, train, decode, shared prefixes or a GPU on this machine"
+HELP = "time data, objective, train, decode, one forward, shared prefixes or a GPU on this machine"
 JOB = ("bench", "model", "decode")
 FOLDER = Path(__file__).parent.parent / "bench"
 

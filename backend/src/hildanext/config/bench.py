@@ -1,6 +1,6 @@
 # Settings of bench, read by that command only: what is timed, and the workload of each part.
 # Entry points: BenchConfig, DataBenchConfig, TrainBenchConfig, DecodeBenchConfig, PrefixBenchConfig,
-# GpuBenchConfig.
+# GpuBenchConfig, ForwardBenchConfig.
 # Sizes are in tokens, MB or counts as each description says.
 """Bench section of the configuration."""
 
@@ -105,12 +105,31 @@ class GpuBenchConfig(Section):
     seconds: float = Field(480.0, gt=0.0, description="after this time no further part is begun, seconds")
 
 
+class ForwardBenchConfig(Section):
+    """bench forward: what is timed, and the texts that are decoded afterwards."""
+
+    runners: tuple[Literal["eager float32", "eager bfloat16", "onnx float32", "onnx int8", "onnx int4"], ...] = Field(
+        ("eager float32", "eager bfloat16", "onnx float32", "onnx int8", "onnx int4"),
+        min_length=1,
+        description="what runs a forward; what agrees is counted against the first",
+    )
+    positions: tuple[int, ...] = Field((1, 8, 16, 32), min_length=1, description="positions q of a forward, counts")
+    contexts: tuple[int, ...] = Field((128, 512), min_length=1, description="cached tokens before them, counts")
+    repeats: int = Field(12, ge=1, description="turns of every forward; the median counts")
+    clock: Literal["wall", "cpu"] = Field(
+        "wall", description="wall clock, or this process's CPU seconds (a shared machine, one thread)"
+    )
+    new_tokens: int = Field(64, ge=0, description="tokens decoded per prompt by every runner; 0: none")
+    prompts: tuple[str, ...] = Field((), description="prompts decoded one by one; empty: those of bench decode")
+
+
 class BenchConfig(Section):
     """bench: which part, and the settings of each."""
 
-    part: str = Field("", description="what is timed: data, objective, train, decode, prefix or gpu")
+    part: str = Field("", description="what is timed: data, objective, train, decode, forward, prefix or gpu")
     data: DataBenchConfig = DataBenchConfig()
     train: TrainBenchConfig = TrainBenchConfig()
     decode: DecodeBenchConfig = DecodeBenchConfig()
     prefix: PrefixBenchConfig = PrefixBenchConfig()
     gpu: GpuBenchConfig = GpuBenchConfig()
+    forward: ForwardBenchConfig = ForwardBenchConfig()

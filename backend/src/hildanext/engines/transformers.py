@@ -106,7 +106,7 @@ class Transformers(EnginePlugin):
         return dtypes(config)
 
     def open(self, config: Config, console: Console) -> Opening:
-        """Load model.path; the reasons are the loader's. A kind of model that has an engine of its own is left to it."""
+        """Load model.path; the reasons are the loader's. A kind with an engine of its own is left to that."""
         if config.model.path == BUNDLED:
             return refused("no model folder is configured (model.path is 'tiny')")
         try:

@@ -14,7 +14,7 @@ from hildanext.registry import Plugin
 
 
 class Onnx(Plugin):
-    """model.onnx with model.onnx.data, onnx.json, tokenizer, hildanext.json, README.md. Llama- and Qwen-shaped models."""
+    """model.onnx, model.onnx.data, onnx.json, tokenizer, hildanext.json, README.md; Llama- and Qwen-shaped models."""
 
     weights: Literal["float32", "int8", "int4"] = Field(
         "float32", description="weights of the matrix products; int8, int4: quantised in groups, the rest stays float32"

@@ -53,8 +53,8 @@ class Form:
 
 
 def missing_packages() -> list[str]:
-    """Of the two that exporting needs, those that are not installed."""
-    return [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    """Of what exporting needs, the packages that are not installed; onnxruntime's quantisers want onnx_ir unsaid."""
+    return [name for name in ("onnx", "onnx_ir", "onnxruntime") if find_spec(name) is None]
 
 
 def write_onnx(loaded: Loaded, folder: Path, form: Form) -> list[str]:

@@ -135,7 +135,6 @@ def _layer(graph: Graph, step: Step, shared: Shared, index: int, layer: Any, val
     normed = graph.rms_norm(f"{name}.input_layernorm", value, layer.input_layernorm)
     mixed = _attention(graph, step, shared, index, attention, normed)
     value = graph.add("Add", value, graph.linear(f"{name}.o", mixed, attention.o_proj))
-
     normed = graph.rms_norm(f"{name}.post_attention_layernorm", value, layer.post_attention_layernorm)
     both = graph.linear(f"{name}.gate_up", normed, feed.gate_proj, feed.up_proj)
     gate, up = graph.split("Split", both, outputs=2, axis=-1, num_outputs=2)
