@@ -29,16 +29,10 @@ from hildanext.decoding.prompt import end_ids
 from hildanext.decoding.request import Request
 from hildanext.disk import fingerprints
 from hildanext.errors import DataError, ModelError
-<<<<<<< HEAD
 from hildanext.measure.generation import ARGenerator, Completion, DiffusionGenerator, Generator, TransformersGenerator
 from hildanext.measure.pair_report import Side, page_of, report_of, told
 from hildanext.measure.task import EvalContext, Task
-from hildanext.models.load import load_model, model_folder
-=======
-from hildanext.measure.generation import ARGenerator, Completion, DiffusionGenerator, Generator
-from hildanext.measure.task import EvalContext, Task, cost
-from hildanext.models.load import BUNDLED, load_model
->>>>>>> h-a
+from hildanext.models.load import BUNDLED, load_model, model_folder
 from hildanext.progress import Console
 from hildanext.registry import build
 from hildanext.report.intervals import Measure
