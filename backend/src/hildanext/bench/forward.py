@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -116,7 +117,7 @@ def _measured(opened: dict[str, Any], bench: ForwardBenchConfig) -> dict[str, di
     found: dict[str, dict[str, Any]] = {name: {"milliseconds": {}} for name in runners}
     for context in bench.contexts:
         for positions in bench.positions:
-            times = _taking_turns(runners, lambda runner, c=context, q=positions: runner.logits(c, q), bench)
+            times = _taking_turns(runners, partial(Runner.logits, context=context, positions=positions), bench)
             for name, milliseconds in times.items():
                 found[name]["milliseconds"][f"{context}+{positions}"] = milliseconds
     judged = {name: [runner.logits(context, JUDGED) for context in bench.contexts] for name, runner in runners.items()}

@@ -39,6 +39,10 @@ class OnnxFootprint:
         """ModelError: it cannot be trained."""
         raise ModelError("model: an ONNX export cannot be trained; use the folder it was made of")
 
+    def unsure(self, config: Config, window: int) -> str:
+        """Nothing: it is not trained."""
+        return ""
+
     def decoding(self, config: Config, window: int) -> Mapping[str, float]:
         """Weights, and keys and values of every request."""
         return {"parameters": float(self.size), "kv": float(config.decode.requests * window * self.token)}
