@@ -10,7 +10,7 @@ from typing import Any
 
 from decoding import checks
 from decoding.reference import MASK
-from decoding.subjects import BLOCK, Subject, decoded, engine, prompt, request
+from decoding.subjects import BLOCK, WINDOWS, Subject, decoded, engine, prompt, request
 
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.events import Done
@@ -25,14 +25,14 @@ WAYS = (
 
 
 def asked_with_common_beginnings(count: int, seed: int) -> list[Request]:
-    """Two first blocks that differ before the same body, cut at random places, in two block sizes."""
+    """Two first blocks that differ before the same body, cut at random places; two block sizes, windows of 1 to 4."""
     source, made = random.Random(seed), []
     for index in range(count):
         ids = (*source.choice(HEADS), *BODY)[: source.randrange(BLOCK + 3, BLOCK + len(BODY))]
         tail = tuple(source.randrange(MASK) for _ in range(source.randrange(5)))
         policy, sampling = WAYS[index % len(WAYS)]
-        block = source.choice([BLOCK, BLOCK, BLOCK // 2])
-        made.append(request((*ids, *tail), source.randrange(4, 14), policy, sampling, block=block))
+        fields = {"block": source.choice([BLOCK, BLOCK, BLOCK // 2]), **WINDOWS[1 + index % len(WINDOWS)]}
+        made.append(request((*ids, *tail), source.randrange(4, 14), policy, sampling, **fields))
     return made
 
 
