@@ -22,7 +22,11 @@ def main(arguments: list[str]) -> int:
     import pytest
 
     config = ["-c", str(HERE.parent / "backend" / "pyproject.toml"), "--rootdir", str(HERE.parent)]
-    spread = ["-n", str(min(MOST_WORKERS, cores)), "--dist", "loadfile", str(HERE)] if everything else []
+    spread = (
+        ["-n", str(min(MOST_WORKERS, cores)), "--dist", "loadfile", "--no-loadscope-reorder", str(HERE)]
+        if everything
+        else []
+    )
     return int(pytest.main([*config, "-q", "-ra", "--durations=12", *spread, *arguments]))
 
 

@@ -1,23 +1,35 @@
 # README's shell lines and Python blocks run, in a scratch copy of the project folder, in the order they stand.
 # So do the Python blocks of the guides for people who write Python.
 # Entry points: pytest. Lines of ```sh blocks are run; ```text blocks are shown output.
-# make targets that would recurse into this suite are run as `make --dry-run`.
+# Lines of ours and Python blocks run in this process, so that torch is imported once (test_wheel.py starts the program
+# itself); make targets that would recurse into this suite are run as `make --dry-run`.
 """Guard of README.md."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
+
+from hildanext import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 LINKED = ("backend", "docs", "examples", "test", "Makefile", "vendor", "VERSIONS.md")
 SHORTER = {"hildanext demo": "hildanext demo --quick"}
 DRY = re.compile(r"^make (demo|test|check|tiny-model|test-oldest)\b")
+SHELL = frozenset("|&;<>$`*")
 INSTALLS = ("python3.11 -m venv", ".venv/bin/pip install", "py -3.11", r".venv\Scripts")
 
 
@@ -29,12 +41,35 @@ def shell_lines(text: str) -> list[str]:
     return [line for line in bare if line and not line.startswith("#")]
 
 
-def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """One line by the shell in `folder`, with this environment's programs first on the path."""
+class Done(NamedTuple):
+    """How a line ended, and what it said."""
+
+    returncode: int
+    stderr: str
+
+
+def run(line: str, folder: Path) -> Done:
+    """One line in `folder`: ours by this process, others by the shell, with this environment's programs first on the
+    path."""
+    if line.startswith("hildanext ") and not SHELL & {*line}:
+        return run_here(lambda: cli.main(shlex.split(line)[1:]), folder)
     line = DRY.sub(lambda found: f"make --dry-run {found.group(1)}", SHORTER.get(line, line))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path}
-    return subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
+    return Done(done.returncode, done.stderr)
+
+
+def run_here(work: Callable[[], int | None], folder: Path) -> Done:
+    """A call in `folder`; its exit code is what it returns or exits with, 1 for any other end."""
+    said = io.StringIO()
+    with contextlib.chdir(folder), redirect_stdout(io.StringIO()), redirect_stderr(said):
+        try:
+            return Done(work() or 0, said.getvalue())
+        except SystemExit as end:
+            return Done(int(end.code or 0), said.getvalue())
+        except Exception:
+            return Done(1, said.getvalue() + traceback.format_exc())
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +98,12 @@ def python_blocks(page: str) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S))
 
 
-def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A script by this interpreter in `folder`."""
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+def run_python(code: str, folder: Path) -> Done:
+    """A script in `folder`, as a module of its own."""
+    script = ModuleType("printed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, script.__name__, script)
+        return run_here(lambda: exec(compile(code, "printed.py", "exec"), vars(script)), folder)
 
 
 @pytest.mark.slow

@@ -5,10 +5,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from train.material import make_shards, run
+
+from hildanext.report.losses import Plot
+from hildanext.train import recorder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Trainings draw no picture; test_trackers.py and test_run.py draw it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder, "plot_losses", lambda run, ladder: Plot(run / "plots" / "loss.png", ""))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,10 @@ from hildanext.train.recorder import RunRecorder
 WINDOW = 32
 WORDS = "the cat sat on a mat and dog ran to red house where bird sang all day long".split(" ")  # noqa: SIM905
 QUIET = Console(quiet=True)
+MUON = {
+    "optimizer__name": "muon", "train__steps": 4, "train__checkpoint_every": 2, "train__parity": False,
+    "ladder": {"fixed": 8},
+}  # fmt: skip
 TURNS = {"type": "multi_turn", "noise": {"complementary": True, "low": 0.2, "high": 0.8}}
 
 

@@ -12,7 +12,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from train.material import TURNS, run
+from train.material import MUON, TURNS, run
+
+from hildanext.report.losses import Plot
+from hildanext.train import recorder
 
 
 def main() -> None:
@@ -20,14 +23,15 @@ def main() -> None:
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     warnings.filterwarnings("error", category=FutureWarning, module="hildanext")  # what torch is about to take away
     split = {"train__batch": 1, "train__accumulate": 2}
-    turns, muon = {"objective": TURNS}, {"optimizer__name": "muon"}
+    turns = {"objective": TURNS, "train__checkpoint_every": 4}
     runs = [("ddp", "ddp", turns), ("fsdp2", "fsdp2", turns)]
     if hasattr(torch.optim, "Muon"):
-        again = {**muon, "train__resume": str(folder / "muon" / "checkpoints" / "step-000004")}
-        runs += [("muon", "fsdp2", muon), ("muon-rest", "fsdp2", again)]
+        again = {**MUON, "train__resume": str(folder / "muon" / "checkpoints" / "step-000002")}
+        runs += [("muon", "fsdp2", MUON), ("muon-rest", "fsdp2", again)]
+    recorder.plot_losses = lambda run, ladder: Plot(run / "plots" / "loss.png", "")
     for offset, (name, kind, more) in enumerate(runs):
         os.environ["MASTER_PORT"] = str(int(port) + offset)
-        changes = {"model__path": parent, "train__parallel": kind, "train__checkpoint_every": 4, **split, **more}
+        changes = {"model__path": parent, "train__parallel": kind, **split, **more}
         run(folder / name, shards, **changes)
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train.material import TURNS, losses, run
+from train.material import MUON, TURNS, losses, run
 from transformers import AutoModelForCausalLM
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +41,12 @@ def trained(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory
 def test_muon_on_sharded_matrices_is_that_of_one_process_and_its_checkpoint_resumes(
     trained: Path, shards: Path, parent: Path, tmp_path: Path
 ) -> None:
-    muon: dict[str, Any] = {"model__path": str(parent), "train__batch": 4, "optimizer__name": "muon"}
+    muon: dict[str, Any] = {"model__path": str(parent), "train__batch": 4, **MUON}
     run(tmp_path / "one", shards, **muon)
     assert losses(trained / "muon") == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
-    assert losses(trained / "muon-rest") == losses(trained / "muon")[4:]
-    run(tmp_path / "rest", shards, **muon, train__resume=str(trained / "muon" / "checkpoints" / "step-000004"))
-    assert losses(tmp_path / "rest") == pytest.approx(losses(tmp_path / "one")[4:], rel=2e-4)
+    assert losses(trained / "muon-rest") == losses(trained / "muon")[2:] != []
+    run(tmp_path / "rest", shards, **muon, train__resume=str(trained / "muon" / "checkpoints" / "step-000002"))
+    assert losses(tmp_path / "rest") == pytest.approx(losses(tmp_path / "one")[2:], rel=2e-4)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])

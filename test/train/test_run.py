@@ -20,7 +20,9 @@ from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.errors import ConfigError, DataError, HildaError, Interrupted, RunError
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.meta import HildaMeta
+from hildanext.report.losses import plot_losses
 from hildanext.run_dir import read_status
+from hildanext.train import recorder
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -75,8 +77,9 @@ def test_other_noise_gives_other_losses(shards: Path, parent: Path, tmp_path: Pa
 
 
 def test_every_metric_is_written_and_the_evaluation_names_each_block(
-    shards: Path, parent: Path, tmp_path: Path
+    shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recorder, "plot_losses", plot_losses)
     report = run(tmp_path, shards, model__path=str(parent), train__eval_every=4)
     step = next(record for record in records(tmp_path) if "loss" in record)
     assert step.keys() >= {

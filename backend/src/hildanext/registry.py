@@ -1,13 +1,15 @@
 # Plugins: one file per plugin, the file name is the name, the frozen config object is the implementation.
 # Entry points: Plugin (base class), names(kind), load(kind, name), build(kind, section), plugin_problems(values).
-# Listing reads file names and entry points `hildanext.<kind>` only; a plugin is imported when it is asked for.
+# Listing reads file names and entry points `hildanext.<kind>` only; a plugin is imported when it is asked for. Packages
+# are asked once per process: one installed meanwhile is known to the next.
 """Registry of plugins by kind and name."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,10 +47,17 @@ def _folder(kind: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+@lru_cache(maxsize=64)
+def _installed(kind: str, found_by: Callable[..., Any]) -> tuple[Any, ...]:
+    return tuple(
+        found_by(group=f"hildanext.{kind}")
+    )  # asked once: it reads what every installed package says of itself
+
+
 def names(kind: str) -> list[str]:
     """The names of a kind's plugins, own files and entry points `hildanext.<kind>`, sorted; imports none of them."""
     own = {path.stem for path in _folder(kind).glob("*.py") if not path.stem.startswith("_")}
-    theirs = {entry.name for entry in entry_points(group=f"hildanext.{kind}")}
+    theirs = {entry.name for entry in _installed(kind, entry_points)}
     return sorted((own - NOT_PLUGINS.get(kind, set())) | theirs)
 
 
@@ -57,7 +66,7 @@ def load(kind: str, name: str) -> type[Plugin]:
     known = names(kind)
     if name not in known:
         raise ConfigError(f"{kind}: no plugin {name!r}, {nearest(name, known, listed=True)}")
-    for entry in entry_points(group=f"hildanext.{kind}"):
+    for entry in _installed(kind, entry_points):
         if entry.name == name:
             return _single_class(entry.load(), name)
     try:
