@@ -40,6 +40,17 @@ def test_the_animation_is_well_formed_and_shows_every_word_once_per_frame() -> N
     assert text.count(">Tom<") == 2 and text.count("&lt;home&gt;") == 1 and len(re.findall("<animate ", text)) == 2
 
 
+def test_an_end_is_one_mark_and_the_last_frame_is_the_text_alone() -> None:
+    frames = [
+        {"step": 1, "tokens": [["Ask", "given"], [" hi", "kept"], ["<|im_end|>", "new"], ["", "mask"]]},
+        {"step": 2, "tokens": [["Ask", "given"], [" hi", "kept"], ["<|im_end|>", "kept"], ["<|im_end|>", "new"]]},
+    ]
+    first, second, last = (one["tokens"] for one in animation.ended(frames))
+    assert first == [["Ask", "given"], [" hi", "kept"], [animation.MARK, "new"], ["", "mask"]]
+    assert second == [["Ask", "given"], [" hi", "kept"], [animation.MARK, "kept"]]
+    assert last == [["Ask", "given"], [" hi", "done"]]
+
+
 def test_long_text_wraps_within_the_terminal() -> None:
     pieces = animation.layout([[" word", "done"]] * 60)
     assert max(column + len(text) for _, column, text, _ in pieces) <= animation.COLUMNS

@@ -20,6 +20,7 @@ from hildanext.core.batches import document_batch
 from hildanext.core.likelihood import block_elbo, token_nll
 from hildanext.decoding.request import Request
 from hildanext.errors import DataError
+from hildanext.measure import endings as endings_module
 from hildanext.measure.endings import Bound, Ending, Pattern, bounds, causal, patterns
 from hildanext.measure.generation import ARGenerator
 from hildanext.measure.task import EvalContext, Outcome
@@ -76,6 +77,23 @@ def test_a_short_ending_is_enumerated_at_any_block_and_is_the_mean_over_all_orde
                 assert one.nats == pytest.approx(_over_all_orders(denoiser, ending, block), rel=1e-5)
                 assert one.standard_error == 0.0
     assert not all(one.exact for one in found), "at block 16 one ending is too long"
+
+
+@torch.no_grad()
+def test_a_planted_copy_that_sees_its_own_clean_block_is_found_by_that_mean(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = endings_module.visibility
+
+    def leaky(rows: Any, filler: int, device: Any) -> Any:
+        tokens, positions, mask = true(rows, filler, device)
+        places = positions // rows[0].block
+        return tokens, positions, mask | (places[:, None, None, :] == places[:, None, :, None])
+
+    monkeypatch.setattr(endings_module, "visibility", leaky)
+    ending = Ending.of(loaded, "Tom had", " a cat.")
+    found = bounds(loaded.denoiser, [ending], 8, 2, 3)[0]
+    assert found.exact and found.nats != pytest.approx(_over_all_orders(loaded.denoiser, ending, 8), rel=1e-3)
 
 
 def test_one_token_in_one_block_is_the_same_enumerated_sampled_and_alone(loaded: Any) -> None:

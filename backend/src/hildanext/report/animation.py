@@ -1,11 +1,12 @@
 # A recorded generation as one animated SVG of a terminal: no script, no font, no GIF.
-# Entry points: animate, layout; `python -m hildanext.report.animation TRACE.jsonl OUT.svg [PROMPT TITLE]`.
+# Entry points: animate, ended, layout; `python -m hildanext.report.animation TRACE.jsonl OUT.svg [PROMPT TITLE]`.
 # TRACE.jsonl comes from `hildanext generate --trace`; each line is the active block after one forward.
 """Terminal animation from a trace."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -24,6 +25,7 @@ COLOURS = {
     "given": "#8b94a3",
     "done": "#e8eaee",
 }
+END, MARK = re.compile(r"<\|\w+\|>|</s>"), " \u25a0"
 MASK = "\u2591\u2591\u2591"
 Placed = tuple[int, int, str, str]
 
@@ -95,10 +97,25 @@ def _piece(piece: Placed) -> str:
     )
 
 
+def ended(frames: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The frames with an end token (<|...|> or </s>) as a mark and those behind it left out, and one more at the end:
+    the text alone, all of it done."""
+    found = []
+    for frame in frames:
+        tokens = [[text, state] for text, state in frame["tokens"]]
+        ends = [at for at, (text, _) in enumerate(tokens) if END.fullmatch(text)]
+        kept = [one for at, one in enumerate(tokens) if not ends or at <= ends[0] or one[1] == "mask"]
+        found.append(
+            {**frame, "tokens": [[MARK, state] if END.fullmatch(text) else [text, state] for text, state in kept]}
+        )
+    last = [[text, "given" if state == "given" else "done"] for text, state in found[-1]["tokens"] if text != MARK]
+    return [*found, {**found[-1], "tokens": last}]
+
+
 def main(trace: Path, out: Path, prompt: str, title: str) -> None:
     """Write the animation of a trace file."""
     entries = [json.loads(line) for line in trace.read_text(encoding="utf-8").splitlines() if line.strip()]
-    out.write_text(animate(frames_of(prompt, entries), title), encoding="utf-8")
+    out.write_text(animate(ended(frames_of(prompt, entries)), title), encoding="utf-8")
 
 
 if __name__ == "__main__":

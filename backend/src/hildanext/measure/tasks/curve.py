@@ -107,7 +107,9 @@ class Curve(Chat):
         other = measures[f"chosen, other half: {QUALITY}"]
         say(f"chosen on {sizes[0]} prompts ({why}): {chosen.name()}; on {sizes[1]} others {other.text()}")
         line = json.dumps({"Q_MODE": chosen.values()})
-        say(f"to keep it: hildanext export --model {context.config.model.path} --set 'export.format.decode={line}'")
+        model = context.config.model.path
+        say(f'to keep it: "decode": {line} in the hildanext.json of {model}, or, in a copy,')
+        say(f"  hildanext export --model {model} --set 'export.format.decode={line}'")
         counts = {"settings": len(points), "prompts of the choice": sizes[0], "prompts of the report": sizes[1]}
         shown = [{"chosen": chosen.name(), "mode": line}]
         return Outcome(measures, counts, shown, {"multiple": [*points, *again]})
