@@ -21,7 +21,6 @@ from hildanext.measure.rewards.countdown import value_of
 from hildanext.registry import build
 from hildanext.world import corpus
 
-
 MADE: dict[tuple[str, str], Reward] = {}
 
 
