@@ -25,6 +25,8 @@ from hildanext.errors import ConfigError, problems
 KINDS = {
     "sources": "hildanext.data.sources",
     "objectives": "hildanext.core.objectives",
+    "policy_objectives": "hildanext.core.policy_objectives",
+    "rewards": "hildanext.measure.rewards",
     "models": "hildanext.models.kinds",
     "policies": "hildanext.decoding.policies",
     "engines": "hildanext.engines",

@@ -18,6 +18,7 @@ from hildanext.config.decode import DecodeConfig
 from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
+from hildanext.config.rl import DpoConfig, RlConfig
 from hildanext.config.serve import ServeConfig
 from hildanext.config.train import LadderConfig, ObjectiveSection, OptimizerConfig, RolloutConfig, TrainConfig
 from hildanext.config.tune import TuneConfig
@@ -52,6 +53,8 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     rollout: RolloutConfig = RolloutConfig()
+    rl: RlConfig = RlConfig()
+    dpo: DpoConfig = DpoConfig()
     decode: DecodeConfig = DecodeConfig()
     answer: AnswerConfig = AnswerConfig()
     serve: ServeConfig = ServeConfig()
@@ -64,8 +67,8 @@ class Config(Section):
 
 
 OWNED = {
-    "answer": "answer", "bench": "bench", "rollout": "on-policy", "merge": "merge-checkpoints", "inspect": "inspect",
-    "tune": "tune",
+    "answer": "answer", "bench": "bench", "rollout": "on-policy", "rl": "rl", "dpo": "dpo",
+    "merge": "merge-checkpoints", "inspect": "inspect", "tune": "tune",
 }  # fmt: skip
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 

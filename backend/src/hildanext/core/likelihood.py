@@ -1,5 +1,6 @@
 # Likelihood of text: token NLL in one forward, autoregressive NLL, and the block ELBO, exact or by Monte Carlo.
-# Entry points: token_nll, autoregressive_nll, block_elbo, exact_block_elbo, sampled_block_elbo, Estimate.
+# Entry points: token_nll, autoregressive_nll, block_elbo, exact_block_elbo, sampled_block_elbo, Estimate;
+# mask_patterns (what the exact one sums over).
 # Numbers are nats on scored_positions (learn, not a document's first), so that both kinds of model can be compared; the
 # ELBO is negated, an upper bound on the NLL. Its blocks are masked all at once: given the clean prefix they are
 # independent, so one forward serves every block.
@@ -8,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,10 +54,13 @@ class Estimate:
         return sum(nats for nats, _ in self.without_ends) / tokens if tokens else math.nan
 
 
-def token_nll(model: Denoiser, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> TokenScores:
-    """Scores [n] of the clean tokens at `select` [B, L] bool given x_t = noisy [B, L], one forward over [x_t ; x_0].
-    Differentiable; [MASK] has probability 0. Source: LLaDA2.0 arXiv:2512.15745 eq. 1, the term under its sum."""
-    features = model.noisy_features(noisy, batch, block, select)
+def token_nll(
+    model: Denoiser, noisy: Tensor, batch: Batch, block: int, select: Tensor, temperature: float = 1.0
+) -> TokenScores:
+    """Scores [n] of the clean tokens at `select` [B, L] bool given x_t = noisy [B, L], one forward over [x_t ; x_0];
+    logits are divided by `temperature`. Differentiable; [MASK] has probability 0. Source: LLaDA2.0 arXiv:2512.15745
+    eq. 1, the term under its sum."""
+    features = model.noisy_features(noisy, batch, block, select) / temperature
     return linear_cross_entropy(features, model.head(), batch.tokens[select], model.mask_id)
 
 
@@ -109,19 +113,28 @@ def exact_block_elbo(model: Denoiser, batch: Batch, block: int, ends: Collection
     """Sum over the 2^s - 1 mask patterns, s the most scored tokens of a block, one forward each, weight
     (|S|-1)! (s-|S|)! / s!: the average over all orders of filling it. Source: docs/papers.md, block ELBO,
     enumeration."""
-    scored, unit, size = _layout(model, batch, block)
+    scored, unit, _ = _layout(model, batch, block)
+    nats, documents = 0.0, _Documents(batch, scored, ends)
+    for masked, weight in mask_patterns(scored, unit):
+        found = _weighted_nats(model, batch, block, masked, weight)
+        documents.add(masked, found)
+        nats += float(found.sum())
+    return Estimate(nats, int(scored.sum()), 0.0, *documents.found())
+
+
+def mask_patterns(scored: Tensor, unit: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(masked [B, L] bool, weight [B, L] float64) of every non-empty subset of each unit's scored positions, all units
+    at once: the sum of weight times nll is the average over all orders. ValueError for units over 8 tokens. Source:
+    docs/papers.md, block ELBO, enumeration."""
+    size = unit_sizes(unit, scored).gather(1, unit)
     most = int(size[scored].max()) if bool(scored.any()) else 0
     if most > LARGEST_EXACT:
         raise ValueError(f"block_elbo: exact needs at most {LARGEST_EXACT} tokens of a block, got {most}; give samples")
     starts = unit_sizes(unit, scored).cumsum(dim=1) - unit_sizes(unit, scored)
     ordinal = (scored.long().cumsum(dim=1) - 1 - starts.gather(1, unit)).clamp(min=0)
-    nats, documents = 0.0, _Documents(batch, scored, ends)
     for pattern in range(1, 2**most):
         masked = scored & ((pattern >> ordinal) & 1).bool() & ((pattern >> size) == 0)
-        found = _weighted_nats(model, batch, block, masked, _pattern_weight(pattern, size))
-        documents.add(masked, found)
-        nats += float(found.sum())
-    return Estimate(nats, int(scored.sum()), 0.0, *documents.found())
+        yield masked, _pattern_weight(pattern, size)
 
 
 def _pattern_weight(pattern: int, size: Tensor) -> Tensor:

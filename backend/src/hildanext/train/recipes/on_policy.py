@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,16 +24,14 @@ from hildanext.core.noise import Corruption, maskable
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch, LossReport, Objective
 from hildanext.data.shards import ShardSet
-from hildanext.data.template import end_of_turn
-from hildanext.decoding.driver import Driver
-from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.request import Request
 from hildanext.decoding.trajectory import Trajectory
 from hildanext.errors import ConfigError, DataError, HildaError
 from hildanext.models.about import about
 from hildanext.progress import Console
-from hildanext.train.loop import Notes, evaluating
+from hildanext.train.loop import Notes
 from hildanext.train.recipes.conversion import DROPOUT, step_seed, train_command
+from hildanext.train.recipes.rollout import Answering, digest, drawn
 from hildanext.train.training import Training
 
 Prompt = tuple[int, ...]
@@ -62,27 +59,6 @@ def prompts_of(shards: ShardSet, most: int) -> list[Prompt]:
             " chats (train.split=sft_train), or a longer tokenize.window"
         )
     return found
-
-
-class _Ending:
-    """A denoiser whose texts end at further ids too."""
-
-    def __init__(self, denoiser: Any, ends: frozenset[int]) -> None:
-        self.denoiser, self.end_ids = denoiser, ends
-
-    def __call__(self, *args: Any, **keywords: Any) -> Tensor:
-        logits: Tensor = self.denoiser(*args, **keywords)
-        return logits
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["denoiser"], name)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    denoiser: Any
-    tokenizer: Any
-    meta: Any
 
 
 @dataclass(frozen=True)
@@ -143,9 +119,7 @@ class OnPolicy:
         self.objective = _objective(config, training)
         window, largest = training.shards.window, max(training.ladder.blocks)
         self.prompts = prompts_of(training.shards, window - largest)
-        words, own = training.loaded.tokenizer, training.loaded.denoiser
-        ends = own.end_ids | {end_of_turn(words).id}
-        self._parts = _Parts(_Ending(own, frozenset(ends)), words, training.loaded.meta)
+        self.answering = Answering(training, model)
         self._pad = int(training.shards.manifest["pad_id"])
         self._rollout: Rollout | None = None
         self._notes = Notes(0)
@@ -177,7 +151,8 @@ class OnPolicy:
         """Rollout `number` by the model as it is."""
         config, stage = self.training.config, self.training.ladder.stage(number * self.updates)
         longest = answer_length(self.settings, number, self.training.shards.window)
-        chosen = self._chosen(number)
+        wanted = range(number * self.settings.prompts, (number + 1) * self.settings.prompts)
+        chosen = drawn(len(self.prompts), wanted, config.seed)
         seed = step_seed(config.seed, number * self.updates)
         asked = [
             Request(
@@ -186,8 +161,7 @@ class OnPolicy:
             )
             for place, index in enumerate(chosen)
         ]  # fmt: skip
-        with evaluating(self.model), torch.no_grad():
-            results = Driver(BlockEngine(self._parts, config.decode)).run(asked)
+        results = self.answering.answers(asked)
         found = [
             Trajectory.of(self.prompts[index], result, self.model.mask_id)
             for index, result in zip(chosen, results, strict=True)
@@ -200,20 +174,13 @@ class OnPolicy:
         }  # fmt: skip
         return Rollout.of(found, chosen, facts, torch.Generator().manual_seed(seed))
 
-    def _chosen(self, number: int) -> list[int]:
-        wanted = range(number * self.settings.prompts, (number + 1) * self.settings.prompts)
-        orders: dict[int, Any] = {}
-        for epoch in {place // len(self.prompts) for place in wanted}:
-            orders[epoch] = np.random.default_rng([self.training.config.seed, epoch]).permutation(len(self.prompts))
-        return [int(orders[place // len(self.prompts)][place % len(self.prompts)]) for place in wanted]
-
     def notes(self) -> Notes:
         """Tokens and prompts of the step, and what is known of its rollout."""
         return self._notes
 
     def state_dict(self) -> dict[str, Any]:
         """The rollout at work, and what its number and its prompts depend on."""
-        own = {"updates": self.updates, "prompts": _digest(self.prompts)}
+        own = {"updates": self.updates, "prompts": digest(self.prompts)}
         return {"rollout": own | ({} if self._rollout is None else {"rows": vars(self._rollout)})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -277,7 +244,3 @@ def _objective(config: Config, training: Training) -> MaskAndEdit:
             " other objectives made of mask_and_edit can"
         )
     return made.prepare(about(training.loaded, config.model))
-
-
-def _digest(prompts: list[Prompt]) -> str:
-    return hashlib.sha256(repr(prompts).encode()).hexdigest()
