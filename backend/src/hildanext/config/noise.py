@@ -42,7 +42,7 @@ class NoiseConfig(Section):
     )  # fmt: skip
     layouts: Literal["both", "systematic", "random"] = Field(
         "both",
-        description="how a row is cut into groups: equal ones from one of all offsets, random sizes, or either at random",
+        description="how a row is cut into groups: equal ones from any offset, random sizes, or either at random",
     )
     complementary: bool = Field(
         False, description="also train on the view whose masks are the other maskable positions"
