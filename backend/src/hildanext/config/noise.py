@@ -41,7 +41,8 @@ class NoiseConfig(Section):
         "those before it in its group noisy, their mask rates rise from left to right; 1: every block alone",
     )  # fmt: skip
     layouts: Literal["both", "systematic", "random"] = Field(
-        "both", description="how a row is cut into groups: equal ones from one of all offsets, random sizes, or either"
+        "both",
+        description="how a row is cut into groups: equal ones from any offset, random sizes, or either at random",
     )
     complementary: bool = Field(
         False, description="also train on the view whose masks are the other maskable positions"

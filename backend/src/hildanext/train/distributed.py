@@ -103,6 +103,15 @@ class Replica:
         """As Denoiser.causal_features."""
         return cast(Tensor, self.wrapped("causal_features", batch, select))
 
+    @property
+    def training(self) -> bool:
+        """As torch.nn.Module.training."""
+        return bool(self.denoiser.training)
+
+    def train(self, mode: bool = True) -> None:
+        """As torch.nn.Module.train."""
+        self.denoiser.train(mode)
+
     def head(self) -> Tensor:
         """As Denoiser.head; whole, also where its rows are sharded."""
         weight = self.denoiser.head()

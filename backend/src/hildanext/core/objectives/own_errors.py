@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import model_validator
@@ -75,13 +75,21 @@ class OwnErrors(MaskAndEdit, noise=RATIO, weighting="uniform"):
         return super().weights(view, batch) * share
 
 
+@runtime_checkable
+class _Moded(Protocol):
+    training: bool
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    training = bool(getattr(model, "training", False))
-    if training:
-        model.eval()
+def _evaluating(model: Denoiser) -> Iterator[None]:
+    # a denoiser without parameters has no mode
+    moded = model if isinstance(model, _Moded) and model.training else None
+    if moded is not None:
+        moded.train(False)
     try:
         yield
     finally:
-        if training:
-            model.train()
+        if moded is not None:
+            moded.train()
