@@ -24,6 +24,8 @@ from api.live import wait_ready
 from api.test_jobs import until
 from engines.toy import toy_folder
 
+from hildanext.cli import main
+
 SOURCES = 'data.sources=[{"type": "storyworld", "stories": 3000}]'
 JOB = {"command": "prepare-data", "set": ["data.name=small", SOURCES]}
 
@@ -81,15 +83,12 @@ def test_after_kill_nine_the_job_goes_on_and_nothing_is_corrupted(folder: Path) 
             json.loads(path.read_text())
 
 
-@pytest.mark.slow
-def test_a_taken_port_and_a_missing_model_end_with_code_two(folder: Path) -> None:
+def test_a_taken_port_and_a_missing_model_end_with_code_two(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
     with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = _serve(folder, "--port", str(other.getsockname()[1]))
-    assert taken.returncode == 2 and "take another port" in taken.stderr
-    missing = _serve(folder, "--port", "0", "--model", "models/none")
-    assert missing.returncode == 2 and "models/none" in missing.stderr
-
-
-def _serve(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hildanext", "serve", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        assert main(["serve", "--port", str(other.getsockname()[1])]) == 2
+    assert "take another port" in capsys.readouterr().err
+    assert main(["serve", "--port", "0", "--model", "models/none"]) == 2
+    assert "models/none" in capsys.readouterr().err

@@ -15,11 +15,19 @@ from hildanext import cli
 from hildanext.config import Config
 from hildanext.errors import RunError
 from hildanext.progress import Console
+from hildanext.report.losses import Plot
 from hildanext.selftest import smoke
+from hildanext.selftest.demo import decoding, toy_training
 from hildanext.selftest.demo import run as demo
-from hildanext.selftest.demo import toy_training
 from hildanext.selftest.demo.part import Sizes
 from hildanext.selftest.demo.toy_training import ToyTraining
+from hildanext.train import recorder
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings draw no picture."""
+    monkeypatch.setattr(recorder, "plot_losses", lambda run, ladder: Plot(run / "plots" / "loss.png", ""))
 
 
 def _light(monkeypatch: pytest.MonkeyPatch, *left_out: str) -> None:
@@ -78,6 +86,7 @@ def test_the_demo_runs_every_part_on_a_pair(story_model: Path, tmp_path: Path, m
     sizes = Sizes(3, 1, 7, 1, 1, 1, 1, 8, (0.5,), 160)
     monkeypatch.setattr(demo, "QUICK", sizes)
     monkeypatch.setattr(toy_training, "usable_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "WATCHED", 2)
     found = demo.demo(Config(), Console(quiet=True), tmp_path / "run", quick=True)
     assert not [name for name, part in found.report["parts"].items() if "skipped" in part]
     here = ToyTraining(3).trained(Console(quiet=True))[1]
