@@ -170,7 +170,7 @@ class Graphed:
         wanted = torch.zeros_like(step.tokens, dtype=torch.bool)
         wanted[own] = True if select is None else select
         found: Tensor = self.denoiser(step.tokens, step.positions, step.mask, step, wanted)
-        return found if select is not None else found.view(*wanted[own].shape, -1)
+        return found if select is not None else found.reshape(*wanted[own].shape, -1)
 
     def _run(self, step: _Step) -> None:
         hidden = self.denoiser.body(step.tokens, step.positions, step.mask, cache=step)

@@ -105,6 +105,7 @@ class ByBlocks:
 
     def read(self, ask: Ask, new: int) -> Reading:
         """The continuation by blocks."""
+        self.session.reset()  # nothing of an earlier reading of this prompt is left
         now, driver = CLOCKS[self.clock], Driver(self.session)
         started = now()
         number = driver.submit(ask.request(new, self.fields))
