@@ -15,6 +15,7 @@ from hildanext.decoding.events import Done
 from hildanext.decoding.request import Request
 from hildanext.engines.protocol import Capability, EnginePlugin, Opening
 from hildanext.errors import DecodeError
+from hildanext.models.onnx.folder import missing_packages
 from hildanext.progress import Console
 from hildanext.registry import build, names
 
@@ -58,6 +59,10 @@ def opened(story_model: Path) -> list[Any]:
     found = [
         opening_of(build("engines", {"type": name}), path) for name in NAMES for path in ("tiny", str(story_model))
     ]
+    if not missing_packages():
+        graph = {"type": "onnx", "export": True, "folder": str(story_model.with_name("graph"))}
+        found.append(opening_of(build("engines", graph), str(story_model)))
+        assert found[-1].capability.ok
     return [opening.session for opening in found if opening.capability.ok]
 
 

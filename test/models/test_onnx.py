@@ -38,6 +38,7 @@ from hildanext.models.onnx import folder as writer
 from hildanext.models.onnx.denoiser import OnnxDenoiser
 from hildanext.models.onnx.folder import Form, write_onnx
 from hildanext.progress import Console
+from hildanext.world import story
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -59,18 +60,26 @@ def exported(loaded: Loaded, folder: Path, **form: Any) -> OnnxDenoiser:
     return OnnxDenoiser.open(folder, denoiser.mask_id, denoiser.shift, denoiser.block_grid)
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama", "qwen2"])
-def pair(request: Any, random_model: Callable[..., Any], tmp_path_factory: Any) -> tuple[HFDenoiser, OnnxDenoiser]:
-    loaded = loaded_around(random_model(request.param, seed=1))
-    return loaded.denoiser, exported(loaded, tmp_path_factory.mktemp(request.param) / "out")  # type: ignore[return-value]
+Pair = tuple[HFDenoiser, OnnxDenoiser]
 
 
-@pytest.fixture(params=["none", "clean"])
-def subject(request: Any, pair: Any, monkeypatch: Any) -> Subject:
-    """The graph behind the decoder, with room that grows every eight cells."""
+@pytest.fixture(scope="module")
+def pairs(random_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
+    """By family: a network, and its graph."""
+    found = {}
+    for family in ("qwen3", "llama", "qwen2"):
+        loaded = loaded_around(random_model(family, seed=1))
+        found[family] = loaded.denoiser, exported(loaded, tmp_path_factory.mktemp(family) / "out")
+    return found  # type: ignore[return-value]
+
+
+@pytest.fixture(params=[("qwen3", "none"), ("llama", "clean")], ids="-".join)
+def subject(request: Any, pairs: dict[str, Pair], monkeypatch: Any) -> Subject:
+    """A graph behind the decoder, with room that grows every eight cells."""
     monkeypatch.setattr(runner, "CELLS", 8)
-    own = OnnxDenoiser(pair[1].session, pair[1].facts, MASK, request.param)
-    return Subject(SimpleNamespace(denoiser=own, tokenizer=Letters(), meta=HildaMeta()), pair[0].model)
+    family, shift = request.param
+    own = OnnxDenoiser(pairs[family][1].session, pairs[family][1].facts, MASK, shift)
+    return Subject(SimpleNamespace(denoiser=own, tokenizer=Letters(), meta=HildaMeta()), pairs[family][0].model)
 
 
 def two_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,8 +91,10 @@ def two_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return tokens, torch.arange(24).expand(2, -1), mask
 
 
-def logits_are_those_of_the_network(pair: tuple[HFDenoiser, OnnxDenoiser], shift: str) -> None:
-    """Every read logit within 1e-4 of transformers' own forward with a 4-D mask."""
+@pytest.mark.parametrize("shift", ["none", "clean"])
+@pytest.mark.parametrize("family", ["qwen3", "llama", "qwen2"])
+def test_every_read_logit_is_that_of_the_networks_own_forward(pairs: dict[str, Pair], family: str, shift: str) -> None:
+    pair = pairs[family]
     network, (tokens, positions, mask) = pair[0].model, two_rows()
     with torch.no_grad():
         wanted = network(input_ids=tokens, attention_mask=additive(mask, torch.float32), position_ids=positions).logits
@@ -94,11 +105,6 @@ def logits_are_those_of_the_network(pair: tuple[HFDenoiser, OnnxDenoiser], shift
     torch.testing.assert_close(own(tokens, positions, mask, select=select), before[select], atol=1e-4, rtol=0)
     every = own(tokens[:1], positions[:1], mask[:1])
     torch.testing.assert_close(every, before[:1], atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("shift", ["none", "clean"])
-def test_logits_are_those_of_the_network(pair: tuple[HFDenoiser, OnnxDenoiser], shift: str) -> None:
-    logits_are_those_of_the_network(pair, shift)
 
 
 @pytest.mark.parametrize(("policy", "sampling"), [("editing", "greedy"), ("no editing", "guided sampled")])
@@ -115,6 +121,18 @@ def test_tokens_are_those_of_the_independent_decoder(subject: Subject, policy: s
 @pytest.mark.parametrize(("seed", "preempt"), [(1, 0.0), (10, 0.3)])
 def test_company_and_preemption_change_nothing(subject: Subject, seed: int, preempt: float) -> None:
     checks.company_changes_nothing(subject, seed, preempt, requests=4)
+
+
+def test_kept_cells_are_put_into_another_slot_and_another_state() -> None:
+    state, new = runner.Columns(2, 200), torch.randn(2, 1, 3, 70, 4)
+    state.append([(1, 0, 70, 0, 0)], *new)
+    assert state.held[0].shape == (2, 3, 128, 4) and state.bytes() == 2 * 2 * 3 * 128 * 4 * 4
+    kept = state.keep(1, 10, 70)
+    other = runner.Columns(1, 100)
+    other.put(0, 40, kept)
+    assert other.held[0].shape[2] == 100 and torch.equal(torch.stack(other.keep(0, 40, 100)), new[:, 0, :, 10:70])
+    state.grow(3, 200, [0, 20])
+    assert torch.equal(torch.stack(state.keep(1, 0, 20)), new[:, 0, :, :20]) and state.held[0].shape == (3, 3, 64, 4)
 
 
 def _blind(mask: Any, starts: Any, cells: int) -> Any:
@@ -174,15 +192,15 @@ def test_twenty_prompts_in_every_mode_have_the_texts_of_pytorch(exports: Path) -
 
 
 def test_rounded_weights_stay_within_their_drift(exports: Path) -> None:
-    # measured on this text: 8 bits 0.012 mean |difference| / standard deviation and 100 % of the best tokens, 4 bits
-    # 0.20 and 93 %
+    # measured on this text, AVX512 with VNNI: mean |difference| of a logit 0.013 and 0.155 standard deviations, best
+    # tokens equal 99.0 and 94.7 %
     plain = load_model(Config().model)
-    ids = torch.tensor(plain.tokenizer("One day Tom had a red ball. He went to the park with his dog Max.").input_ids)
+    ids = torch.tensor(plain.tokenizer(" ".join(story("drift").sentences)).input_ids)
     tokens, positions = torch.where(torch.arange(len(ids)) % 2 == 0, ids, 3)[None], torch.arange(len(ids))[None]
     mask = torch.ones(1, 1, len(ids), len(ids), dtype=torch.bool)
     with torch.no_grad():
         wanted = plain.denoiser(tokens, positions, mask)[0]
-    for weights, drift, same in (("int8", 0.03, 0.95), ("int4", 0.4, 0.7)):
+    for weights, drift, same in (("int8", 0.03, 0.96), ("int4", 0.3, 0.88)):
         folder = exports / "exports" / f"tiny-onnx-{weights}"
         rounded = OnnxDenoiser.open(folder, 3, "none", "global")
         found = rounded(tokens, positions, mask)[0]
@@ -238,7 +256,9 @@ def test_an_export_decodes_and_nothing_else(exports: Path, capsys: pytest.Captur
     assert loaded.denoiser.state_bytes(3) == load_model(Config().model).denoiser.state_bytes(3)
     engine = open_engine(Config.model_validate({"model": model}), QUIET)
     assert engine.session.name == "onnx" and any("is for engine onnx" in reason for reason in engine.reasons)
-    assert main(["inspect", "--quiet", str(folder)]) == 0 and '"weights": "float32"' in capsys.readouterr().out
+    assert (
+        main(["inspect", "--quiet", "--json", str(folder)]) == 0 and '"weights": "float32"' in capsys.readouterr().out
+    )
     for wrong in ({"dtype": "bfloat16"}, {"mask_id": 5}, {"shift": "clean"}):
         with pytest.raises(ModelError) as caught:
             load_model(Config.model_validate({"model": model | wrong}).model)

@@ -7,9 +7,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -117,7 +116,7 @@ def _measured(opened: dict[str, Any], bench: ForwardBenchConfig) -> dict[str, di
     found: dict[str, dict[str, Any]] = {name: {"milliseconds": {}} for name in runners}
     for context in bench.contexts:
         for positions in bench.positions:
-            times = _taking_turns(runners, partial(Runner.logits, context=context, positions=positions), bench)
+            times = _taking_turns(runners, (context, positions), bench)
             for name, milliseconds in times.items():
                 found[name]["milliseconds"][f"{context}+{positions}"] = milliseconds
     judged = {name: [runner.logits(context, JUDGED) for context in bench.contexts] for name, runner in runners.items()}
@@ -128,14 +127,12 @@ def _measured(opened: dict[str, Any], bench: ForwardBenchConfig) -> dict[str, di
     return found
 
 
-def _taking_turns(
-    runners: dict[str, Runner], call: Callable[[Runner], Tensor], bench: ForwardBenchConfig
-) -> dict[str, float]:
+def _taking_turns(runners: dict[str, Runner], size: tuple[int, int], bench: ForwardBenchConfig) -> dict[str, float]:
     clock, times = CLOCKS[bench.clock], {name: list[float]() for name in runners}
     for turn in range(bench.repeats + 1):
         for name, runner in runners.items():
             started = clock()
-            call(runner)
+            runner.logits(*size)
             if turn:  # the first is a warm-up
                 times[name].append(1e3 * (clock() - started))
     return {name: median(found) for name, found in times.items()}

@@ -19,7 +19,9 @@ class Onnx(Plugin):
     weights: Literal["float32", "int8", "int4"] = Field(
         "float32", description="weights of the matrix products; int8, int4: quantised in groups, the rest stays float32"
     )
-    group: Literal[16, 32, 64, 128, 256] = Field(32, description="weights that share a scale, a count")
+    group: Literal[16, 32, 64, 128, 256] | None = Field(
+        None, description="weights that share a scale, a count; null: 64 of int8, 32 of int4"
+    )
     outputs: Literal["logits", "statistics"] = Field(
         "logits", description="what a step gives; statistics: best token, its probability, entropy, second probability"
     )

@@ -49,14 +49,24 @@ class Columns:
 
     def append(self, places: Sequence[Any], *new: Tensor) -> None:
         """Write keys and values [B, H, Q, D] behind each row's start."""
-        self._reach(max(start + size for _, start, size, _, _ in places), new[0].shape)
+        self._reach(max(start + size for _, start, size, _, _ in places), (new[0].shape[1], new[0].shape[3]))
         for held, one in zip(self.held, new, strict=True):
             for slot, start, size, row, _ in places:
                 held[slot, :, start : start + size] = one[row, :, :size]
 
-    def _reach(self, cells: int, shape: Sequence[int]) -> None:
+    def keep(self, slot: int, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Copies [H, stop - start, D] of a slot's committed cells."""
+        return tuple(held[slot, :, start:stop].clone() for held in self.held)
+
+    def put(self, slot: int, start: int, kept: Sequence[Tensor]) -> None:
+        """Write what `keep` gave from cell `start` on."""
+        self._reach(start + kept[0].shape[1], (kept[0].shape[0], kept[0].shape[2]))
+        for held, one in zip(self.held, kept, strict=True):
+            held[slot, :, start : start + one.shape[1]] = one
+
+    def _reach(self, cells: int, shape: tuple[int, int]) -> None:
         if not self.held or cells > self.held[0].shape[2]:
-            self._allot(cells, (shape[1], shape[3]), self.held[0].shape[2] if self.held else 0)
+            self._allot(cells, shape, self.held[0].shape[2] if self.held else 0)
 
     def _allot(self, cells: int, shape: tuple[int, int], kept: int) -> None:
         size = max(1, min(self.capacity, -(-cells // CELLS) * CELLS))

@@ -28,6 +28,7 @@ from hildanext.models.onnx.step import Step
 
 Weights = Literal["float32", "int8", "int4"]
 BITS = {"int8": 8, "int4": 4}
+GROUPS = {"int8": 64, "int4": 32}
 INT8_PRODUCTS = 4
 LENGTH, BLOCK = 12, 4
 CLOSE, ROUNDED = 1e-3, 0.1
@@ -44,11 +45,11 @@ says what other programs have to feed.
 
 @dataclass(frozen=True)
 class Form:
-    """weights of the matrix products: float32, or integers in groups of `group` that share a scale; outputs: logits, or
-    the statistics of the distribution without [MASK]."""
+    """weights of the matrix products: float32, or integers in groups of `group` (None: see GROUPS) that share a scale;
+    outputs: logits, or the statistics of the distribution without [MASK]."""
 
     weights: Weights = "float32"
-    group: int = 32
+    group: int | None = None
     outputs: Literal["logits", "statistics"] = "logits"
 
 
@@ -94,8 +95,9 @@ def _graph(loaded: Loaded, step: Step, folder: Path, form: Form) -> float:
         _save(made, folder / MODEL)
     if not tied:
         work = _quantisers().MatMulNBitsQuantizer(
-            made, bits=BITS[form.weights], block_size=form.group, is_symmetric=True, accuracy_level=INT8_PRODUCTS
-        )
+            made, bits=BITS[form.weights], block_size=form.group or GROUPS[form.weights], is_symmetric=True,
+            accuracy_level=INT8_PRODUCTS,
+        )  # fmt: skip
         work.process()
         _save(work.model.model, folder / MODEL)
     return difference
