@@ -22,7 +22,7 @@ HUB_NAME = re.compile(r"(hub:)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)((/[\w.-]+
 HUB_PLACES = frozenset({"data.sources.dataset", "eval.tasks.path"})
 """Places that are read as a name on a hub where no folder is meant; everywhere else a value is a path or a word."""
 OUTPUTS = frozenset({"answer.output", "export.output", "merge.output"})
-FREE_TEXT = frozenset({"description", "prompts"})
+FREE_TEXT = frozenset({"description", "prompts", "ask", "pattern"})
 OUTSIDE = "outside the project's data, models and runs folders"
 
 

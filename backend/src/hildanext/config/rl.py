@@ -33,7 +33,7 @@ class RlConfig(Section):
     rewards: tuple[RewardSection, ...] = Field(
         (RewardSection(type="storyworld"),), min_length=1, description="summed; the first decides all right, all wrong"
     )
-    prompts: str = Field(
+    rows: str = Field(
         "world:arithmetic", description="file of rows, or world:<register>[:<seed>] (arithmetic, coding, chat)"
     )
     limit: int = Field(0, ge=0, description="rows read at most, a count; 0: all (of a world's register 2,000)")

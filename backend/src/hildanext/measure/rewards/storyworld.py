@@ -1,6 +1,6 @@
 # Reward `storyworld`: whether an answer does what its row of the story world asks, or is a story without faults.
 # Entry points: StoryWorld.
-# Rows come from rl.prompts world:<register>, or from a file that keeps their `register` and `check`.
+# Rows come from rl.rows world:<register>, or from a file that keeps their `register` and `check`.
 """Reward plugin storyworld."""
 
 from __future__ import annotations

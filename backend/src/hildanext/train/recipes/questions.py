@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hildanext.progress import Console
 from hildanext.world.corpus import KINDS, corpus
 
 WORLD = "world:"
+FIELD = re.compile(r"\{(\w+)\}")
 MOST_WORLD = 2000
 
 
@@ -33,7 +35,7 @@ class Question:
 
 
 def rows_of(settings: RlConfig) -> list[dict[str, Any]]:
-    """The rows of rl.prompts. ConfigError, DataError where there is no such register or file, or a row is damaged."""
+    """The rows of rl.rows. ConfigError, DataError where there is no such register or file, or a row is damaged."""
     found = list[dict[str, Any]]()
     for row in _read(settings):
         found.append(row)
@@ -41,23 +43,23 @@ def rows_of(settings: RlConfig) -> list[dict[str, Any]]:
             break
     if len(found) <= settings.held_out:
         raise DataError(
-            f"rl.prompts {settings.prompts}: {len(found)} rows and rl.held_out={settings.held_out} of them are kept"
+            f"rl.rows {settings.rows}: {len(found)} rows and rl.held_out={settings.held_out} of them are kept"
             " apart; give more rows, or hold out fewer"
         )
     return found
 
 
 def _read(settings: RlConfig) -> Iterator[dict[str, Any]]:
-    if settings.prompts.startswith(WORLD):
-        register, _, seed = settings.prompts.removeprefix(WORLD).partition(":")
+    if settings.rows.startswith(WORLD):
+        register, _, seed = settings.rows.removeprefix(WORLD).partition(":")
         asking = sorted(set(KINDS) - {"stories"})
         if register not in asking or not (seed or "0").isdigit():
-            raise ConfigError(f"rl.prompts {settings.prompts}: give world:<register>[:<seed>] of {', '.join(asking)}")
+            raise ConfigError(f"rl.rows {settings.rows}: give world:<register>[:<seed>] of {', '.join(asking)}")
         yield from corpus(register, int(seed or 0), settings.limit or MOST_WORLD)
         return
-    path = Path(settings.prompts)
+    path = Path(settings.rows)
     if not path.is_file():
-        raise DataError(f"rl.prompts {settings.prompts!r}: no such file; give a file of rows, or world:arithmetic")
+        raise DataError(f"rl.rows {settings.rows!r}: no such file; give a file of rows, or world:arithmetic")
     for number, row in rows(path):
         if isinstance(row, BadRow):
             raise DataError(f"{path}:{number}: {row.reason}; repair the file")
@@ -74,10 +76,10 @@ def questions_of(
         longer += len(ids) > most
         made += [Question(ids, row)] if len(ids) <= most else []
     if longer:
-        console.warn(f"rl.prompts: {longer} of {len(found)} prompts are longer than {most} tokens and left out")
+        console.warn(f"rl.rows: {longer} of {len(found)} prompts are longer than {most} tokens and left out")
     if len(made) <= settings.held_out:
         raise DataError(
-            f"rl.prompts {settings.prompts}: {len(made)} prompts of at most {most} tokens, {settings.held_out} of them"
+            f"rl.rows {settings.rows}: {len(made)} prompts of at most {most} tokens, {settings.held_out} of them"
             " held out; give shorter ones, a longer tokenize.window or a smaller rl.answer"
         )
     return made
@@ -88,10 +90,11 @@ def _turns(row: Mapping[str, Any], settings: RlConfig, number: int) -> Sequence[
         try:
             return prompt_of(dict(row))
         except Unusable as error:
-            raise DataError(f"rl.prompts: row {number}: {error}; say what is asked with rl.ask") from None
+            raise DataError(f"rl.rows: row {number}: {error}; say what is asked with rl.ask") from None
     try:
-        return ({"role": "user", "content": settings.ask.format_map(row)},)
-    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        asked = FIELD.sub(lambda found: str(row[found[1]]), settings.ask)
+        return ({"role": "user", "content": asked},)
+    except KeyError as error:
         raise ConfigError(
             f"rl.ask: {error} in {settings.ask[:60]!r}; the fields of a row are {', '.join(sorted(map(str, row)))}"
         ) from None
