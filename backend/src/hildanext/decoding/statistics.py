@@ -102,7 +102,7 @@ def likeliest(scores: Tensor) -> Tensor:
     if vocabulary < LARGE or scores.device.type != "cpu":
         return scores.argmax(dim=1)
     whole = vocabulary // PART * PART
-    tops = scores[:, :whole].unflatten(1, (-1, PART)).amax(dim=2)
+    tops = scores[:, :whole].view(scores.shape[0], whole // PART, PART).amax(dim=2)
     if whole < vocabulary:
         tops = torch.cat([tops, scores[:, whole:].amax(dim=1, keepdim=True)], dim=1)
     first = tops.argmax(dim=1) * PART
