@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 
 from hildanext.core import head
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
-from hildanext.decoding.statistics import Bias, Sampling, guided, statistics
+from hildanext.decoding.statistics import LARGE, PART, Bias, Sampling, guided, likeliest, statistics
 
 ALL = frozenset({"entropy", "second"})
 
@@ -161,3 +161,14 @@ def test_uniform_numbers_depend_on_every_key_and_are_uniform() -> None:
         assert abs(torch.corrcoef(torch.stack((base, changed)))[0, 1]) < 0.03
     assert chisquare(torch.histc(base, 50, 0, 1).numpy()).pvalue > 1e-3
     assert float(base.min()) >= 0.0 and float(base.max()) < 1.0
+
+
+@pytest.mark.parametrize("vocabulary", [LARGE - 1, LARGE, LARGE + 1, 3 * LARGE + PART - 1])
+def test_the_likeliest_of_a_large_vocabulary_is_torchs_argmax_and_the_lowest_of_equals(vocabulary: int) -> None:
+    scores = torch.randn(7, vocabulary, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(likeliest(scores), scores.argmax(dim=1))
+    for places in ([vocabulary - 1], [5, PART + 5], [PART - 1, PART], [vocabulary - 2, vocabulary - 1]):
+        scores[:, places] = 9.0
+        assert likeliest(scores).tolist() == [min(places)] * 7
+        scores[:, places] = 0.0
+    assert likeliest(scores.half()[:, : PART * 17]).tolist() == scores.half()[:, : PART * 17].argmax(dim=1).tolist()

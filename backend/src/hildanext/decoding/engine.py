@@ -34,6 +34,7 @@ from hildanext.models.meta import HildaMeta
 
 DEFAULT_BLOCK = 32
 UNBOUNDED = 1 << 40
+NOTHING = torch.empty(0)
 
 
 class Parts(Protocol):
@@ -199,19 +200,18 @@ class BlockEngine:
             for live, window in turn.items()
             for lane, row in enumerate(rows(live, window, self._look_back))
         ]
-        logits: dict[Live, dict[int, Tensor]] = {live: {} for live in turn}
+        logits = {live: [NOTHING] * live.lanes for live in turn}
         store = self.store if self.config.cache else None
         for run in _consecutive(seats) if self.config.cache else [seats] if seats else []:
             self.forwards += 1
             found = forward(self.denoiser, store, [seat.row for seat in run], self.denoiser.device)
             for seat, scores in zip(run, found, strict=True):
+                first, stop = seat.row.start, seat.row.start + seat.row.tokens.shape[0]
+                seat.live.counters.positions += max(0, stop - max(first, seat.live.begins))
                 logits[seat.live][seat.lane] = scores
             for live in {seat.live for seat in run}:
                 live.counters.forwards += 1
-            for seat in run:
-                first, stop = seat.row.start, seat.row.start + len(seat.row.tokens)
-                seat.live.counters.positions += max(0, stop - max(first, seat.live.begins))
-        return {live: [lanes[lane] for lane in sorted(lanes)] for live, lanes in logits.items()}
+        return logits
 
     def _commit(self, live: Live, positions: int) -> None:
         if self.config.cache and positions:

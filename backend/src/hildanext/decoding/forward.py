@@ -32,7 +32,7 @@ class ForwardRow:
     @cached_property
     def wanted(self) -> int:
         """Positions whose logits are wanted, a count."""
-        return int(self.select.sum())
+        return sum(self.select.tolist())
 
 
 def forward(
@@ -50,11 +50,12 @@ def forward(
 def worth_packing(denoiser: Denoiser, rows: Sequence[ForwardRow], device: torch.device) -> bool:
     """On the CPU, where padding and masks cost time; not for long prefills (one masked call is faster), not for shifted
     models, not for denoisers that take no layout."""
-    if device.type != "cpu" or not denoiser.takes_layout or denoiser.shift != "none":
+    if device.type != "cpu" or denoiser.shift != "none" or not denoiser.takes_layout:
         return False
-    sizes = [row.tokens.shape[0] for row in rows]
-    short = all(size <= MOST_BLOCKS * row.block for size, row in zip(sizes, rows, strict=True))
-    return short and (len(sizes) == 1 or len(set(sizes)) > 1)
+    sizes = {row.tokens.shape[0] for row in rows}
+    if len(rows) > 1 and len(sizes) == 1:
+        return False
+    return all(row.tokens.shape[0] <= MOST_BLOCKS * row.block for row in rows)
 
 
 def _packed(denoiser: Denoiser, store: StateStore, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:

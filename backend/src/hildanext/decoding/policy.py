@@ -77,8 +77,12 @@ def least(canvas: Canvas, count: int) -> int:
 
 def best_first(score: Tensor, allowed: Tensor, count: int) -> Tensor:
     """[Q] bool: the `count` allowed positions of highest score, ties to the left; fewer where fewer are allowed."""
-    order = torch.where(allowed, -score, torch.inf).sort(stable=True).indices
-    return torch.zeros_like(allowed).scatter_(0, order[:count], True) & allowed
+    scores, chosen = score.tolist(), [False] * allowed.shape[0]
+    places = [place for place, free in enumerate(allowed.tolist()) if free]
+    # a block is short: lists cost less than a handful of tensor operations
+    for place in sorted(places, key=scores.__getitem__, reverse=True)[:count] if count > 0 else ():
+        chosen[place] = True
+    return torch.tensor(chosen, dtype=torch.bool, device=allowed.device)
 
 
 def quota(masks: int, steps: int, step: int) -> int:

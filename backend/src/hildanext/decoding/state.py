@@ -173,15 +173,15 @@ class RequestCanvas:
         Source: LLaDA2.1 arXiv:2602.08676 eq. 1-3 (joint threshold); the budgets are ours."""
         tokens = self.tokens[block.span.start : block.span.stop]
         old, leads = tokens.clone(), block is self.opened[0]
-        full, changed = not bool((old == self.mask_id).any()), not torch.equal(update.tokens, old)
-        applied, reverted = int(update.edited.sum()), 0
+        full, changed = self.mask_id not in old.tolist(), not torch.equal(update.tokens, old)
+        applied, reverted = sum(update.edited.tolist()), 0
         if applied:
             reverted = int((update.edited & (update.tokens == block.before)).sum())
             block.before = torch.where(update.edited, old, block.before)
         tokens.copy_(update.tokens)
         block.looks, block.led, block.post = block.looks + block.ready, block.led + leads, block.post + (full and leads)
         settled = forced or not policy.revises or (block.led > 0 and block.post >= policy.post_steps)
-        done = settled and not bool((tokens == self.mask_id).any())
+        done = settled and self.mask_id not in tokens.tolist()
         return Look(full, changed, done, applied, reverted)
 
     def close(self, looks: Sequence[Look]) -> int:

@@ -1,5 +1,5 @@
 # From logits to what a policy may look at: token, confidence, entropy, runner-up; greedy or sampled.
-# Entry points: Sampling, Bias, statistics, guided.
+# Entry points: Sampling, Bias, statistics, guided, likeliest.
 # Letters: n positions, V vocabulary. Rows are worked through in chunks so that no second [n, V] tensor exists.
 """Statistics of the predicted distributions."""
 
@@ -13,6 +13,9 @@ from torch import Tensor
 from hildanext.config.decode import COLDEST
 from hildanext.core.head import draw_tokens, exclude_token, row_slices
 from hildanext.core.types import Stats
+
+LARGE, PART = 4096, 256
+"""From this vocabulary on the likeliest token is looked for in parts of this size."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def _prepared(logits: Tensor, mask_id: int, bias: Bias | None) -> Tensor:
 def _chunk(
     scores: Tensor, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    top = scores.argmax(dim=1)
+    top = likeliest(scores)
     if sampling.greedy:
         return top, *_measures(scores, top, top, needs)
     if uniform is None:
@@ -92,19 +95,34 @@ def _chunk(
     return best, *_measures(scores if sampling.confidence == "raw" else cut, best, top, needs)
 
 
+def likeliest(scores: Tensor) -> Tensor:
+    """scores [n, V] -> argmax [n] int64, the lowest id of equals. On the CPU argmax takes one entry at a time
+    and amax many: the part that holds the maximum is found first."""
+    vocabulary = scores.shape[1]
+    if vocabulary < LARGE or scores.device.type != "cpu":
+        return scores.argmax(dim=1)
+    whole = vocabulary // PART * PART
+    tops = scores[:, :whole].view(scores.shape[0], whole // PART, PART).amax(dim=2)
+    if whole < vocabulary:
+        tops = torch.cat([tops, scores[:, whole:].amax(dim=1, keepdim=True)], dim=1)
+    first = tops.argmax(dim=1) * PART
+    places = (first.unsqueeze(1) + torch.arange(PART)).clamp_(max=vocabulary - 1)
+    return first + scores.gather(1, places).argmax(dim=1)
+
+
 def _measures(
     scores: Tensor, best: Tensor, top: Tensor, needs: frozenset[str]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     total = scores.logsumexp(dim=1)
     logs = scores.gather(1, best.unsqueeze(1)).squeeze(1) - total
     entropy, second = None, None
-    likeliest = best == top if needs else best
+    taken = best == top if needs else best
     if "entropy" in needs:
         mean = _entropy(scores, total)
-        entropy = torch.where(likeliest, mean, torch.maximum(mean, -logs))
+        entropy = torch.where(taken, mean, torch.maximum(mean, -logs))
     if "second" in needs:
         first, runner_up = scores.topk(2, dim=1).values.unbind(dim=1)
-        second = (torch.where(likeliest, runner_up, first) - total).exp()
+        second = (torch.where(taken, runner_up, first) - total).exp()
     return logs.exp(), entropy, second
 
 

@@ -27,11 +27,14 @@ from hildanext.models.hardware import peak_memory
 def rows(live: Live, window: Window, look_back: int) -> list[ForwardRow]:
     """The rows of one forward, `look_back` committed tokens included; the second one, with guidance, has its given
     tokens masked."""
-    canvas, start = live.canvas, max(0, window.start - look_back)
-    select = torch.zeros(window.stop - start, dtype=torch.bool)
-    for block in window.opened:
-        looked = live.plan.policy.looked_at(canvas.canvas(block))
-        select[block.span.start - start : block.span.stop - start] = looked
+    canvas, start, policy = live.canvas, max(0, window.start - look_back), live.plan.policy
+    if len(window.opened) == 1 and window.opened[0].span.start == start:
+        select = policy.looked_at(canvas.canvas(window.opened[0]))
+    else:
+        select = torch.zeros(window.stop - start, dtype=torch.bool)
+        for block in window.opened:
+            looked = policy.looked_at(canvas.canvas(block))
+            select[block.span.start - start : block.span.stop - start] = looked
     slots = live.slots or [0] * live.lanes
     lanes = zip(slots, sequences(live, start, window.stop), strict=True)
     return [ForwardRow(slot, start, own, select, canvas.blocks.block) for slot, own in lanes]
@@ -49,7 +52,7 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
     for block in window.opened:
         seen = canvas.canvas(block, _uniform(live, block, CHOICE) if policy.random else None)
         looked = policy.looked_at(seen)
-        count = int(looked.sum())
+        count = sum(looked.tolist())
         own, rest = [one[:count] for one in rest], [one[count:] for one in rest]
         stats = _stats(live, block, seen, looked, own)
         block.stable = _agreement(seen, stats)
@@ -58,7 +61,7 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         update = _completed(update, stats, seen) if forced else update
         looks.append(canvas.look(block, update, policy, forced))
         # counted behind the update: the rewrites that the model still proposes
-        proposed += int((looked & ~masked(seen) & (stats.best != seen.tokens)).sum()) if policy.revises else 0
+        proposed += _rewrites(seen, looked, stats) if policy.revises else 0
         drafted += _drafted(live, block, seen, stats, update)
 
     _count(live, window, looks, proposed)
@@ -91,13 +94,19 @@ def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, logits:
 
 
 def _spread(values: Tensor, looked: Tensor, otherwise: Tensor) -> Tensor:
-    return torch.masked_scatter(otherwise, looked, values.to(otherwise))
+    own = values.to(otherwise)
+    return own if own.shape == looked.shape else torch.masked_scatter(otherwise, looked, own)
 
 
 def _agreement(canvas: Canvas, stats: Stats) -> float:
-    visible = canvas.editable & ~masked(canvas)
-    count = int(visible.sum())
-    return int((visible & (stats.best == canvas.tokens)).sum()) / count if count else 1.0
+    places = zip(canvas.editable.tolist(), canvas.tokens.tolist(), stats.best.tolist(), strict=True)
+    agreed = [token == best for editable, token, best in places if editable and token != canvas.mask_id]
+    return sum(agreed) / len(agreed) if agreed else 1.0
+
+
+def _rewrites(canvas: Canvas, looked: Tensor, stats: Stats) -> int:
+    places = zip(looked.tolist(), canvas.tokens.tolist(), stats.best.tolist(), strict=True)
+    return sum(seen and best != token != canvas.mask_id for seen, token, best in places)
 
 
 def _completed(update: Update, stats: Stats, canvas: Canvas) -> Update:
@@ -108,7 +117,7 @@ def _completed(update: Update, stats: Stats, canvas: Canvas) -> Update:
 
 def _count(live: Live, window: Window, looks: Sequence[Look], proposed: int) -> None:
     spans, canvas, counters = [block.span for block in window.opened], live.canvas, live.counters
-    masks = sum(int((canvas.tokens[span.start : span.stop] == canvas.mask_id).sum()) for span in spans)
+    masks = sum(canvas.tokens[span.start : span.stop].tolist().count(canvas.mask_id) for span in spans)
     counters.mask_share.append(_share(masks, spans[-1].stop - spans[0].start))
     counters.proposed.append(proposed)
     counters.applied.append(sum(look.applied for look in looks))
