@@ -103,9 +103,10 @@ def native(name: str, config: Config, console: Console, made: type[NativeSession
     try:
         loaded = load_model(config.model, console)
         loaded.require("decode")
+        loaded = int8(loaded) if config.decode.int8 else loaded
     except HildaError as error:
         return refused(str(error))
-    session = made(name, int8(loaded) if config.decode.int8 else loaded, config)
+    session = made(name, loaded, config)
     for caution in session.notes:
         console.warn(caution)
     return Opening(session.capability, session)
