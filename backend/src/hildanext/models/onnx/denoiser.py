@@ -246,8 +246,8 @@ def runtime() -> Any:
 
 
 def session(model: Path) -> Any:
-    """An onnxruntime session on the CPU with torch's number of threads, which spin within a run and stop with it, beside
-    torch's. ModelError where the file cannot be read."""
+    """An onnxruntime session on the CPU with torch's number of threads, which spin within a run and stop with it, so
+    that torch's are not disturbed. ModelError where the file cannot be read."""
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
