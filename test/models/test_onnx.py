@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -292,6 +293,18 @@ def test_tune_is_offered_every_kind_of_weights(exports: Path) -> None:
     assert offered == [{"weights": weights, "export": True} for weights in ("float32", "int8", "int4")]
     graph = Config.model_validate({"model": {"path": str(exports / "exports" / "tiny-onnx")}})
     assert Onnx().trials(graph) == [{}]
+
+
+def imports_at_module_level(folder: Path) -> list[str]:
+    """Files that import onnx or onnxruntime when they are imported."""
+    lead = re.compile(r"^(import|from) onnx", re.M)
+    return [path.name for path in folder.rglob("*.py") if lead.search(path.read_text(encoding="utf-8"))]
+
+
+def test_nothing_imports_the_packages_before_they_are_needed(tmp_path: Path) -> None:
+    assert imports_at_module_level(Path(writer.__file__).parents[2]) == []
+    (tmp_path / "planted.py").write_text("import onnxruntime\n")
+    assert imports_at_module_level(tmp_path) == ["planted.py"]
 
 
 def test_left_to_right_reading_goes_through_the_graph_too(exports: Path) -> None:

@@ -246,12 +246,12 @@ def runtime() -> Any:
 
 
 def session(model: Path) -> Any:
-    """An onnxruntime session on the CPU with torch's number of threads, which wait without spinning beside torch's.
-    ModelError where the file cannot be read."""
+    """An onnxruntime session on the CPU with torch's number of threads, which spin within a run and stop with it, so
+    that torch's are not disturbed. ModelError where the file cannot be read."""
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has an error class per failure, none of them public
