@@ -74,7 +74,7 @@ def test_all_ways_of_reading_the_parent_give_its_greedy_text(parent: Any, asks: 
 def test_quality_is_the_parents_likelihood_and_agreement_with_its_text(parent: Any, asks: list[Ask]) -> None:
     quality = Quality.of(parent, asks, 8)
     own = quality.own()
-    assert own["equal"] == own["token_f1"] == 1.0 and quality.worlds and own["valid"] == 0.0
+    assert own["equal"] == own["token_f1"] == 1.0 and quality.worlds and own["valid"] == 1.0
     nats, model = 0.0, network(parent.denoiser)
     for ask, ids in zip(asks, quality.texts, strict=True):
         scores = model(torch.tensor([[*ask.ids, *ids]])).logits[0, len(ask.ids) - 1 : -1].log_softmax(-1)
@@ -82,7 +82,7 @@ def test_quality_is_the_parents_likelihood_and_agreement_with_its_text(parent: A
     assert own["nats"] == pytest.approx(nats / 16, rel=1e-4) and own["tokens"] == 16
     worse = quality.of_texts([quality.texts[0], tuple(reversed(quality.texts[1]))])
     assert worse["equal"] == 0.5 and worse["nats"] > own["nats"]
-    assert quality.of_texts([(), ()])["nats"] is None
+    assert quality.of_texts([(), ()])["nats"] is None and quality.of_texts([asks[0].ids] * 2)["valid"] == 0.0
 
 
 def test_agreement_is_the_share_in_common_order() -> None:

@@ -31,7 +31,8 @@ class Quality:
     worlds: bool
     about: str = (
         "equal: share of texts with the ids of the parent's greedy ones in float32; token F1 with those; nats per token"
-        " under the parent; repetition; valid: share of stories that the story world's checker accepts"
+        " under the parent; repetition; valid: share of stories that the story world's checker accepts, of a"
+        " story that was cut its whole sentences"
     )
 
     @classmethod
@@ -58,7 +59,7 @@ class Quality:
             "token_f1": sum(map(token_f1, words, theirs)) / count,
             "nats": self._nats(said),
             "repetition": sum(map(repetition, words)) / count,
-            "valid": self._valid(words),
+            "valid": self._valid(texts, words),
         }
 
     def _bare(self, ask: Ask, ids: Ids) -> Ids:
@@ -74,11 +75,13 @@ class Quality:
         tokens = sum(map(len, said))
         return sum(causal(self.parent.denoiser, endings, ROWS)) / tokens if tokens else None
 
-    def _valid(self, words: Sequence[str]) -> float | None:
+    def _valid(self, texts: Sequence[Ids], words: Sequence[str]) -> float | None:
         if not self.worlds:
             return None
-        stories = [f"{ask.text} {text.lstrip()}" for ask, text in zip(self.asks, words, strict=True)]
-        return sum(check(story).valid for story in stories) / len(stories)
+        whole = [bool(ask.ends & set(ids)) for ask, ids in zip(self.asks, texts, strict=True)]
+        said = [text if ended else text[: text.rfind(".") + 1] for text, ended in zip(words, whole, strict=True)]
+        stories = [f"{ask.text} {text.lstrip()}" for ask, text in zip(self.asks, said, strict=True)]
+        return sum(check(story, not ended).valid for story, ended in zip(stories, whole, strict=True)) / len(stories)
 
 
 @dataclass(frozen=True)
