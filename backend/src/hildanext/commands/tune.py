@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the time, and whether the winner is kept."""
     add_model(parser)
     parser.add_argument(
-        "--seconds", dest="tune.seconds", type=float, metavar="N", help="time the search may take (default 150)"
+        "--seconds", dest="tune.seconds", type=float, metavar="N", help="time for trying settings (default 90)"
     )
     parser.add_argument(
         "--write", dest="tune.write", action="store_const", const=True,

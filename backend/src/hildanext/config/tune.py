@@ -26,12 +26,15 @@ class TuneConfig(Section):
         "wall", description="what speeds are over: wall clock, or this process's CPU seconds (a shared machine)"
     )
     seconds: float = Field(
-        150.0, gt=0.0, description="time the search may take, without what opening engines and writing exports takes"
+        90.0,
+        gt=0.0,
+        description="time for trying settings, without what opening engines, writing their exports, the texts of the"
+        " reference and the last comparison take",
     )
-    texts: int = Field(6, ge=1, description="prompts of the last comparison at most, a count")
-    text_tokens: int = Field(64, ge=8, description="tokens of a text at most")
+    texts: int = Field(3, ge=1, description="prompts of the last comparison at most, a count")
+    text_tokens: int = Field(48, ge=8, description="tokens of a text at most")
     first_tokens: int = Field(24, ge=4, description="tokens of the one text by which most settings are cut")
-    finalists: int = Field(3, ge=1, description="settings compared in turns at the end, a count")
+    finalists: int = Field(2, ge=1, description="settings compared in turns at the end, a count")
     repeats: int = Field(2, ge=1, description="turns of the last comparison; the median counts")
     tolerance: Share = Field(
         0.1,
