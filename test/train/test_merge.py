@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,18 @@ def test_a_run_without_a_checkpoint_says_what_it_is_waiting_for(tmp_path: Path) 
         Choice().folders(run, QUIET)
     with pytest.raises(ModelError, match="name the members"):
         Choice().folders(run, QUIET)
+
+
+def test_a_checkpoint_that_its_run_removes_while_it_is_merged_is_named(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = member(tmp_path / "step-000002", 1)
+    monkeypatch.setattr(merge, "_mean", lambda *given: shutil.rmtree(folder) or read(folder))
+    with pytest.raises(ModelError, match=r"is in training and removed step-000002 meanwhile .*; merge again"):
+        merge_run(configuration(shards), QUIET, tmp_path, Choice((str(folder),)), None)
+    monkeypatch.setattr(merge, "_mean", lambda *given: read(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError):
+        merge_run(configuration(shards), QUIET, tmp_path, Choice((str(member(tmp_path / "other", 1)),)), None)
 
 
 def test_members_that_differ_are_refused(tmp_path: Path) -> None:

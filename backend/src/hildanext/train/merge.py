@@ -176,7 +176,15 @@ def merge_run(config: Config, console: Console, run: Path, choice: Choice, outpu
     folders = choice.folders(run, console)
     held, _ = choose_dtype(config.model.dtype, choose_device(config.model.device))
     dtype = written_dtype(config.model, held, console)
-    merged = merge_folders(folders, output or run / "merged", partial(_fold, config), dtype)
+    try:
+        merged = merge_folders(folders, output or run / "merged", partial(_fold, config), dtype)
+    except (HildaError, OSError) as error:
+        if gone := [folder.name for folder in folders if not folder.is_dir()]:
+            raise ModelError(
+                f"merge: {run} is in training and removed {', '.join(gone)} meanwhile (train.keep_last);"
+                " merge again, which takes newer ones, or when it has ended"
+            ) from error
+        raise
     every = [*folders, merged]
     own = open_shards(config, config.train.eval_split)
     evaluation = own if len(own) else open_splits(config, console)[1]
