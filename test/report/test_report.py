@@ -156,3 +156,9 @@ def test_finished_blocks_stay_in_later_frames() -> None:
         {"start": 1, "tokens": [{"pos": 1, "text": "b", "state": "new"}]},
     ]
     assert frames_of("", trace)[1]["tokens"] == [["", "given"], ["a", "done"], ["b", "new"]]
+
+
+def test_a_block_that_stays_open_while_the_one_before_it_is_finished_is_shown_once() -> None:
+    first, second = ({"pos": pos, "text": text, "state": "new"} for pos, text in enumerate("ab"))
+    trace = [{"start": 0, "tokens": [first, second]}, {"start": 1, "tokens": [second | {"state": "kept"}]}]
+    assert frames_of("", trace)[1]["tokens"] == [["", "given"], ["a", "done"], ["b", "kept"]]

@@ -141,6 +141,13 @@ def test_a_trajectory_is_read_from_a_trace() -> None:
         Trajectory.of((1,), told([], (), "eos"), MASK)
 
 
+def test_a_block_begun_behind_the_end_by_a_window_is_no_part_of_the_trajectory() -> None:
+    behind = [(4, 8, "new"), (5, MASK, "mask"), (6, 9, "new"), (7, MASK, "mask")]
+    steps = [[(0, 10, "given"), (1, 5, "new"), (2, END, "new"), (3, 7, "new"), *behind]]
+    one = Trajectory.of((10,), told(steps, (5, END), "eos"), MASK)
+    assert one.tokens.tolist() == [10, 5, END, 7] and list(one.looks) == [0]
+
+
 def rollout() -> Rollout:
     short = Trajectory.of(
         (10,), told([[(0, 10, "given"), (1, 5, "new"), (2, 6, "new"), (3, 7, "new")]], (5,), "length"), MASK

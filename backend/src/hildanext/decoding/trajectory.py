@@ -41,6 +41,9 @@ class Trajectory:
                 blank = [token["id"] if token["state"] == "given" else mask_id for token in block]
                 states.setdefault(start, [blank]).append([token["id"] for token in block])
                 sure |= {token["pos"]: token.get("confidence", 1.0) for token in block if token["state"] == "new"}
+        last = max(len(prompt), len(prompt) + len(result.token_ids) - 1)
+        # behind the end a window may have begun a block that nobody finished
+        states = {start: rows for start, rows in states.items() if start <= last}
         final = {start: rows[-1] for start, rows in states.items()}
         length = max(start + len(row) for start, row in final.items())
         tokens = torch.tensor([*prompt, *[mask_id] * (length - len(prompt))])

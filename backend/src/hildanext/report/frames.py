@@ -10,15 +10,15 @@ from typing import Any
 
 
 def frames_of(prompt: str, trace: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """[{step, tokens: [[text, state], ...]}]: the prompt as `given`, finished blocks as `done`, then the active block
-    with the states of its tokens (mask, new, edited, kept, given)."""
+    """[{step, tokens: [[text, state], ...]}]: the prompt as `given`, finished blocks as `done`, then the open blocks
+    with the states of their tokens (mask, new, edited, kept, given)."""
     finished: dict[int, list[str]] = {}
     latest: dict[int, str] = {}
     found = []
     start = None
     for number, entry in enumerate(trace, 1):
         if start is not None and entry["start"] != start:
-            finished |= {pos: [text, "done"] for pos, text in latest.items()}
+            finished |= {pos: [text, "done"] for pos, text in latest.items() if pos < entry["start"]}
             latest = {}
         start = entry["start"]
         tokens = [token for token in entry["tokens"] if token["state"] != "given"]

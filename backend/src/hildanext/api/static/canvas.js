@@ -9,21 +9,29 @@ export class Recording {
   draft(data) {
     const tokens = data.tokens.filter(token => token.state !== "given");
     if (!tokens.length) return;
+    // at most one block is opened from one draft to the next: what lies behind all known ones is it
+    const known = this.blocks.filter(block => block.last >= tokens[0].pos);
     const last = tokens[tokens.length - 1].pos;
-    let block = this.blocks[this.blocks.length - 1];
-    if (!block || block.last !== last) {
-      block = { last, size: tokens.length, history: [], committed: Infinity, text: "", count: 0 };
-      this.blocks.push(block);
+    if (!known.length || known[known.length - 1].last < last) {
+      const begins = known.length ? known[known.length - 1].last : -1;
+      const size = tokens.filter(token => token.pos > begins).length;
+      const block = { last, size, history: [], committed: Infinity, text: "", count: 0 };
+      this.blocks.push(block); known.push(block);
     }
-    const before = block.history.length ? block.history[block.history.length - 1].tokens : [];
-    const old = new Map(before.map(token => [token.pos, token.text]));
-    for (const token of tokens) if (token.state === "edited") token.old = old.get(token.pos);
+    let rest = tokens;
+    for (const block of known) {
+      const own = rest.filter(token => token.pos <= block.last);
+      rest = rest.slice(own.length);
+      const before = block.history.length ? block.history[block.history.length - 1].tokens : [];
+      const old = new Map(before.map(token => [token.pos, token.text]));
+      for (const token of own) if (token.state === "edited") token.old = old.get(token.pos);
+      block.history.push({ frame: this.frames.length + 1, tokens: own });
+    }
     this.glued ||= tokens.some(token => /^\s|\s$/.test(token.text));
     const masks = tokens.filter(token => token.state === "mask").length;
     const edits = tokens.filter(token => token.state === "edited").length;
     this.edits += edits;
-    this.frames.push({ block: this.blocks.length - 1, masks: masks / tokens.length, edits });
-    block.history.push({ frame: this.frames.length, tokens });
+    this.frames.push({ block: this.blocks.indexOf(known[0]), masks: masks / tokens.length, edits });
   }
 
   commit(data) {
@@ -34,6 +42,19 @@ export class Recording {
     block.committed = Math.min(block.committed, this.frames.length);
     block.text += data.text;
     block.count += data.token_ids.length;
+    // blocks that became final together come as one text, which stands in the first
+    let left = data.token_ids.length - block.size;
+    for (const later of this.blocks.slice(this.blocks.indexOf(block) + 1)) {
+      left -= later.size;
+      if (left >= 0) later.committed = Math.min(later.committed, this.frames.length);
+    }
+  }
+
+  // The text is whole: what was drafted behind its end is not part of it.
+  end(result) {
+    this.result = result;
+    const last = this.blocks.findLastIndex(block => block.count > 0);
+    for (const block of this.blocks.slice(last + 1)) block.committed = Math.min(block.committed, this.frames.length);
   }
 
   // Figures of the text as it was at a step, not as it is now.

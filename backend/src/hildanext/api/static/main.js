@@ -125,7 +125,7 @@ async function generate() {
 }
 
 function finish(own, result) {
-  own.result = result;
+  own.end(result);
   const figures = result.metrics;
   $("engine-line").textContent = `Engine ${result.engine}${result.exact ? ", exact" : ""}, ${figures.policy || "own policy"}, first block after ${figures.first_block_seconds.toFixed(2)} s${result.seed === null ? "" : `, seed ${result.seed}`}.`;
   reasons(result.reasons);
