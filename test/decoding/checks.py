@@ -57,9 +57,11 @@ def tokens_are_the_oracles(subject: Subject, policy: str, sampling: str) -> None
         assert list(decoded(subject, asked).token_ids) == expected(subject, asked), length
 
 
-def windows_are_the_oracles(subject: Subject, policy: str, sampling: str, blocks: int) -> None:
+def windows_are_the_oracles(
+    subject: Subject, policy: str, sampling: str, blocks: int, lengths: tuple[int, ...] = (3, BLOCK, 2 * BLOCK + 1)
+) -> None:
     """Engine = independent decoder of windows for prompts before, at and behind a block's end, four blocks on."""
-    for length in (3, BLOCK, 2 * BLOCK + 1):
+    for length in lengths:
         asked = request(prompt(length, blocks), 3 * BLOCK + 3, policy, sampling, **WINDOWS[blocks])
         assert list(decoded(subject, asked).token_ids) == expected_in_window(subject, asked), length
 
