@@ -218,7 +218,7 @@ def learned(path: Path, where: tuple[Path, Path, Path], weight: float) -> float:
     rewards = [{"type": "format", "pattern": "sat|red", "weight": weight}]
     rl = {"rewards": rewards, "held_out": 0, "epochs": 1, "groups": 4, "samples": 8, "answer": 4}
     rl["objective"] = {"type": "espo", "kl_weight": 0.0, "clip": 10.0}
-    changes = {"train__steps": 25, "train__batch": 32, "optimizer__lr": 0.01, "optimizer__clip": 1.0}
+    changes = {"train__steps": 16, "train__batch": 32, "optimizer__lr": 0.01, "optimizer__clip": 1.0}
     run(path, where, rl, **changes)
     lines = [record["reward_format"] for record in records(path) if "loss" in record]
     return sum(lines[-5:]) / 5
