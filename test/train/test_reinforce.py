@@ -173,6 +173,8 @@ def test_a_rollout_is_learned_from_in_epochs_and_begins_at_ratio_one(whole: Path
     assert names <= set(lines[0]) and lines[0]["reward_format"] >= 0 >= lines[0]["reward_length"]
     report = json.loads((whole / "report.json").read_text())
     assert len(report["held_out"]["rewards"]) == 3 and report["held_out"]["prompts"] == 2
+    meta = json.loads((whole / "model" / "hildanext.json").read_text())
+    assert meta["history"][-1]["objective"] == "ebpo" and meta["history"][-1]["steps"] == 6
 
 
 class Forgetful(Reinforce):
