@@ -173,6 +173,8 @@ def test_a_rollout_is_learned_from_in_epochs_and_begins_at_ratio_one(whole: Path
     assert names <= set(lines[0]) and lines[0]["reward_format"] >= 0 >= lines[0]["reward_length"]
     report = json.loads((whole / "report.json").read_text())
     assert len(report["held_out"]["rewards"]) == 3 and report["held_out"]["prompts"] == 2
+    meta = json.loads((whole / "model" / "hildanext.json").read_text())
+    assert meta["history"][-1]["objective"] == "ebpo" and meta["history"][-1]["steps"] == 6
 
 
 class Forgetful(Reinforce):
@@ -218,7 +220,7 @@ def learned(path: Path, where: tuple[Path, Path, Path], weight: float) -> float:
     rewards = [{"type": "format", "pattern": "sat|red", "weight": weight}]
     rl = {"rewards": rewards, "held_out": 0, "epochs": 1, "groups": 4, "samples": 8, "answer": 4}
     rl["objective"] = {"type": "espo", "kl_weight": 0.0, "clip": 10.0}
-    changes = {"train__steps": 25, "train__batch": 32, "optimizer__lr": 0.01, "optimizer__clip": 1.0}
+    changes = {"train__steps": 16, "train__batch": 32, "optimizer__lr": 0.01, "optimizer__clip": 1.0}
     run(path, where, rl, **changes)
     lines = [record["reward_format"] for record in records(path) if "loss" in record]
     return sum(lines[-5:]) / 5

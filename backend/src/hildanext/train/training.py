@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from hildanext.train.resume import Changes, find_checkpoint
 @dataclass(frozen=True)
 class Training:
     """Everything a run needs before its first step. resumed: the checkpoint it continues, with its state; changes: what
-    the settings have otherwise than it."""
+    the settings have otherwise than it; command: whose section holds the objective, where it has one."""
 
     config: Config
     console: Console
@@ -54,6 +54,7 @@ class Training:
     resumed: Path | None
     state: Mapping[str, Any]
     changes: Changes = Changes()
+    command: str = ""
 
     @property
     def causal(self) -> bool:
@@ -70,7 +71,8 @@ class Training:
         """hildanext.json of what the run saves."""
         meta, path, run = self.loaded.meta, self.loaded.path, self.run.path.name
         parent = meta.parent if meta.block or path is None else name_of(path)
-        past = [*meta.history, {"run": run, "objective": self.config.objective.type, "steps": self.ladder.steps}]
+        own = {"rl": self.config.rl, "dpo": self.config.dpo}.get(self.command, self.config)
+        past = [*meta.history, {"run": run, "objective": own.objective.type, "steps": self.ladder.steps}]
         block = None if self.causal else self.ladder.last
         start = self.shards.manifest.get("document_start", [])
         facts = {"block": block, "document_start": start, "parent": parent, "run": run, "history": past}
@@ -149,7 +151,7 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
                 prepare(config, quiet)
                 tokenize(located(config), quiet)
             ranks.wait()
-            yield _opened(config, quiet, run, ranks)
+            yield replace(_opened(config, quiet, run, ranks), command=command)
     finally:
         ranks.close()
 
