@@ -71,7 +71,7 @@ class Training:
         """hildanext.json of what the run saves."""
         meta, path, run = self.loaded.meta, self.loaded.path, self.run.path.name
         parent = meta.parent if meta.block or path is None else name_of(path)
-        own = {"rl": self.config.rl, "dpo": self.config.dpo}.get(self.command, self.config)
+        own: Any = {"rl": self.config.rl, "dpo": self.config.dpo}.get(self.command, self.config)
         past = [*meta.history, {"run": run, "objective": own.objective.type, "steps": self.ladder.steps}]
         block = None if self.causal else self.ladder.last
         start = self.shards.manifest.get("document_start", [])
