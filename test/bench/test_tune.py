@@ -98,7 +98,14 @@ def test_the_winner_is_written_and_used_and_given_values_stay(
             "model.dtype": ["float32"], "decode.int8": [False],
             "serve.engines": [{"type": "transformers"}]}  # fmt: skip
     monkeypatch.setattr(space, "exists", lambda place: place != "decode.window_blocks" and exists(place))
-    sizes = ["tune.texts=1", "tune.text_tokens=12", "tune.first_tokens=8", "tune.repeats=1", "tune.tolerance=1"]
+    sizes = [
+        "tune.seconds=1000",
+        "tune.texts=1",
+        "tune.text_tokens=12",
+        "tune.first_tokens=8",
+        "tune.repeats=1",
+        "tune.tolerance=1",
+    ]
     paths = [f"model.path={folder}", f"tune.parent={BUNDLED / 'parent'}", f"paths.runs={tmp_path / 'runs'}"]
     report = tune(config_of(*paths, *sizes, "tune.write=true", axes=only), Console())
     said = capsys.readouterr().err
