@@ -64,7 +64,7 @@ def test_the_choice_is_made_on_every_second_prompt_and_reported_on_the_others(
     assert asked[:2] == [(fast, (0, 2, 4)), (careful, (0, 2, 4))] and asked[2] == (careful, (1, 3))
     assert found.measures[f"chosen, other half: {QUALITY}"].value == pytest.approx(1.6)
     assert found.measures[f"{fast.name()}: {QUALITY}"].value == pytest.approx(1.5)
-    assert len(found.series["multiple"]) == 4 and found.counts["prompts of the report"] == 2
+    assert len(found.series["multiple"]) == 3 and found.counts["prompts of the report"] == 2
     said = capsys.readouterr().err
     line = said.split("export.format.decode=")[1].splitlines()[0].rstrip("'")
     assert json.loads(line) == {"Q_MODE": {"tau_mask": 0.9, "tau_edit": None, "max_post_steps": 0}}
@@ -83,7 +83,7 @@ def test_a_real_pair_is_measured_at_every_setting(tmp_path: Path) -> None:
     slow, fast = (
         found.measures[f"tau_mask {tau}, tau_edit off, looks 0, block 4: {SPEED}"].value for tau in ("1", "0.3")
     )
-    assert slow <= 1.0 < fast and found.measures[f"lowest, other half: {QUALITY}"].value > 0
+    assert slow <= 1.0 < fast and found.measures[f"chosen, other half: {QUALITY}"].value > 0
     (tmp_path / "one.jsonl").write_text(json.dumps(rows[0]) + "\n")
     with pytest.raises(DataError, match="two halves need more"):
         made(file=str(tmp_path / "one.jsonl"), parent="tiny-parent", max_new_tokens=4).run(context)

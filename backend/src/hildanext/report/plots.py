@@ -51,7 +51,8 @@ def png(path: Path, title: str, points: Sequence[Mapping[str, Any]]) -> str:
         axes.errorbar(x, y, yerr=[below, above], fmt="o" if series in SCATTERED else "o-", capsize=3, color="#2a6fdb")
         for point in ordered:
             place, label = (point["x"], point["y"]), str(point.get("label", ""))
-            axes.annotate(label, place, xytext=(6, 6), textcoords="offset points")
+            inwards = {"ha": "right", "xytext": (-6, 6)} if 2 * point["x"] > x[0] + x[-1] else {"xytext": (6, 6)}
+            axes.annotate(label, place, textcoords="offset points", **inwards)
         axes.set(title=title, xlabel=across, ylabel=up)
         axes.grid(alpha=0.25)
 

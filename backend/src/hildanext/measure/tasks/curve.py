@@ -49,7 +49,7 @@ class Setting:
 class Curve(Chat):
     """The chats of task `chat` at every setting of a grid, on one half of the prompts. Chosen is the fastest setting
     whose multiple of the parent's nats is at most `most`, else the one of the lowest; it is measured again on the other
-    half, as is the lowest. Source: docs/choosing-thresholds.md, chosen on one half."""
+    half, as is the lowest where that is another. Source: docs/choosing-thresholds.md, chosen on one half."""
 
     version: ClassVar[int] = 1
     limit: int = Field(32, ge=2, description="prompts, of which each half gets every second")
@@ -86,7 +86,8 @@ class Curve(Chat):
         measures = {f"{one.name()}: {name}": value for one, by in found.items() for name, value in by.items()}
         points = [_point(one, by) for one, by in found.items()]
         again: list[dict[str, Any]] = []
-        for role, one in {"chosen": chosen, "lowest": lowest}.items():
+        roles = {"chosen": chosen} | ({"lowest": lowest} if lowest != chosen else {})
+        for role, one in roles.items():
             by = _measured(beside, context, one, halves[1])
             measures |= {f"{role}, other half: {name}": value for name, value in by.items()}
             again.append(_point(one, by) | {"label": f"{role}, other half"})
