@@ -34,7 +34,11 @@ class Reference:
             return
         if not path and config.model.path == NEW:
             raise ConfigError("model.path new: there is nothing to hold it near; name a reference, or set kl_weight=0")
-        self._other = known.load(path or config.model.path)
+        named = path or config.model.path
+        training.console.warn(
+            f"reference {named}: a frozen copy beside the model, which the memory estimate leaves out"
+        )
+        self._other = known.load(named)
 
     def scores(
         self, model: Any, objective: PolicyObjective, played: Played, block: int, views: tuple[Corruption, ...]
