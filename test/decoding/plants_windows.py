@@ -40,5 +40,13 @@ def randomness_of_the_first_block(patch: Any) -> None:
     patch.setattr(step, "_uniform", first)
 
 
+def no_look_behind_the_finished_block(patch: Any) -> None:
+    def look(self: Any, block: Any, *rest: Any) -> Any:
+        block.led = max(1, block.led)
+        return plants.LOOK(self, block, *rest)
+
+    patch.setattr(RequestCanvas, "look", look)
+
+
 def end_tokens_that_open(patch: Any) -> None:
     patch.setattr(RequestCanvas, "ended", lambda self, ends: [False] * len(self.opened))

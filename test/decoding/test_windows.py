@@ -16,6 +16,7 @@ from decoding.reference import MASK, scripted
 from decoding.subjects import (
     BLOCK,
     LETTERS,
+    POLICIES,
     WINDOWS,
     Letters,
     Subject,
@@ -42,6 +43,7 @@ ORACLE = [
     ("editing", "sampled", 2), ("no editing", "nucleus", 3), ("penalised", "guided", 4), ("static_quota", "sampled", 4),
     ("random_topk", "greedy", 2), ("margin", "guided", 3), ("entropy_bound", "greedy", 4), ("factor", "sampled", 2),
     ("hierarchy", "greedy", 3), ("credit", "greedy", 4), ("remask", "sampled", 3), ("random", "greedy", 2),
+    ("no last look", "greedy", 4),
 ]  # fmt: skip
 CACHING = [
     ("no editing", "greedy", 2), ("editing", "sampled", 3), ("edit freely", "guided sampled", 4),
@@ -253,12 +255,25 @@ def _ends(_: Subject) -> None:
     test_an_end_token_that_an_edit_takes_back_holds_the_window_only_while_it_stands()
 
 
+def _last_looks(subject: Subject) -> None:
+    quick = POLICIES["no last look"] | {"tau_mask": 0.07}
+    for length in (3, BLOCK):
+        fields = {"prompt_ids": prompt(length), "max_new_tokens": 4 * BLOCK, "ignore_eos": True, "policy": quick}
+        asked = Request.of(**fields, **WINDOWS[4])
+        assert list(decoded(subject, asked).token_ids) == expected_in_window(subject, asked)
+
+
+def test_a_block_filled_beside_an_unfinished_one_is_looked_at_behind_the_finished_one(subject: Subject) -> None:
+    _last_looks(subject)
+
+
 FAULTS = (
     (plants.keys_of_the_changing_forward, _keys),
     (plants_windows.readiness_behind_the_writes, _oracle("static_quota", "greedy", 2)),
     (plants_windows.every_block_made_to_fill, _oracle("static_quota", "greedy", 2)),
     (plants_windows.a_window_seen_as_one_block, _oracle("no editing", "greedy", 2)),
     (plants_windows.randomness_of_the_first_block, _oracle("editing", "sampled", 2)),
+    (plants_windows.no_look_behind_the_finished_block, _last_looks),
     (plants_windows.end_tokens_that_open, _ends),
 )
 
