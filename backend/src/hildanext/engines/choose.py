@@ -19,8 +19,8 @@ from hildanext.registry import build
 
 def choose(config: Config, console: Console) -> tuple[Session, tuple[str, ...]]:
     """The first engine of serve.engines that opens, and why earlier ones did not (`name: reason`).
-    What `tune` found for model.path holds where nothing else
-    was said. EngineError with every reason when none opens; ModelError where model.path leads nowhere."""
+    What `tune` found for model.path holds where nothing else was said. EngineError with every reason when none opens;
+    ModelError where model.path leads nowhere."""
     config = with_recommended(config, console)
     reasons: list[str] = []
     for section in _sections(config):
