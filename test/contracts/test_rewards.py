@@ -24,6 +24,7 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "math_answer": ({"answer": "4"}, "$4$"),
     "unit_tests": ({"test_list": ["assert two() == 2"]}, "def two():\n    return 2"),
 }
+PATIENT = {"math_answer": {"seconds": 300.0}}
 
 
 def attempts(name: str) -> list[Attempt]:
@@ -41,7 +42,7 @@ def broken_promises(reward: Reward, asked: Sequence[Attempt]) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_reward_is_a_finite_number_for_each_answer(name: str) -> None:
-    reward, asked = build("rewards", {"type": name}), attempts(name)
+    reward, asked = build("rewards", {"type": name, **PATIENT.get(name, {})}), attempts(name)
     try:
         reward.ready([one.row for one in asked])
     except HildaError as error:

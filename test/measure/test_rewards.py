@@ -132,7 +132,7 @@ def test_math_answers_are_compared_by_value_and_in_time() -> None:
     pytest.importorskip("math_verify")
     row = {"answer": r"\frac{1}{2}"}
     attempts = [Attempt(row, r"so it is $0.5$"), Attempt(row, r"\boxed{\frac{2}{3}}")]
-    assert made("math_answer", seconds=60).scores(attempts) == [1.0, 0.0]
+    assert made("math_answer", seconds=300).scores(attempts) == [1.0, 0.0]
     assert made("math_answer", seconds=0.01).scores(attempts[:1]) == [0.0]
 
 

@@ -32,7 +32,7 @@ class MathAnswer(Reward):
     """1 where math-verify finds the answer equal to the reference within the time limit, else 0. Source: docs/rl.md."""
 
     answer: str = Field("answer", description="field of the row with the reference, LaTeX or plain")
-    seconds: float = Field(10.0, gt=0, description="of one comparison, with the start of its process")
+    seconds: float = Field(20.0, gt=0, description="of one comparison, with the start of its process")
     at_once: int = Field(2, ge=1, description="comparisons at a time, a count")
 
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
