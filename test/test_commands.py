@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hildanext import cli, commands
-from hildanext.cli import parser, values_of
+from hildanext.cli import parser, values_of, with_flags
 from hildanext.command_files import command_files, job_kinds
 from hildanext.config import Config, load_config, resolved_json
 from hildanext.config.root import OWNED, fields_at
@@ -98,6 +98,13 @@ def test_a_job_that_names_no_place_of_the_configuration_fails() -> None:
 )  # fmt: skip
 def test_flags_mean_the_same_as_their_values(words: list[str], sets: list[str]) -> None:
     assert load_config(None, values_of(parser(words[0]).parse_args(words))) == load_config(None, sets)
+
+
+def test_a_flag_that_names_a_plugin_keeps_the_fields_set_of_it() -> None:
+    words = ["export", "--format", "gguf"]
+    given = ['export.format={"type": "sglang"}', "export.format.dtype=q8_0", "export.format.type=sglang", "seed=3"]
+    found = load_config(None, with_flags(given, values_of(parser("export").parse_args(words))))
+    assert found.export.format.model_dump() == {"type": "gguf", "dtype": "q8_0"} and found.seed == 3
 
 
 def test_a_flag_beats_set(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,7 @@ def _dispatch(args: argparse.Namespace, console: Console) -> int:
     from hildanext.registry import plugin_problems
 
     module = commands.load(args.command)
-    args.set += values_of(args)
+    args.set = with_flags(args.set, values_of(args))
     config = command_config(args.command, args.config, args.set, plugin_problems)
     if args.print_config:
         print(resolved_json(config, args.command), end="")
@@ -135,6 +135,13 @@ def values_of(args: argparse.Namespace) -> list[str]:
     """The flags that were given and are configuration values, as overrides a.b=JSON; they beat --set."""
     given = {place: value for place, value in vars(args).items() if "." in place and value not in (None, [])}
     return [f"{place}={json.dumps(value)}" for place, value in given.items()]
+
+
+def with_flags(sets: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """--set values and the flags that beat them. A flag that names a plugin comes before the fields set of it."""
+    named = tuple(f"{flag.partition('=')[0]}." for flag in flags if flag.partition("=")[2].startswith('{"type"'))
+    fields = [one for one in sets if one.startswith(named) and not one.partition("=")[0].endswith(".type")]
+    return [*(one for one in sets if one not in fields), *flags, *fields]
 
 
 def _code(result: Any) -> int:
