@@ -164,7 +164,8 @@ def _child(config: Config, name: str, documents: Sequence[Document], console: Co
         for batch in _batches(texts, loaded, block)
         for pair in block_elbo(loaded.denoiser, batch, block, rng, SAMPLES).documents
     ]
-    answers = _answers(DiffusionGenerator(loaded, config.decode), texts)
+    alone = config.decode.model_copy(update={"prefix_bytes": 0})  # the other side keeps no beginnings either
+    answers = _answers(DiffusionGenerator(loaded, alone), texts)
     return Side(name, block, scores, answers, _tasks(loaded, config, console)), texts, loaded.tokenizer
 
 

@@ -63,7 +63,7 @@ def write_onnx(loaded: Loaded, folder: Path, form: Form) -> list[str]:
     without the packages of the extra `onnx`, or where the graph is not what PyTorch computes."""
     if missing := missing_packages():
         raise ModelError(f"export onnx: {' and '.join(missing)} not installed; pip install -e 'backend[onnx]'")
-    denoiser, meta = loaded.denoiser, loaded.meta.model_copy(update={"kind": "onnx", "base": None})
+    denoiser, meta = loaded.denoiser, loaded.meta.model_copy(update={"kind": "onnx", "base": None, "recommended": None})
     step = Step.of(network(denoiser), denoiser.head())
     facts = Facts(
         opset=OPSET, weights=form.weights, outputs=form.outputs, vocabulary=denoiser.vocab_size,
