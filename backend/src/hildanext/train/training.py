@@ -71,8 +71,9 @@ class Training:
         """hildanext.json of what the run saves."""
         meta, path, run = self.loaded.meta, self.loaded.path, self.run.path.name
         parent = meta.parent if meta.block or path is None else name_of(path)
-        own: Any = {"rl": self.config.rl, "dpo": self.config.dpo}.get(self.command, self.config)
-        past = [*meta.history, {"run": run, "objective": own.objective.type, "steps": self.ladder.steps}]
+        own: Any = {"rl": self.config.rl.objective.type, "dpo": self.config.dpo.objective.type}
+        learned = own.get(self.command, self.config.objective.type)
+        past = [*meta.history, {"run": run, "objective": learned, "steps": self.ladder.steps}]
         block = None if self.causal else self.ladder.last
         start = self.shards.manifest.get("document_start", [])
         facts = {"block": block, "document_start": start, "parent": parent, "run": run, "history": past}
@@ -172,8 +173,6 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
         changes.require(resumed, config.train.override_recorded)
     source = _source(config, resumed, shards)
     memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
-    if memory["unsure"]:
-        console.warn(memory["unsure"])
     require_memory(memory)
     loaded = load_model(source, console)
     if config.train.autocast != "none":
