@@ -71,7 +71,7 @@ class Training:
         """hildanext.json of what the run saves."""
         meta, path, run = self.loaded.meta, self.loaded.path, self.run.path.name
         parent = meta.parent if meta.block or path is None else name_of(path)
-        own: Any = {"rl": self.config.rl.objective.type, "dpo": self.config.dpo.objective.type}
+        own = {"rl": self.config.rl.objective.type, "dpo": self.config.dpo.objective.type}
         learned = own.get(self.command, self.config.objective.type)
         past = [*meta.history, {"run": run, "objective": learned, "steps": self.ladder.steps}]
         block = None if self.causal else self.ladder.last
