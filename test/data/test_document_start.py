@@ -110,7 +110,7 @@ def test_a_trained_model_records_the_start_of_its_rows_and_is_asked_with_it(shar
     run = SimpleNamespace(path=Path("r"))
     config = SimpleNamespace(objective=SimpleNamespace(type="mask_and_edit"))
     training = SimpleNamespace(
-        loaded=SimpleNamespace(meta=HildaMeta(), path=None), run=run, shards=train, causal=False, config=config,
+        loaded=SimpleNamespace(meta=HildaMeta(), path=None), run=run, shards=train, causal=False, config=config, command="",
         ladder=SimpleNamespace(steps=1, last=8),
     )  # fmt: skip
     meta = Training.meta.fget(training)  # type: ignore[attr-defined]

@@ -71,9 +71,9 @@ class Training:
         """hildanext.json of what the run saves."""
         meta, path, run = self.loaded.meta, self.loaded.path, self.run.path.name
         parent = meta.parent if meta.block or path is None else name_of(path)
-        own = {"rl": self.config.rl.objective.type, "dpo": self.config.dpo.objective.type}
-        learned = own.get(self.command, self.config.objective.type)
-        past = [*meta.history, {"run": run, "objective": learned, "steps": self.ladder.steps}]
+        config = self.config
+        own = config.rl if self.command == "rl" else config.dpo if self.command == "dpo" else config
+        past = [*meta.history, {"run": run, "objective": own.objective.type, "steps": self.ladder.steps}]
         block = None if self.causal else self.ladder.last
         start = self.shards.manifest.get("document_start", [])
         facts = {"block": block, "document_start": start, "parent": parent, "run": run, "history": past}
