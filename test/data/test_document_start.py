@@ -110,8 +110,8 @@ def test_a_trained_model_records_the_start_of_its_rows_and_is_asked_with_it(shar
     run = SimpleNamespace(path=Path("r"))
     config = SimpleNamespace(objective=SimpleNamespace(type="mask_and_edit"))
     training = SimpleNamespace(
-        loaded=SimpleNamespace(meta=HildaMeta(), path=None), run=run, shards=train, causal=False, config=config, command="",
-        ladder=SimpleNamespace(steps=1, last=8),
+        loaded=SimpleNamespace(meta=HildaMeta(), path=None), run=run, shards=train, causal=False, config=config,
+        ladder=SimpleNamespace(steps=1, last=8), command="",
     )  # fmt: skip
     meta = Training.meta.fget(training)  # type: ignore[attr-defined]
     assert meta.document_start == FORMS[form]
