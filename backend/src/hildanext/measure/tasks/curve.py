@@ -84,7 +84,7 @@ class Curve(Chat):
         found = {one: _measured(beside, context, one, halves[0]) for one in self.settings()}
         lowest, chosen = self.choice(found)
         measures = {f"{one.name()}: {name}": value for one, by in found.items() for name, value in by.items()}
-        points = [_point(one, by) for one, by in found.items()]
+        points = _frontier([_point(one, by) for one, by in found.items()])
         again: list[dict[str, Any]] = []
         roles = {"chosen": chosen} | ({"lowest": lowest} if lowest != chosen else {})
         for role, one in roles.items():
@@ -133,3 +133,9 @@ def _point(one: Setting, by: Mapping[str, Measure]) -> dict[str, Any]:
     edit = "off" if one.tau_edit is None else f"{one.tau_edit:g}"
     label = f"{one.tau_mask:g}/{edit}/{one.max_post_steps}" + (f"/{one.block}" if one.block else "")
     return {"x": by[SPEED].value, "y": quality.value, "low": quality.low, "high": quality.high, "label": label}
+
+
+def _frontier(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points, with a label only where none is faster and at least as good, or better and at least as fast."""
+    beaten = [any(two["x"] >= one["x"] and two["y"] <= one["y"] and two != one for two in points) for one in points]
+    return [one | {"label": ""} if worse else one for one, worse in zip(points, beaten, strict=True)]
