@@ -16,7 +16,7 @@ demo: $(STAMP)
 REAL := runs/demo-real
 PARENT := models/smollm2-135m
 CHILD := models/smollm2-135m-diffusion
-ASK := Write one sentence about the sea.
+ASK := Write one sentence about a cat.
 demo-real: $(STAMP)
 	$(BIN)/hildanext fetch smollm2-135m
 	$(BIN)/hildanext answer --write-prompts 10 --held-out --out $(REAL)/prompts.jsonl

@@ -33,12 +33,13 @@ def measured(quality: float, speed: float) -> dict[str, Measure]:
     return {QUALITY: Measure(quality, quality, quality, 2), SPEED: Measure(speed, speed, speed, 2)}
 
 
-def test_the_fastest_that_is_good_enough_is_chosen_else_the_best() -> None:
+def test_the_fastest_that_is_good_enough_is_chosen_else_the_fastest_near_the_best() -> None:
     a, b, c = (Setting(tau, None, 0, 0) for tau in (0.5, 0.7, 0.9))
-    found = {a: measured(1.3, 4.0), b: measured(1.05, 3.0), c: measured(1.0, 1.5)}
-    assert made(most=1.1).choice(found) == (c, b)
+    found = {a: measured(1.3, 4.0), b: measured(1.12, 3.0), c: measured(1.0, 1.5)}
+    assert made(most=1.15).choice(found) == (c, b)
     assert made(most=1.4).choice(found) == (c, a)
     assert made(most=0.9).choice(found) == (c, c)
+    assert made(most=0.9).choice(found | {b: measured(1.09, 3.0)}) == (c, b)
 
 
 def test_without_editing_a_full_block_is_looked_at_once_only() -> None:

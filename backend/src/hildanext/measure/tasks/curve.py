@@ -21,6 +21,8 @@ from hildanext.measure.task import EvalContext, Outcome
 from hildanext.measure.tasks.chat import Beside, Chat
 from hildanext.report.intervals import Measure
 
+NEAR = 1.1
+"""Times the lowest multiple, what counts as near it where no setting is good enough."""
 QUALITY, SPEED = "nats_of_parents", "tokens_per_forward"
 TOLD = (QUALITY, SPEED, "tokens_per_second", "token_f1", "repetition", "stopped_where_parent_does", "edits_per_text")
 
@@ -48,8 +50,8 @@ class Setting:
 
 class Curve(Chat):
     """The chats of task `chat` at every setting of a grid, on one half of the prompts. Chosen is the fastest setting
-    whose multiple of the parent's nats is at most `most`, else the one of the lowest; it is measured again on the other
-    half, as is the lowest where that is another. Source: docs/choosing-thresholds.md, chosen on one half."""
+    whose multiple of the parent's nats is at most `most`, or within a tenth of the lowest; it is measured again on the
+    other half, as is the lowest where that is another. Source: docs/choosing-thresholds.md, chosen on one half."""
 
     version: ClassVar[int] = 1
     limit: int = Field(32, ge=2, description="prompts, of which each half gets every second")
@@ -96,15 +98,16 @@ class Curve(Chat):
     def choice(self, found: Mapping[Setting, Mapping[str, Measure]]) -> tuple[Setting, Setting]:
         """(the setting of the lowest multiple, the chosen one)."""
         lowest = min(found, key=lambda one: found[one][QUALITY].value)
-        good = [one for one in found if found[one][QUALITY].value <= self.most]
-        return lowest, max(good, key=lambda one: found[one][self.rank].value) if good else lowest
+        most = max(self.most, NEAR * found[lowest][QUALITY].value)
+        good = [one for one in found if found[one][QUALITY].value <= most]
+        return lowest, max(good, key=lambda one: found[one][self.rank].value)
 
     def _told(
         self, context: EvalContext, chosen: Setting, measures: Mapping[str, Measure], sizes: Sequence[int],
         points: Sequence[Mapping[str, Any]], again: Sequence[Mapping[str, Any]],
     ) -> Outcome:  # fmt: skip
         say, reached = context.console.say, measures[f"{chosen.name()}: {QUALITY}"].value <= self.most
-        why = f"the fastest up to {self.most:g}" if reached else f"nothing reaches {self.most:g}, so the lowest"
+        why = f"the fastest up to {self.most:g}" if reached else f"nothing reaches {self.most:g}, so the fastest within a tenth of the lowest"
         other = measures[f"chosen, other half: {QUALITY}"]
         say(f"chosen on {sizes[0]} prompts ({why}): {chosen.name()}; on {sizes[1]} others {other.text()}")
         line = json.dumps({"Q_MODE": chosen.values()})
