@@ -107,7 +107,8 @@ class Curve(Chat):
         points: Sequence[Mapping[str, Any]], again: Sequence[Mapping[str, Any]],
     ) -> Outcome:  # fmt: skip
         say, reached = context.console.say, measures[f"{chosen.name()}: {QUALITY}"].value <= self.most
-        why = f"the fastest up to {self.most:g}" if reached else f"nothing reaches {self.most:g}, so the fastest within a tenth of the lowest"
+        near = f"nothing reaches {self.most:g}, so the fastest within a tenth of the lowest"
+        why = f"the fastest up to {self.most:g}" if reached else near
         other = measures[f"chosen, other half: {QUALITY}"]
         say(f"chosen on {sizes[0]} prompts ({why}): {chosen.name()}; on {sizes[1]} others {other.text()}")
         line = json.dumps({"Q_MODE": chosen.values()})
