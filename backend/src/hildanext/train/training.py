@@ -173,6 +173,8 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
         changes.require(resumed, config.train.override_recorded)
     source = _source(config, resumed, shards)
     memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
+    if memory["unsure"]:
+        console.warn(memory["unsure"])
     require_memory(memory)
     loaded = load_model(source, console)
     if config.train.autocast != "none":
