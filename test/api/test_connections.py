@@ -63,7 +63,9 @@ def test_idle_connections_beyond_the_descriptors_cost_a_line_and_the_server_goes
         for wire in idle:
             wire.setblocking(False)
             wire.connect_ex(("127.0.0.1", port))
-        time.sleep(1.0)
+        deadline = time.monotonic() + 20.0
+        while "connections: " not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
         _ready(port)
         for wire in idle:
             wire.close()
