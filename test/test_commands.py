@@ -52,7 +52,8 @@ def test_every_command_file_is_a_command_of_the_tree() -> None:
 
 def test_what_can_be_a_job() -> None:
     assert set(job_kinds()) == {
-        "prepare-data", "answer", "tokenize", "anchors", "convert-wsd", "sft", "on-policy", "rl", "dpo", "merge-checkpoints",
+        "prepare-data", "answer", "tokenize", "convert-wsd", "sft", "on-policy", "rl", "dpo", "merge-checkpoints",
+        "anchors",
         "eval", "export",
         "bench",
         "inspect",
