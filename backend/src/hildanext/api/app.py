@@ -101,7 +101,7 @@ def create_app(
     for router in (routes.router, openai.router, model_routes.router, job_routes.router):
         app.include_router(router)
     _add_heads(app)
-    app.mount("/static", StaticFiles(directory=routes.STATIC), name="static")
+    app.mount("/static", StaticFiles(directory=routes.STATIC, packages=[("hildanext", "report/player")]), name="static")
     add_handlers(app)
     app.add_middleware(Gate, rules=rules(config, key), note=metrics.request, closing=lambda: server.draining)
     return app

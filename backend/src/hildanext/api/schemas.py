@@ -112,6 +112,7 @@ class GenerateReply(BaseModel):
     preset: dict[str, Any] | None
     notes: list[str] = []
     seed: int | None = None
+    record: list[dict[str, Any]] | None = None
     trace: list[dict[str, Any]] | None = None
 
 

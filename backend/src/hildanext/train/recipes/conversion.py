@@ -132,7 +132,7 @@ class Supervised:
         torch.manual_seed(step_seed(seed, step, micro=DROPOUT + index * ranks.size + ranks.rank))
         rng = torch.Generator().manual_seed(step_seed(seed, step))
         block, given = self.ladder.block(step), batch.to(self.training.loaded.device)
-        yield from self.objective.losses(self.model, given, block, rng)
+        yield from self.objective.at(step / self.ladder.steps).losses(self.model, given, block, rng)
 
     def notes(self) -> Notes:
         """Tokens and rows of the step, its phase and block size."""
