@@ -31,9 +31,16 @@ class Layout(Protocol):
 
 class Cache(Protocol):
     """What a layer asks of the decoder's store in one forward; nothing else may know what a layer's state is. A layer
-    whose state has a fixed size (convolution tail, recurrence) would need two methods: the state at the last commit,
-    and proposing its state behind n of this forward's tokens, which the store keeps if a commit ends exactly there:
-    a fused forward holds final tokens before open ones, so the engine asks for the state at each block's end."""
+    whose state has a fixed size (convolution tail, recurrence) asks for the state at each place's start and gives one
+    at each block's end, of which the store keeps the one at which a commit ends: a fused forward holds final tokens
+    before open ones (models/mixer.py)."""
+
+    places: tuple[Any, ...]
+    blocks: tuple[int, ...]
+
+    def state(self, layer: int, kind: type[Any]) -> Any:
+        """What the store keeps for one layer, made at its first use."""
+        ...
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """This forward's key and value [B, H, Q, D] of one layer -> those its queries attend to, [B, H, K, D]."""
@@ -192,12 +199,18 @@ class Probe:
     def __init__(self) -> None:
         self.layers: set[int] = set()
         self.calls, self.plain = 0, True
+        self.places: tuple[Any, ...] = ()
+        self.blocks: tuple[int, ...] = ()
         self._held: tuple[Tensor, ...] = ()
 
     @property
     def passed(self) -> bool:
         """What the forward showed; False before one."""
         return self.plain and 0 < len(self.layers) <= self.calls
+
+    def state(self, layer: int, kind: type[Any]) -> Any:
+        """Nothing is kept: ValueError."""
+        raise ValueError(f"probe: layer {layer} asks for a state of kind {kind.__name__}")
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Remember and return them."""
