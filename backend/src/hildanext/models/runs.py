@@ -66,16 +66,14 @@ class Runs:
 
     @classmethod
     def of_positions(cls, positions: Tensor) -> Runs:
-        """Over rows of texts that each begin at position 0; positions [B, T]. ModelError where one does not: what it
-        goes on from is not said."""
-        begins = positions == 0
-        follows = torch.cat([begins[:, :1], positions[:, 1:] == positions[:, :-1] + 1], 1)
-        if not bool((begins | follows).all()) or not bool(begins[:, 0].all()):
+        """Over rows that are a text each, from its beginning; positions [B, T]. ModelError where they say otherwise:
+        what a later beginning goes on from is not known."""
+        if not torch.equal(positions, torch.arange(positions.shape[1], device=positions.device).expand_as(positions)):
             raise ModelError(
-                "model: recurrent layers read a text from its beginning, and this computation gives positions out of"
-                " order (texts that branch, or begin in the middle); use a model with attention in every layer"
+                "model: recurrent layers read a text from its beginning, and this computation gives several texts in a"
+                " row, texts that branch or ones that begin in the middle; use a model with attention in every layer"
             )
-        return cls.causal(begins.long().cumsum(1))
+        return cls.causal(torch.zeros_like(positions))
 
     @classmethod
     def decoding(cls, places: Sequence[Any], blocks: Sequence[int], positions: Tensor, back: bool = False) -> Runs:
