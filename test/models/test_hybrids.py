@@ -23,7 +23,7 @@ from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.inspection import parity
 from hildanext.models.runs import Runs
 from hildanext.models.support import check_head, check_supported
-from hildanext.registry import build, names
+from hildanext.registry import build
 
 TOLERANCE, ROW, STEP = 1e-5, 24, 1e-6
 EVERY = torch.ones(2, ROW, dtype=torch.bool)
@@ -175,7 +175,9 @@ def test_gradients_are_those_of_finite_differences_and_reach_the_clean_text(fami
     loss().backward()
     embedding = model.model.get_input_embeddings().weight
     assert embedding.grad is not None and embedding.grad[:MASK].abs().max() > 0
-    chosen = [one for name, one in model.named_parameters() if "layers.0" in name and ("conv" in name or "attn" in name)]
+    chosen = [
+        one for name, one in model.named_parameters() if "layers.0" in name and ("conv" in name or "attn" in name)
+    ]
     for parameter in (embedding, *chosen):
         assert parameter.grad is not None
         direction, values = torch.randn(parameter.shape, generator=rng, dtype=torch.float64), []
@@ -224,9 +226,3 @@ def test_a_mixer_whose_module_is_another_is_refused(monkeypatch: Any) -> None:
     monkeypatch.setattr(type(build("mixers", {"type": "short_conv"})), "modules", ())
     with pytest.raises(ModelError, match="layer 0"):
         mixer.install(network)
-
-
-@pytest.mark.parametrize("name", names("mixers"))
-def test_a_mixer_names_its_families_and_modules(name: str) -> None:
-    found = build("mixers", {"type": name})
-    assert found.layer_type and found.families and found.modules

@@ -173,9 +173,9 @@ class HFDenoiser(nn.Module):
         return hidden
 
     def _order(self, positions: Tensor, cache: Cache | None) -> Runs:
-        if cache is None or not cache.places:
-            return Runs.of_positions(positions)
-        return Runs.decoding(cache.places, cache.blocks, positions, self.shift == "clean")
+        if isinstance(cache, attention.Keeping):
+            return Runs.decoding(cache.places, cache.blocks, positions, self.shift == "clean")
+        return Runs.of_positions(positions)
 
     def _logits(
         self,

@@ -31,15 +31,15 @@ class Mixer(Plugin):
 
     @abstractmethod
     def shapes(self, module: Any) -> tuple[tuple[int, ...], ...]:
-        """Shapes of what is kept of a text: the convolution's tail [r, C] in the network's dtype, then states in float32
-        (or wider, as the network)."""
+        """Shapes of what is kept of a text: the convolution's tail [r, C] in the network's dtype, then states, in
+        float32 at least."""
 
     @abstractmethod
     def mix(
         self, module: Any, hidden: Tensor, runs: Runs, kept: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The layer over hidden [B, T, D] in the order of `runs`; kept: of each shape, [1 + n, ...], row 0 zeros. Returns
-        [B, T, D], and, where runs has places, what is to be kept behind each chunk."""
+        """The layer over hidden [B, T, D] in the order of `runs`; kept: of each shape, [1 + n, ...], row 0 zeros.
+        Returns [B, T, D] and, where runs has places, what is to be kept behind each chunk."""
 
 
 class Pairs:
@@ -75,6 +75,12 @@ class Pairs:
             raise ValueError(f"mixer: slot {slot} has no state behind {length} positions, only at {sorted(found)}")
         kept = {one: found[one] for one in (length - 1, length) if one in found}
         self.past[slot] = {one: tuple(part.clone() for part in parts) for one, parts in kept.items()}
+
+    def spread(self, first: int, source: Sequence[int]) -> None:
+        """What is aside of the slots from `first` on goes to as many: slot first + n takes what slot first + source[n]
+        has."""
+        aside = [self.aside.pop(first + one) for one in range(max(source) + 1)]
+        self.aside |= {first + place: aside[one] for place, one in enumerate(source)}
 
     def move(self, source: int, target: int, length: int) -> None:
         """The pair of a slot is that of another."""
@@ -121,7 +127,9 @@ def mixers_of(network: Any) -> Iterator[tuple[int, Mixer, Any]]:
             continue
         mixer = mixer_of(network.config, kind)
         if mixer is None or layer not in modules:
-            raise ModelError(f"model: {network.config.model_type}: layer {layer} ({kind}) is no mixer that is known here")
+            raise ModelError(
+                f"model: {network.config.model_type}: layer {layer} ({kind}) is no mixer that is known here"
+            )
         yield layer, mixer, modules[layer]
 
 

@@ -79,7 +79,7 @@ class Runs:
     def decoding(cls, places: Sequence[Any], blocks: Sequence[int], positions: Tensor, back: bool = False) -> Runs:
         """Over the places of a store's view, each going on from what is kept of it: row 1 + n is that of place n.
         positions [B, T]: of the forward; back: ends one position before a block's end are kept, too."""
-        rows, ends, width = [], [], positions.shape[1]
+        rows, ends, width = list[tuple[int, ...]](), list[tuple[list[int], list[int]]](), positions.shape[1]
         for number, (place, block) in enumerate(zip(places, blocks, strict=True), 1):
             begin, lengths, numbers = place.row * width + place.offset, [], []
             cuts = list(_cuts(place.start, place.start + place.size, block, back))
@@ -89,7 +89,7 @@ class Runs:
                 lengths += [stop] if end else []
                 numbers += [len(rows)] if end else []
                 rows.append((first, stop - start, begin, 0, 0, number, parent, depth, True))
-            ends.append((tuple(lengths), tuple(numbers)))
+            ends.append((lengths, numbers))
         columns = zip(COLUMNS, zip(*rows, strict=True), strict=True)
         table = {name: torch.tensor(values) for name, values in columns}
         return cls._of(table, (positions.shape[0], width), positions.device, tuple(places), ends)
@@ -97,7 +97,7 @@ class Runs:
     @classmethod
     def _of(
         cls, table: dict[str, Tensor], shape: tuple[int, int], device: torch.device, places: tuple[Any, ...] = (),
-        ends: Sequence[tuple[list[int], list[int]] | Any] = (),
+        ends: Sequence[tuple[list[int], list[int]]] = (),
     ) -> Runs:  # fmt: skip
         order = torch.argsort(2 * table["depth"] + ~table["asked"].bool(), stable=True)
         rank = torch.empty_like(order)
@@ -112,7 +112,7 @@ class Runs:
         before = torch.tensor([0, *(first for first, _, _ in levels)])[held["depth"]]
         held["parent"] = torch.where(held["depth"] > 0, rank[held["parent"]] - before, -1)
         # everything of a decoding forward is asked for, so a chunk's rank is its number among the ends
-        known = tuple((lengths, tuple(rank[list(numbers)].tolist())) for lengths, numbers in ends)
+        known = tuple((tuple(lengths), tuple(rank[numbers].tolist())) for lengths, numbers in ends)
         moved = {name: value.to(device) for name, value in held.items()}
         return cls(shape, int(held["size"].max()), moved, tuple(levels), places, known)
 

@@ -103,8 +103,9 @@ def _kept(kind: Any, text: str, forward: Forward, device: torch.device) -> Kept 
     split = _of_kinds if recurrent_layers(config) else _of_one_kind
     try:
         with _quiet():
-            (fixed, layer, most), (fixed_two, layer_two, most_two) = split(config, partial(traced, 1)), split(
-                config, partial(traced, 2)
+            (fixed, layer, most), (fixed_two, layer_two, most_two) = (
+                split(config, partial(traced, 1)),
+                split(config, partial(traced, 2)),
             )
     except Exception as error:  # whatever a family's code does to tensors without storage
         said, *_ = str(error).strip().splitlines() or [""]
@@ -139,9 +140,7 @@ def _quiet() -> Iterator[None]:
         logger.disabled = old
 
 
-def _traced(
-    config: Any, made: Callable[..., Any], rows: int, forward: Forward, device: torch.device
-) -> float:
+def _traced(config: Any, made: Callable[..., Any], rows: int, forward: Forward, device: torch.device) -> float:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     docs = torch.zeros(rows, forward.length, dtype=torch.long)

@@ -67,7 +67,7 @@ def _check_recurrent(config: Any, held: Any, where: str) -> None:
         )
     if family in UNKNOWN:
         raise ModelError(
-            f"{where}: {family} has Mamba-2 layers, which are not a softmax over a mask; they have no mixer here yet, use"
+            f"{where}: {family} has Mamba-2 layers, which are not a softmax over a mask and have no mixer here yet; use"
             " a model of lfm2, qwen3_next or qwen3_5, or one with attention in every layer"
         )
 
@@ -86,10 +86,17 @@ def _is_of(config: Any, families: tuple[str, ...]) -> bool:
     return config.model_type in families or text_config(config).model_type in families
 
 
-def recurrent_layers(config: Any) -> int:
-    """How many layers of a configuration are recurrent; 0: attention in all of them."""
+def mixers_by_name(config: Any) -> dict[str, int]:
+    """The recurrent layers of a configuration: how many of each mixer; empty: attention in all of them."""
     kinds = list(getattr(text_config(config), "layer_types", None) or ())
-    return sum(kind != FULL and mixer_of(config, kind) is not None for kind in kinds)
+    found = [mixer_of(config, kind) for kind in kinds if kind != FULL]
+    named = [type(one).__module__.rpartition(".")[2] for one in found if one is not None]
+    return {name: named.count(name) for name in sorted(set(named))}
+
+
+def recurrent_layers(config: Any) -> int:
+    """How many layers of a configuration are recurrent."""
+    return sum(mixers_by_name(config).values())
 
 
 def check_head(network: Any, where: str) -> None:

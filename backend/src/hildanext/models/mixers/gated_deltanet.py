@@ -1,6 +1,6 @@
 # Mixer `gated_deltanet`: a matrix per head that forgets and corrects what it holds, behind a short convolution.
 # Entry points: GatedDeltaNet.
-# All chunks are worked through at once; only the states at their ends are one after the other. Float32 inside, at least.
+# All chunks are worked through at once, only the states at their ends one after the other; in float32 at least.
 # Letters: M chunks, w positions of one, H value heads, K and V widths of a head's keys and values.
 """Mixer plugin gated_deltanet."""
 
@@ -82,12 +82,14 @@ def _output(module: Any, read: Tensor, gate: Tensor) -> Tensor:
 
 
 def _heads(module: Any, mixed: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = mixed.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
-    heads, times = module.num_k_heads, module.num_v_heads // module.num_k_heads
-    split = [part.unflatten(2, (heads, -1)).to(wide).transpose(1, 2) for part in (query, key)]
-    query, key = (_unit(part).repeat_interleave(times, dim=1) for part in split)
-    values = value.unflatten(2, (module.num_v_heads, -1)).to(wide).transpose(1, 2)
-    return query * module.head_k_dim**-0.5, key, values
+    query, key, value = torch.split(mixed, [module.key_dim, module.key_dim, module.value_dim], dim=-1)
+    heads, times = int(module.num_k_heads), int(module.num_v_heads) // int(module.num_k_heads)
+    query, key = (_unit(_by_head(part, heads, wide)).repeat_interleave(times, dim=1) for part in (query, key))
+    return query * module.head_k_dim**-0.5, key, _by_head(value, int(module.num_v_heads), wide)
+
+
+def _by_head(part: Tensor, heads: int, wide: torch.dtype) -> Tensor:
+    return part.reshape(*part.shape[:2], heads, -1).to(wide).transpose(1, 2)
 
 
 def _unit(part: Tensor) -> Tensor:
@@ -107,12 +109,14 @@ def _rule(
     grown = total.exp()[..., None]
     right = torch.cat([write * value, write * grown * key], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
-    new, old = solved.split([value.shape[-1], key.shape[-1]], dim=-1)
+    new, old = solved[..., : value.shape[-1]], solved[..., value.shape[-1] :]
     kept_keys = (key * (total[..., -1:] - total).exp()[..., None]).transpose(-1, -2)
     whole = grown[..., -1:, :]
 
     def step(chunks: slice, state: Tensor) -> Tensor:
-        return whole[chunks] * state + kept_keys[chunks] @ (new[chunks] - old[chunks] @ state)
+        behind: Tensor = whole[chunks] * state + kept_keys[chunks] @ (new[chunks] - old[chunks] @ state)
+        return behind
 
     begin, ends = runs.scan(kept, step)
-    return (grown * query) @ begin + ((query @ key.transpose(-1, -2)) * decay) @ (new - old @ begin), ends
+    near = ((query @ key.transpose(-1, -2)) * decay) @ (new - old @ begin)
+    return (grown * query) @ begin + near, ends
