@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hildanext.config.decode import DecodeConfig
+from hildanext.core.levenshtein import controls_of
 from hildanext.core.mixture import Mixes
 from hildanext.core.types import Denoiser
 from hildanext.decoding.driver import Driver
@@ -110,8 +111,12 @@ class BlockEngine:
         )  # fmt: skip
         prepared = prepare(request, self.tokenizer, bounds)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)
-        opens = Opening(plan.policy, ends)
-        canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id, opens=opens)
+        opens, controls = Opening(plan.policy, ends), controls_of(denoiser)
+        canvas = RequestCanvas(
+            prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id, controls=controls, opens=opens
+        )
+        if plan.policy.acts:
+            _require_actions(canvas)
         text = TextStream(self.tokenizer, prepared.prompt, request.stop, ends)
         seed = chosen(self.config.seed if request.seed is None else request.seed)
         live = Live(
@@ -257,6 +262,14 @@ class BlockEngine:
         if self.pending:
             raise ValueError(f"engine: generate beside {self.pending} pending requests; use Driver(engine)")
         return Driver(self).generate(request)
+
+
+def _require_actions(canvas: RequestCanvas) -> None:
+    if canvas.controls is None:
+        raise DecodeError("policy: it edits by actions and this model has none; train one with edit_actions")
+    free = canvas.editable.long()
+    if bool((free[1:] < free[:-1]).any()):
+        raise DecodeError("policy: it moves tokens, and behind a gap given ones stand still; use threshold_edit")
 
 
 def _is_prefill(live: Live, window: Window) -> bool:
