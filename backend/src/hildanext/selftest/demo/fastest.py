@@ -32,7 +32,7 @@ def fastest(stage: Stage) -> Part:
         f"read the parent left to right. Judged by: {found['measures']}. {_sentence(found['answer'])}"
     )
     header = ("decoder", "tokens/s", "nats per token under the parent", "repetition")
-    chart = bars([(row[0], one["tokens_per_second"]) for row, one in zip(rows, found["variants"].values())], "tokens/s")
+    chart = bars([(name, one["tokens_per_second"]) for name, one in found["variants"].items()], "tokens/s")
     section = Section("The fastest setting on this machine", prose, header, rows, [chart], wide=True)
     stage.console.say(found["answer"])
     keep = ("answer", "values", "variants", "reference", "tried", "seconds")

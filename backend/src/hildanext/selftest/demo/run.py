@@ -1,4 +1,4 @@
-# The demo: proof on toy tasks, then the bundled pair converted, compared, timed, tuned, repaired and watched; one report.
+# The demo: proof on toy tasks, then the bundled pair converted, compared, timed, tuned, repaired, watched; one report.
 # Entry points: demo, Sizes.
 # The toy learns in a process of its own during the first parts, and no timing starts before it has ended.
 # A part that cannot run is named on the console and in the report with its reason; the others still run.
