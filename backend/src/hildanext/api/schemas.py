@@ -80,6 +80,7 @@ class Message(StrictBody):
 class GenerateBody(StrictBody):
     """POST /generate. Exactly one of prompt, prompt_ids, messages."""
 
+    model: str | None = Field(None, max_length=400, description="a name from /v1/models; null: the first of them")
     messages: list[Message] | None = Field(None, min_length=1, max_length=1000, description="chat turns")
     stream: bool = Field(False, description="server-sent events draft, commit and done instead of one JSON object")
 
@@ -119,6 +120,7 @@ class GenerateReply(BaseModel):
 class ScoreBody(StrictBody):
     """POST /score: texts behind one context, or behind one each."""
 
+    model: str | None = Field(None, max_length=400, description="a name from /v1/models; null: the first of them")
     texts: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1, max_length=256, description="what is scored")
     context: str | list[TokenId] = Field("", description="text, or token ids, that all of them continue")
     contexts: list[str | list[TokenId]] | None = Field(None, max_length=256, description="one for each instead")
@@ -146,6 +148,7 @@ class ScoreReply(BaseModel):
     """Of each text, in order: nats, tokens, nats_per_token, standard_error (null: unknown), exact; where asked values:
     id, text and nats of each token."""
 
+    model: str
     engine: str
     kind: Literal["bound", "autoregressive"]
     block: int
@@ -153,15 +156,17 @@ class ScoreReply(BaseModel):
 
 
 class Health(BaseModel):
-    """GET /health. fallback: the engine is not the first of the configured order, for the reasons given."""
+    """GET /health. fallback: the engine is not the first of the configured order, for the reasons given; models: every
+    model served with its state; draining: stopping, what runs is finished."""
 
-    status: Literal["loading", "ready", "degraded", "failed", "stopped"]
+    status: Literal["loading", "ready", "degraded", "draining", "failed", "stopped"]
     problem: str
     engine: str | None
     fallback: bool
     reasons: list[str]
     capability: dict[str, Any] | None
     model: dict[str, Any] | None
+    models: list[dict[str, Any]]
     queue: dict[str, int]
     jobs: dict[str, int]
     uptime_seconds: float

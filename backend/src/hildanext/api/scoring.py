@@ -34,13 +34,15 @@ async def score(body: ScoreBody, http: HttpRequest) -> dict[str, Any]:
         raise ApiError(413, f"texts: {characters} characters with their contexts, at most {limit} are read", "texts")
     how = Scoring(body.kind, body.samples, body.block or 0)
     task = Task(prompt="", pieces=partial(scores, pairs=pairs, how=how))
-    result = (await results(server.admit(task), http))[0]
+    model = server.model(body.model)
+    result = (await results(server.admit(task, model), http))[0]
     log_result(http, result)
     if not isinstance(result, TaskResult):
         raise ApiError(400, f"score: the engine {result.engine} does not score texts; the engine transformers does")
-    block = how.block or server.require_engine().facts.block
+    session = model.worker.session if model.worker else None
+    block = how.block or (session.facts.block if session else 0)
     shown = [_shown(one, body.values) for one in result.found]
-    return {"engine": result.engine, "kind": body.kind, "block": block, "scores": shown}
+    return {"model": model.name, "engine": result.engine, "kind": body.kind, "block": block, "scores": shown}
 
 
 def _shown(one: Score, values: bool) -> dict[str, Any]:
