@@ -1,7 +1,7 @@
 # Prints the table of edits in docs/decoding-methods.md: faults planted in stories, and what is left of them.
 # Entry points: `python docs/edits.py --model runs/edit/model`; `--stories`, `--policies`.
-# Every block of a story is a trial: the text before it is as it was, the block is damaged or not, and the decoder begins
-# from it. Seconds and forwards are not of interest here.
+# Every block of a story is a trial: the text before it is as it was, the block is damaged or not, the decoder begins
+# from that. Seconds and forwards are not of interest here.
 """Repair of deletions, insertions and substitutions."""
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from decoding.reference import Scripted
 from hildanext.config.decode import DecodeConfig
 from hildanext.core.levenshtein import Controls, labels
 from hildanext.core.types import Canvas, Stats
+from hildanext.decoding.admission import require
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.policies.threshold_indel import Memory, ThresholdIndel
@@ -179,13 +180,11 @@ def test_gaps_and_models_without_actions_are_refused() -> None:
     with pytest.raises(DecodeError, match="this model has none"):
         BlockEngine(Parts(editor([0] * BLOCK), acts=False), DecodeConfig(block=BLOCK)).submit(asked)
     engine = BlockEngine(Parts(editor([0] * BLOCK)), DecodeConfig(block=BLOCK))
-    from hildanext.decoding.engine import _require_actions
-
     engine.submit(asked)
-    made = engine.waiting[0].canvas
-    made.editable[4] = False
+    live = engine.waiting[0]
+    live.canvas.editable[4] = False
     with pytest.raises(DecodeError, match="given ones stand still"):
-        _require_actions(made)
+        require(live.plan, engine.denoiser, live.canvas)
 
 
 def test_planted_faults_are_seen(monkeypatch: Any) -> None:

@@ -98,6 +98,18 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
     return window.final_on_entry + kept, events
 
 
+def written(live: Live, window: Window, update: Update) -> tuple[int, list[Event]]:
+    """The final tokens of the one opened block, whoever chose them: what `advance` returns."""
+    (block,), canvas = window.opened, live.canvas
+    seen = canvas.canvas(block)
+    look = canvas.look(block, update, live.plan.policy, True)
+    _count(live, window, [look], 0)
+    unknown = Stats(update.tokens, torch.zeros(len(update.tokens)))
+    events = _draft(live, window, _drafted(live, block, seen, unknown, update))
+    kept = canvas.close([look])
+    return window.final_on_entry + kept, events + _emit(live)
+
+
 def _noted(record: Record, start: int, saw: tuple[Canvas, Tensor, Tensor], update: Update, step: int) -> None:
     seen, looked, raw = saw
     written = update.tokens
