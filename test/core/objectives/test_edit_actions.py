@@ -125,7 +125,7 @@ def test_planted_faults_are_seen(monkeypatch: Any) -> None:
 
 def test_weights_are_factors_of_their_sets() -> None:
     none: dict[str, Tensor] = {}
-    for name in ("m2t_weight", "edit_weight", "keep_weight"):
+    for name in ("m2t_weight", "action_weight", "keep_weight"):
         none[name] = run(Acting(), **{name: 0.0}).total
     whole = run(Acting()).total
     assert sum(one.item() for one in none.values()) == pytest.approx(2 * whole.item(), rel=1e-4)

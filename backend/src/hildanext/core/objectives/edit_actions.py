@@ -49,7 +49,7 @@ class EditActions(BaseObjective):
     turns: int = Field(2, ge=1, description="forwards per micro-batch, a count")
     fill: float = Field(0.5, ge=0, le=1, description="probability that a masked position is filled between turns")
     m2t_weight: float = Field(1.0, ge=0, description="factor of masked positions")
-    edit_weight: float = Field(1.0, ge=0, description="factor of SUBSTITUTE, DELETE and INSERT")
+    action_weight: float = Field(1.0, ge=0, description="factor of SUBSTITUTE, DELETE and INSERT")
     keep_weight: float = Field(1.0, ge=0, description="factor of KEEP")
 
     _special: tuple[int, ...] = PrivateAttr(())
@@ -119,7 +119,7 @@ class EditActions(BaseObjective):
     ) -> tuple[LossReport, TokenScores]:
         draft, batch, wanted, can = given
         sets = _sets(draft, wanted, controls)
-        factors = (self.m2t_weight, self.keep_weight, *[self.edit_weight] * 3)
+        factors = (self.m2t_weight, self.keep_weight, *[self.action_weight] * 3)
         weight = sum(
             (factor * one for factor, one in zip(factors, sets, strict=True)),
             torch.zeros(draft.shape, device=draft.device),
