@@ -128,6 +128,9 @@ class TrainConfig(Section):
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="metrics also go there; metrics.jsonl is always written"
     )
+    panels_every: int = Field(
+        0, ge=0, description="steps between pictures in panels/ of the run, which trackers get too; 0: none"
+    )
     parity: bool = Field(True, description="check the parent's logits through the adapter before a conversion")
 
     @model_validator(mode="after")
