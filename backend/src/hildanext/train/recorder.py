@@ -127,7 +127,6 @@ class RunRecorder(Recorder):
         if "loss" in record and self.training.ranks.first and time.monotonic() - self._status > STATUS_SECONDS:
             self._status = time.monotonic()
             self.training.run.status(step=record["step"], total=self.training.ladder.steps, loss=record["loss"])
-
         every = self.training.config.train.panels_every
         if self.panels is not None and "loss" in record and record["step"] % every == 0:
             self._draw(self.panels, int(record["step"]))
