@@ -48,7 +48,7 @@ def test_both_forms_of_the_step_compute_the_same_loss(length: int, tmp_path: Pat
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_preset_that_trains_has_a_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HILDANEXT_MODEL", "HILDANEXT_DATA", "HILDANEXT_TINYSTORIES", "HILDANEXT_DOLMA"):
+    for name in ("HILDANEXT_MODEL", "HILDANEXT_DATA", "HILDANEXT_ROWS", "HILDANEXT_TINYSTORIES", "HILDANEXT_DOLMA"):
         monkeypatch.setenv(name, "nowhere")
     config = load_config(path)
     untrained = config.model.model_copy(
