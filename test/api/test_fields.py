@@ -31,7 +31,7 @@ GOOD: dict[str, list[Any]] = {
     "tau_stable": [0.5, 1, "preset"],
     "temperature": [0, 2.5, 100.0], "top_k": [0, 1 << 20], "top_p": [0.1, 1], "cfg_scale": [0.0, 100],
     "stop": [["a", "b"]], "block": [1, 64], "overrides": [{"steps": 3}, {"x": None, "y": True}], "trace": [True],
-    "infill": [True], "ignore_eos": [True], "thinking": [True],
+    "infill": [True], "ignore_eos": [True], "thinking": [True], "logprobs": [0, 20],
 }  # fmt: skip
 BAD: dict[str, list[Any]] = {
     "prompt": [3], "prompt_ids": [[-1], ["x"]], "messages": ["hello"], "mode": [5, "x" * 65],
@@ -44,7 +44,7 @@ BAD: dict[str, list[Any]] = {
     "seed": [-2, 1 << 63], "sample": [-1], "temperature": [-1, 101, float("inf")], "top_k": [-1, (1 << 20) + 1],
     "top_p": [0, 1.1], "cfg_scale": [-1, 101], "stop": [[""], ["x" * 201], ["x"] * 17], "block": [0, (1 << 20) + 1],
     "overrides": [{"a": {"b": 1}}, {str(i): 1 for i in range(33)}], "trace": ["x"], "infill": ["x"],
-    "ignore_eos": ["x"], "thinking": ["x"],
+    "ignore_eos": ["x"], "thinking": ["x"], "logprobs": [-1, 21, "x"],
 }  # fmt: skip
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
 

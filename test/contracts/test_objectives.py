@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ import torch
 from hildanext.core.batches import document_batch
 from hildanext.core.objective import BaseObjective
 from hildanext.core.types import About, Batch, Denoiser, LossReport
+from hildanext.models.about import _kept, _watched
+from hildanext.models.denoiser import network
+from hildanext.models.layers import layer_list
 from hildanext.registry import build, names
 
 NAMES = names("objectives")
@@ -23,7 +27,11 @@ def prepared(objective: Any, loaded: Any) -> Any:
     """The objective as a run would train with it."""
     special = tuple(loaded.tokenizer.all_special_ids)
     vocabulary = max(loaded.tokenizer.get_vocab().values()) + 1
-    known = About(vocabulary, special, loaded.device, lambda path: loaded.denoiser, nullcontext, "models/parent")
+    watch, rows = partial(_watched, loaded.denoiser), partial(_kept, loaded.tokenizer)
+    known = About(
+        vocabulary, special, loaded.device, lambda path: loaded.denoiser, nullcontext, "models/parent",
+        len(layer_list(network(loaded.denoiser))), watch, rows,
+    )  # fmt: skip
     return objective.prepare(known)
 
 

@@ -48,9 +48,9 @@ def test_a_decode_is_an_animation_of_every_forward(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("decode_animation", monkeypatch, str(tmp_path / "decode.svg"), "Tom had")
-    forwards = int(capsys.readouterr().out.split(", ")[1].split()[0])
+    steps = int(capsys.readouterr().out.split(", ")[1].split()[0])
     drawn = ElementTree.parse(tmp_path / "decode.svg").getroot()
-    assert len(drawn.findall("{http://www.w3.org/2000/svg}g")) == forwards > 5
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}g")) == steps + 1 > 5
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 from decoding import checks
+from decoding.check_records import records_are_the_oracles
 from decoding.reference import MASK
-from decoding.subjects import BLOCK, Letters, Subject
+from decoding.subjects import BLOCK, Letters, Subject, prompt, request
 from engines.toy import toy_tokenizer
 from models import families
 
@@ -117,6 +118,12 @@ def test_every_way_of_caching_gives_the_same_tokens(subject: Subject, policy: st
 def test_tokens_are_those_of_the_independent_decoder(subject: Subject, policy: str, sampling: str) -> None:
     if subject.parts.denoiser.shift == "none":
         checks.tokens_are_the_oracles(subject, policy, sampling)
+
+
+def test_records_are_those_of_plain_forwards(subject: Subject) -> None:
+    if subject.parts.denoiser.shift == "none":
+        asked = request(prompt(BLOCK + 3), 2 * BLOCK, "editing", "sampled", trace=True, logprobs=0, window_blocks=2)
+        records_are_the_oracles(subject, asked)
 
 
 @pytest.mark.parametrize(("seed", "preempt"), [(1, 0.0), (10, 0.3)])

@@ -1,5 +1,5 @@
 # The front door for people who write Python: a loaded model with its masks, losses, likelihoods and texts as methods.
-# Entry points: load, Model (batch, loss, nll, generate, stream), generate (text in, text out).
+# Entry points: load, Model (batch, loss, nll, generate, stream), Answer, generate (text in, text out).
 # A thin file over the rooms: models, core, decoding and engines do the work, and each can be used without it.
 # Where a plugin is taken its name, its section {"type": name, ...} or the object itself will do.
 """Loading, scoring and decoding from Python."""
@@ -33,6 +33,7 @@ from hildanext.errors import ConfigError, DataError, DecodeError
 from hildanext.models.about import about
 from hildanext.models.load import Loaded, load_model
 from hildanext.registry import build
+from hildanext.report.recording import Recording
 
 Named = str | Mapping[str, Any]
 
@@ -52,6 +53,22 @@ class Likelihood:
     autoregressive: Estimate
     bound: Estimate
     block: int
+
+
+@dataclass(frozen=True)
+class Answer(Result):
+    """A Result that can be looked at. prompt: the text that was given, '' for a chat or token ids."""
+
+    prompt: str = field(default="", repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the trace, as of any Result."""
+        return {name: value for name, value in super().as_dict().items() if name != "prompt"}
+
+    def animation(self, title: str = "") -> Recording:
+        """How it was decoded, to be saved as .html, .gif, .svg or .jsonl, or shown in a notebook. It must have been
+        asked for with trace=True; DecodeError."""
+        return Recording.of_trace(self.prompt, self.trace, self.as_dict(), title or self.prompt or "hildanext generate")
 
 
 @dataclass(frozen=True)
@@ -138,11 +155,11 @@ class Model:
         yield from self._engine().stream(_request(prompt, policy, fields))
 
     def generate(self, prompts: Any, policy: Named | BlockPolicy | None = None, **fields: Any) -> Any:
-        """The Result of a prompt (a text, token ids, or a chat as a list of turns {role, content}), or the Results of a
+        """The Answer to a prompt (a text, token ids, or a chat as a list of turns {role, content}), or the Answers to a
         list of them, decoded together in one engine; each text is the one it would be alone. fields: those of
         decoding.request.Request. A prompt met again draws afresh: `sample` counts its repeats. DecodeError."""
         if _is_one(prompts):
-            return self._engine().generate(_request(prompts, policy, fields))
+            return _answer(prompts, self._engine().generate(_request(prompts, policy, fields)))
         if not isinstance(prompts, Sequence) or not prompts:
             raise DecodeError(f"generate: {prompts!r}, expected a text, a chat, token ids, or a list of them")
         seen: Counter[str] = Counter()
@@ -150,11 +167,16 @@ class Model:
         for prompt in prompts:
             requests.append(_request(prompt, policy, {"sample": seen[repr(prompt)], **fields}))
             seen[repr(prompt)] += 1
-        return self._engine().run(requests)
+        results = self._engine().run(requests)
+        return [_answer(prompt, result) for prompt, result in zip(prompts, results, strict=True)]
 
     def _engine(self) -> OpenEngine:
         name = BUNDLED if self.config.model.path == BUNDLED else "transformers"
         return OpenEngine(NativeSession(name, self.loaded, self.config))
+
+
+def _answer(prompt: Any, result: Result) -> Answer:
+    return Answer(**vars(result), prompt=prompt if isinstance(prompt, str) else "")
 
 
 def _section(named: Named) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ async def generation_events(generation: Generation, http: HttpRequest, trace: bo
 
 def _plain(item: Draft | Commit) -> dict[str, Any]:
     if isinstance(item, Commit):
-        return vars(item)
+        known = {} if item.record is None else {"record": [asdict(one) for one in item.record]}
+        return {name: value for name, value in vars(item).items() if name != "record"} | known
     return {**vars(item), "tokens": [vars(token) for token in item.tokens]}
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="treat the prompt as a user's chat turn")
     parser.add_argument("--stream", action="store_true", help="show the canvas while it is filled")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write the canvas after every step as JSON lines")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE",
+        help="write how it was decoded: .html (a player), .gif, .svg, or .jsonl (docs/events.md)",
+    )  # fmt: skip
     parser.add_argument("--infill", action="store_true", help="fill the gaps written <gap:N> in the prompt")
     parser.add_argument(
         "--ar", action="store_true", help="read the model left to right, token by token, as its AR parent was trained"
@@ -38,23 +43,54 @@ def run(context: Context) -> dict[str, Any]:
     from hildanext.decoding.modes import resolve_mode
     from hildanext.decoding.request import Request
     from hildanext.engines.opening import open_engine
-    from hildanext.report.terminal import watch
+    from hildanext.report.recording import suffix_of
 
     args = context.args
+    if args.save:
+        suffix_of(args.save)
     fields, config = _fields(args), context.config
     request = Request.of(**{**fields, **(_left_to_right(fields) if args.ar else {})})
     resolve_mode(request, config.decode, {})  # a mode or policy that is none is told before anything is loaded
     if args.trace:
-        _write(args.trace, "")
+        _write(args.trace, "", "--trace")
+    if args.save:
+        _write(args.save, "", "--save", "a")
     engine = open_engine(config=left_to_right(config) if args.ar else config, console=context.console)
     live = args.stream and not args.json
-    result = watch(engine.stream(request), args.infill) if live else engine.generate(request)
+    result = _result(args, engine, request, live)
     if args.trace:
-        _write(args.trace, "".join(json.dumps(step) + "\n" for step in result.trace))
+        _write(args.trace, "".join(json.dumps(step) + "\n" for step in result.trace), "--trace")
     if not args.json and not live:
         print(result.text)
     _report(context, result, engine.session.capability.reasons)
     return dict(result.as_dict())
+
+
+def _result(args: argparse.Namespace, engine: Any, request: Any, live: bool) -> Any:
+    from hildanext.decoding.wire import begun, entry
+    from hildanext.report.recording import Recording
+    from hildanext.report.terminal import watch
+
+    if not live and not args.save:
+        return engine.generate(request)
+    title = f"hildanext generate{' --chat' if args.chat else ''} --prompt {shlex.quote(args.prompt)}"
+    # a chat's prompt stands in the title alone: what the model saw of it is the template's
+    entries = [begun("" if args.chat else request.prompt or "", title=title, infill=args.infill)]
+    events = _noted(engine.stream(request), entries, entry) if args.save else engine.stream(request)
+    if live:
+        result = watch(events, args.infill)
+    else:
+        *_, last = events
+        result = last.result
+    if args.save:
+        Recording(tuple(entries), title).save(args.save)
+    return result
+
+
+def _noted(events: Iterator[Any], entries: list[Any], entry: Callable[[Any], Any]) -> Iterator[Any]:
+    for event in events:
+        entries.append(entry(event))
+        yield event
 
 
 def _left_to_right(fields: dict[str, Any]) -> dict[str, Any]:
@@ -68,12 +104,13 @@ def _left_to_right(fields: dict[str, Any]) -> dict[str, Any]:
     return {"block": 1, "policy": {"type": "static_quota"}}
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, flag: str, how: str = "w") -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        with path.open(how, encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise DecodeError(
-            f"--trace: cannot write {path} ({error.strerror}); name a file in an existing folder"
+            f"{flag}: cannot write {path} ({error.strerror}); name a file in an existing folder"
         ) from error
 
 

@@ -16,6 +16,7 @@ from hildanext.config.bench import BenchConfig
 from hildanext.config.data import DataConfig, TokenizeConfig
 from hildanext.config.decode import DecodeConfig
 from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
+from hildanext.config.kept import AnchorsConfig, TrajectoriesConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
 from hildanext.config.rl import DpoConfig, RlConfig
@@ -53,6 +54,8 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     rollout: RolloutConfig = RolloutConfig()
+    anchors: AnchorsConfig = AnchorsConfig()
+    trajectories: TrajectoriesConfig = TrajectoriesConfig()
     rl: RlConfig = RlConfig()
     dpo: DpoConfig = DpoConfig()
     decode: DecodeConfig = DecodeConfig()
@@ -67,7 +70,8 @@ class Config(Section):
 
 
 OWNED = {
-    "answer": "answer", "bench": "bench", "rollout": "on-policy", "rl": "rl", "dpo": "dpo",
+    "answer": "answer", "anchors": "anchors", "trajectories": "trajectories", "bench": "bench", "rollout": "on-policy",
+    "rl": "rl", "dpo": "dpo",
     "merge": "merge-checkpoints", "inspect": "inspect", "tune": "tune",
 }  # fmt: skip
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""

@@ -37,6 +37,10 @@ class BaseObjective(Plugin):
         """Itself."""
         return self
 
+    def at(self, done: float) -> Self:
+        """Itself."""
+        return self
+
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch at one block size; block <= 0 or >= L means the whole row (MDLM)."""
         raise ValueError(f"objective {type(self).__name__} defines no loss")

@@ -1,11 +1,11 @@
 # The records that flow between the parts, and the protocols the parts meet at.
-# Entry points: Batch, LossReport, Stats, Canvas, Update, Denoiser, About, Pass, Objective, Policy.
+# Entry points: Batch, LossReport, Stats, Canvas, Update, Denoiser, About, Kept, Pass, Objective, Policy.
 # Shape letters: B rows, L positions of a row, Q queries, K keys, V vocabulary, D hidden width, n selected positions.
 """Core records and protocols; torch only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -182,12 +182,31 @@ class Denoiser(Protocol):
         ...
 
 
+class Kept(Protocol):
+    """Arrays that were written beforehand, one for each row of tokens, by the hash of the row."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What was written with them."""
+        ...
+
+    def rows(self, batch: Batch, part: Sequence[int] = ()) -> Tensor:
+        """[B, L, ...] of the batch's rows on its device, 0 behind a row's last learned position; part: entries of the
+        first axis of what a position has, empty: all. DataError for a row that was not written."""
+        ...
+
+    def known(self, batch: Batch) -> Tensor:
+        """[B] bool: whether a row was written."""
+        ...
+
+
 @dataclass(frozen=True)
 class About:
     """What an objective may know of the run it is prepared for. vocabulary: ids the tokenizer makes, a count; special:
     ids that are no text; load(path): a second model of this tokenizer, frozen, in evaluation mode; parent: a context in
     which the model in training computes as what it began from (adapters off), None where its weights themselves train;
-    origin: the path it began from where that is an AR model, empty where it is none."""
+    origin: the path it began from where that is an AR model, empty where it is none; layers: of the network, a count;
+    watch(model, numbers): inside, outputs of layers counted from 1; kept(kind, folder, model or ""): rows on disk."""
 
     vocabulary: int
     special: tuple[int, ...]
@@ -195,6 +214,9 @@ class About:
     load: Callable[[str], Denoiser]
     parent: Callable[[], AbstractContextManager[None]] | None = None
     origin: str = ""
+    layers: int = 0
+    watch: Callable[[Denoiser, Collection[int]], AbstractContextManager[Mapping[int, Tensor]]] | None = None
+    kept: Callable[[str, str, str], Kept] | None = None
 
 
 @dataclass(frozen=True)
@@ -233,6 +255,10 @@ class Objective(Protocol):
 
     def prepare(self, about: About) -> Objective:
         """The objective that is trained with, called once before the first step."""
+        ...
+
+    def at(self, done: float) -> Objective:
+        """The objective of a step; done: share of the run that lies behind it, in [0, 1)."""
         ...
 
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:

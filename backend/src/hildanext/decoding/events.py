@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hildanext.decoding.request import Result
+from hildanext.decoding.request import Result, TokenRecord
 from hildanext.errors import HildaError
 
 TokenState = Literal["mask", "new", "edited", "kept", "given"]
@@ -39,11 +39,12 @@ class Draft:
 
 @dataclass(frozen=True)
 class Commit:
-    """Text that will not change, to be appended."""
+    """Text that will not change, to be appended. record: of each of token_ids, where it was asked for."""
 
     request: int
     text: str
     token_ids: tuple[int, ...]
+    record: tuple[TokenRecord, ...] | None = None
     kind: Literal["commit"] = "commit"
 
 

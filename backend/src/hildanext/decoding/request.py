@@ -17,6 +17,7 @@ from hildanext.config.nearest import describe
 from hildanext.errors import DecodeError
 from hildanext.registry import Plugin
 
+MOST_ALTERNATIVES = 20
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
 TokenId = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -24,7 +25,7 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
     "native": {"sample": None},
     "openai": {
         "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "infill": None, "trace": None,
-        "max_new_tokens": "max_tokens",
+        "logprobs": None, "max_new_tokens": "max_tokens",
     },
     "cli": {
         "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "block": None, "overrides": None,
@@ -61,6 +62,9 @@ class Request(Asked[None]):
     trace: bool = Field(False, description="keep the canvas after every step in the result")
     infill: bool = Field(False, description="fill the gaps marked <gap:N> in the prompt")
     ignore_eos: bool = Field(False, description="go on to max_new_tokens whatever is generated")
+    logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = Field(
+        None, description="keep each token's step, edits and log-probability, and this many alternatives; null: none"
+    )
 
     @classmethod
     def of(cls, **values: Any) -> Request:
@@ -114,10 +118,35 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A token that might have been written instead. logprob: natural logarithm of its probability."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """How a token came to stand. step: the denoising step that wrote it last, counted from 1; 0: given; edits: times it
+    was written again after the first; logprob: of the token at that step under the model (guided where guidance is on)
+    without [MASK], before temperature, cuts and a policy's bias; None: given; top: the likeliest there, best first.
+    Conditional on the canvas of that step."""
+
+    id: int
+    text: str
+    step: int
+    edits: int
+    logprob: float | None
+    top: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True)
 class Result:
     """A finished generation. text holds nothing after EOS, a stop string or the limit; token_ids keep the first EOS.
     exact: every number came from an exact cache; preset: mode (null where it gave nothing), source, values used;
-    seed: the one used, by which a draw can be repeated; None where the engine draws nothing of ours."""
+    seed: the one used, by which a draw can be repeated; None where the engine draws nothing of ours; record: of each of
+    token_ids, None where it was not asked for (logprobs)."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -130,6 +159,7 @@ class Result:
     trace: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     seed: int | None = None
+    record: tuple[TokenRecord, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the trace."""

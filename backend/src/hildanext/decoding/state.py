@@ -19,6 +19,7 @@ from hildanext.core.types import Canvas, Update
 from hildanext.decoding.blocks import Blocks, Span
 from hildanext.decoding.modes import ResolvedMode
 from hildanext.decoding.policy import BlockPolicy
+from hildanext.decoding.record import Record
 from hildanext.decoding.request import FinishReason, Request
 from hildanext.decoding.text import TextStream
 
@@ -222,7 +223,8 @@ class Counters:
 @dataclass(eq=False)
 class Live:
     """A request with its state. ends: token ids that end the text; slots: rows of the store, two with guidance, none
-    while it waits; shown: position up to which text was emitted; emitted: ids that were; finish: set at its end."""
+    while it waits; shown: position up to which text was emitted; emitted: ids that were; finish: set at its end;
+    record: where one is asked for."""
 
     number: int
     request: Request
@@ -240,6 +242,11 @@ class Live:
     finish: FinishReason | None = None
     emitted: list[int] = field(default_factory=list)
     trace: list[dict[str, Any]] = field(default_factory=list)
+    record: Record | None = None
+
+    def __post_init__(self) -> None:
+        if self.request.logprobs is not None:
+            self.record = Record(self.request.logprobs, self.canvas.blocks.length)
 
     @property
     def lanes(self) -> int:

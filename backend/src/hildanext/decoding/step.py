@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event, To
 from hildanext.decoding.forward import ForwardRow
 from hildanext.decoding.policy import masked
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
-from hildanext.decoding.request import FinishReason, Metrics, Result
+from hildanext.decoding.request import FinishReason, Metrics, Result, TokenRecord
 from hildanext.decoding.sharing import sequences
 from hildanext.decoding.state import Live, Look, OpenBlock, Window
 from hildanext.decoding.statistics import guided, statistics
@@ -54,11 +55,16 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         looked = policy.looked_at(seen)
         count = sum(looked.tolist())
         own, rest = [one[:count] for one in rest], [one[count:] for one in rest]
-        stats = _stats(live, block, seen, looked, own)
+        scores = guided(own[0], own[1], live.plan.sampling.cfg_scale) if len(own) > 1 else own[0]
+        raw = scores.float().clone() if live.record else scores
+        stats = _stats(live, block, seen, looked, scores)
         block.stable = _agreement(seen, stats)
         block.history += ((stats.best, stats.probability),) if policy.remembers else ()
         update, forced = policy.step(stats, seen), canvas.forced(block, policy)
         update = _completed(update, stats, seen) if forced else update
+        if live.record:
+            step = len(live.counters.mask_share) + 1
+            live.record.write(block.span.start, seen, looked, update.tokens, raw, step)
         looks.append(canvas.look(block, update, policy, forced))
         # counted behind the update: the rewrites that the model still proposes
         proposed += _rewrites(seen, looked, stats) if policy.revises else 0
@@ -77,9 +83,8 @@ def _uniform(live: Live, block: OpenBlock, purpose: int) -> Tensor:
     return uniform(live.seed, live.request.sample, positions, block.looks, purpose)
 
 
-def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, logits: Sequence[Tensor]) -> Stats:
+def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, scores: Tensor) -> Stats:
     policy, sampling = live.plan.policy, live.plan.sampling
-    scores = guided(logits[0], logits[1], sampling.cfg_scale) if len(logits) > 1 else logits[0]
     draws = None if sampling.greedy else _uniform(live, block, SAMPLE)[looked].to(scores.device)
     bias = policy.bias(canvas)
     bias = bias.at(looked) if bias is not None else None
@@ -151,9 +156,14 @@ def _state(index: int, before: Canvas, update: Update) -> TokenState:
 def _draft(live: Live, window: Window, drafted: list[DraftToken]) -> list[Event]:
     start, step = window.opened[0].span.start, len(live.counters.mask_share)
     if live.request.trace:
-        tokens = [vars(token) for token in drafted]
+        tokens = [_traced(live, token) for token in drafted]
         live.trace.append({"request": live.number, "step": step, "start": start, "tokens": tokens})
     return [Draft(live.number, step, tuple(drafted))] if live.drafts else []
+
+
+def _traced(live: Live, token: DraftToken) -> dict[str, Any]:
+    known = live.record is not None and token.state != "mask"
+    return vars(token) | (live.record.traced(token.pos) if live.record and known else {})
 
 
 def _emit(live: Live) -> list[Event]:
@@ -168,7 +178,13 @@ def _emit(live: Live) -> list[Event]:
     kept = tuple(live.text.ids[len(live.emitted) : live.text.settled])
     live.emitted.extend(kept)
     live.counters.first_block = live.counters.first_block or time.monotonic()
-    return [Commit(live.number, delta, kept)] if delta or kept else []
+    first = live.canvas.blocks.given + len(live.emitted) - len(kept)
+    return [Commit(live.number, delta, kept, record(live, first, kept))] if delta or kept else []
+
+
+def record(live: Live, first: int, ids: Sequence[int]) -> tuple[TokenRecord, ...] | None:
+    """The records of `ids`, which stand from position `first` on, where they were asked for."""
+    return tuple(live.record.tokens(first, ids, live.text.piece)) if live.record else None
 
 
 def finished(live: Live) -> Done:
@@ -193,5 +209,5 @@ def result(live: Live) -> Result:
     reason: FinishReason = live.finish or "cancelled"
     return Result(
         live.text.text, tuple(kept), reason, metrics, exact=live.exact, preset=live.plan.preset,
-        trace=tuple(live.trace), notes=live.notes, seed=live.seed,
+        trace=tuple(live.trace), notes=live.notes, seed=live.seed, record=record(live, given, kept),
     )  # fmt: skip

@@ -1,22 +1,29 @@
 # What an objective is told of a loaded model: vocabulary, special ids, device, and how to get further models.
-# Entry points: about.
+# Entry points: about, weights_hash.
 # A second model is loaded like the first, in evaluation mode, and none of its weights train; it reads the same rows, so
-# one with another tokenizer is refused.
+# one with another tokenizer is refused, and so are rows on disk that another model or tokenizer wrote.
 """What `Objective.prepare` is given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hildanext.config.model import ModelConfig
-from hildanext.core.types import About, Denoiser
-from hildanext.errors import ModelError
-from hildanext.models.denoiser import network
+from hildanext.core.types import About, Denoiser, Kept
+from hildanext.data.row_store import RowStore
+from hildanext.data.tokenizers import tokenizer_hash
+from hildanext.disk import fingerprints
+from hildanext.errors import DataError, ModelError
+from hildanext.models.denoiser import HFDenoiser, network
+from hildanext.models.layers import layer_list, watching
 from hildanext.models.load import NEW, Loaded, load_model, place
 from hildanext.models.lora import has_adapter
 from hildanext.models.meta import HildaMeta
@@ -31,7 +38,37 @@ def about(loaded: Loaded, model: ModelConfig) -> About:
     return About(
         vocabulary, tuple(tokenizer.all_special_ids), loaded.device, partial(_frozen, model, tokenizer),
         partial(_without_adapters, network(denoiser)) if adapted else None, _origin(model),
+        len(layer_list(network(denoiser))) if isinstance(denoiser, HFDenoiser) else 0, partial(_watched, denoiser),
+        partial(_kept, tokenizer),
     )  # fmt: skip
+
+
+def weights_hash(path: str) -> str:
+    """SHA-256 over the weight files of a model folder and its config.json, by which kept rows know their model."""
+    known = fingerprints(place(path))
+    files = {name: one["sha256"] for name, one in known.items() if Path(name).suffix == ".safetensors"}
+    files["config.json"] = known["config.json"]["sha256"]
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _watched(own: Denoiser, model: Denoiser, numbers: Collection[int]) -> AbstractContextManager[Mapping[int, Tensor]]:
+    # behind ranks the model in training is a wrapper around `own`
+    return watching(network(model if isinstance(model, HFDenoiser) else own), numbers)
+
+
+def _kept(tokenizer: Any, kind: str, folder: str, path: str) -> Kept:
+    store = RowStore.open(Path(folder).expanduser(), kind)
+    given, own = str(store.facts.get("tokenizer_hash")), tokenizer_hash(tokenizer)
+    if given != own:
+        raise DataError(
+            f"{folder}: its {kind} were made with tokenizer {given[:12]}, the model's is {own[:12]}; run"
+            f" `hildanext {kind}` with this model's tokenizer and shards"
+        )
+    if path and store.facts.get("weights") != weights_hash(path):
+        raise DataError(
+            f"{folder}: its {kind} are those of another model than {path}; run `hildanext {kind}` on that one"
+        )
+    return store
 
 
 def _origin(model: ModelConfig) -> str:

@@ -1,6 +1,7 @@
 # A recorded generation as one animated SVG of a terminal: no script, no font, no GIF.
-# Entry points: animate, ended, layout; `python -m hildanext.report.animation TRACE.jsonl OUT.svg [PROMPT TITLE]`.
-# TRACE.jsonl comes from `hildanext generate --trace`; each line is the active block after one forward.
+# Entry points: animate, ended, layout, seconds_of; `python -m hildanext.report.animation TRACE.jsonl OUT.svg [...]`.
+# TRACE.jsonl comes from `hildanext generate --trace`; each line is the active block after one forward. Longer
+# generations are shown faster, so that none takes more than half a minute.
 """Terminal animation from a trace."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from hildanext.report.frames import frames_of
 
 COLUMNS, ADVANCE, LINE = 78, 9.2, 24
-SECONDS, PAUSE = 0.35, 3.0
+SECONDS, PAUSE, WHOLE, SHORTEST = 0.35, 3.0, 28.0, 0.04
 COLOURS = {
     "mask": "#5b6472",
     "new": "#4fc78b",
@@ -26,8 +27,14 @@ COLOURS = {
     "done": "#e8eaee",
 }
 END, MARK = re.compile(r"<\|\w+\|>|</s>"), " \u25a0"
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
 MASK = "\u2591\u2591\u2591"
 Placed = tuple[int, int, str, str]
+
+
+def seconds_of(count: int) -> float:
+    """How long each of `count` frames is shown, seconds."""
+    return max(SHORTEST, min(SECONDS, WHOLE / max(1, count)))
 
 
 def layout(tokens: Sequence[Sequence[str]]) -> list[Placed]:
@@ -36,7 +43,7 @@ def layout(tokens: Sequence[Sequence[str]]) -> list[Placed]:
     line, column = 0, 0
     found: list[Placed] = []
     for text, state in tokens:
-        shown = f" {MASK}" if state == "mask" else text.replace("\n", " ")
+        shown = f" {MASK}" if state == "mask" else CONTROL.sub("", re.sub(r"[\n\t]", " ", text))
         for word in shown.replace(" ", "\0 ").split("\0"):
             if column + len(word) > COLUMNS and word.strip():
                 line, column = line + 1, 0
@@ -55,23 +62,24 @@ def animate(frames: Sequence[Mapping[str, Any]], title: str) -> str:
         raise ValueError("animate: no frames")
     placed = [layout(frame["tokens"]) for frame in frames]
     height = 84 + LINE * (1 + max(piece[0] for pieces in placed for piece in pieces))
-    total = SECONDS * len(frames) + PAUSE
+    total = seconds_of(len(frames)) * len(frames) + PAUSE
     parts = [_frame(pieces, index, len(frames), total) for index, pieces in enumerate(placed)]
     width = round(COLUMNS * ADVANCE) + 48
     space = 'xmlns="http://www.w3.org/2000/svg"'
-    head = f'<svg {space} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+    head = f'<svg {space} viewBox="0 0 {width} {height}" role="img" aria-label="{escape(CONTROL.sub("", title))}">'
     style = "<style>text{font:15px ui-monospace,Menlo,Consolas,monospace;white-space:pre}</style>"
     window = f'<rect width="{width}" height="{height}" rx="12" fill="#14161a"/>'
     dots = "".join(
         f'<circle cx="{24 + 20 * i}" cy="22" r="6" fill="{c}"/>'
         for i, c in enumerate(("#ff5f57", "#febc2e", "#28c840"))
     )
-    command = f'<text x="24" y="58" fill="#e8eaee">$ {escape(title)}</text>'
+    command = f'<text x="24" y="58" fill="#e8eaee">$ {escape(CONTROL.sub("", title))}</text>'
     return f"{head}{style}{window}{dots}{command}\n" + "\n".join(parts) + "\n</svg>\n"
 
 
 def _frame(pieces: Sequence[Placed], index: int, count: int, total: float) -> str:
-    start, end = SECONDS * index / total, 1.0 if index == count - 1 else SECONDS * (index + 1) / total
+    each = seconds_of(count)
+    start, end = each * index / total, 1.0 if index == count - 1 else each * (index + 1) / total
     if index == 0:
         times, values = f"0;{end:.4f}", "inline;none"
     elif index == count - 1:

@@ -186,7 +186,7 @@ class MaskAndEdit(BaseObjective):
         weight = torch.where(view.m2t, masked * self.m2t_weight, 0.0)
         weight = torch.where(view.t2t, share * self.t2t_weight, weight)
         weight = torch.where(view.keep, share * self.keep_weight, weight)
-        return (weight * self._row_factor(view.maskable, batch)).float()
+        return (weight * self.row_factor(view.maskable, batch)).float()
 
     def thinning(self, batch: Batch, rng: torch.Generator, count: int) -> list[Tensor]:
         """`count` uniforms [B, L] in [0, 1) that choose the KEEP positions; none, and nothing drawn, where all stay."""
@@ -200,7 +200,9 @@ class MaskAndEdit(BaseObjective):
         chosen = torch.where(uniform[0] < self.keep_share, weight / self.keep_share, 0.0)
         return torch.where(view.keep, chosen, weight)
 
-    def _row_factor(self, learned: Tensor, batch: Batch) -> Tensor | float:
+    def row_factor(self, learned: Tensor, batch: Batch) -> Tensor | float:
+        """What a position's weight is multiplied by where documents or rows are counted: one over the positions of its
+        own in learned [B, L] bool. Source: docs/papers.md, one division per step."""
         if self.normaliser not in ("document", "sequence"):
             return 1.0
         unit = units(self.normaliser, batch, 0)
@@ -266,7 +268,7 @@ class MaskAndEdit(BaseObjective):
         masked = mean_rate(self.noise)
         drawn = masked + (1 - masked if self.noise.complementary else 0)
         scale = self.autoregressive * (drawn if self.normaliser == "masked" else 1.0)
-        factor = self._row_factor(maskable(batch, model.mask_id), batch)
+        factor = self.row_factor(maskable(batch, model.mask_id), batch)
         side = autoregressive_report(model, batch, weight=scale * factor * torch.ones_like(batch.tokens).float())
         yield replace(side, normaliser=torch.zeros_like(normaliser))
 

@@ -1,13 +1,22 @@
-// The record of one generation and its drawing at any step. A block is a run of cells until it is committed, then text.
+// The record of one generation (the events of docs/events.md) and its drawing at any step: the page and saved players
+// share it. A block is a run of cells until it is committed, then text. whole: given tokens are part of the text.
 export class Recording {
-  constructor(prompt, length) {
-    this.prompt = prompt; this.length = length;
+  constructor(prompt, length, whole = false) {
+    this.prompt = prompt; this.length = length; this.whole = whole; this.events = []; this.written = new Map();
     this.blocks = []; this.frames = []; this.tokens = 0; this.edits = 0; this.result = null; this.glued = false;
     this.started = performance.now();
   }
 
+  // One event as it came; kinds it does not know change nothing.
+  take(kind, data) {
+    if (["draft", "commit", "done"].includes(kind)) this.events.push({ kind, ...data });
+    if (kind === "draft") this.draft(data);
+    else if (kind === "commit") this.commit(data);
+    else if (kind === "done") this.end(data);
+  }
+
   draft(data) {
-    const tokens = data.tokens.filter(token => token.state !== "given");
+    const tokens = data.tokens.filter(token => this.whole || token.state !== "given");
     if (!tokens.length) return;
     // at most one block is opened from one draft to the next: what lies behind all known ones is it
     const known = this.blocks.filter(block => block.last >= tokens[0].pos);
@@ -31,6 +40,7 @@ export class Recording {
     const masks = tokens.filter(token => token.state === "mask").length;
     const edits = tokens.filter(token => token.state === "edited").length;
     this.edits += edits;
+    for (const token of tokens) if (token.state === "new" || token.state === "edited") this.written.set(token.pos, this.frames.length + 1);
     this.frames.push({ block: this.blocks.indexOf(known[0]), masks: masks / tokens.length, edits });
   }
 
@@ -57,6 +67,8 @@ export class Recording {
     for (const block of this.blocks.slice(last + 1)) block.committed = Math.min(block.committed, this.frames.length);
   }
 
+  get text() { return this.result ? this.result.text : this.blocks.map(block => block.text).join(""); }
+
   // Figures of the text as it was at a step, not as it is now.
   at(frame) {
     const tokens = this.blocks.reduce((sum, block) => sum + (block.committed <= frame ? block.count : 0), 0);
@@ -68,7 +80,7 @@ export class Recording {
 // Draws a recording into an element; only blocks whose look has changed are touched.
 export class View {
   constructor(element) {
-    this.element = element;
+    this.element = element; this.mapped = false;
     element.onscroll = () => element.classList.toggle("scrolled", element.scrollTop > 0);
     this.clear();
   }
@@ -90,6 +102,7 @@ export class View {
     if (!recording) return;
     this.element.classList.toggle("live", live);
     let left = recording.length;
+    this.unmapped = recording.tokens;
     recording.blocks.forEach((block, index) => {
       left -= block.size;
       const part = this.parts[index] || this.add();
@@ -124,12 +137,25 @@ export class View {
     for (let i = block.history.length - 1; i >= 0 && at < 0; i--) if (block.history[i].frame <= frame) at = i;
     const over = this.recording.result && frame >= this.recording.frames.length;
     const committed = at === block.history.length - 1 && (frame > block.committed || (over && block.committed < Infinity));
-    const look = committed ? `text ${block.text.length}` : `step ${at}`;
+    const kept = this.unmapped;
+    this.unmapped -= block.size;
+    const look = committed && this.mapped ? `map ${kept} ${this.recording.frames.length}` : committed ? `text ${block.text.length}` : `step ${at}`;
     if (look === part.look) return;
     part.look = look;
-    if (committed) part.element.replaceChildren(block.text);
+    if (committed && this.mapped && at >= 0) part.element.replaceChildren(...this.map(block.history[at].tokens.slice(0, Math.max(0, kept))));
+    else if (committed) part.element.replaceChildren(block.text);
     else if (at < 0) part.element.replaceChildren(...masks(block.size, "later"));
     else part.element.replaceChildren(...block.history[at].tokens.flatMap(token => cell(token, this.recording.glued)));
+  }
+
+  // Finished tokens, each in the shade of the step that wrote it last: early ones pale, late ones full.
+  map(tokens) {
+    const { written, frames, glued } = this.recording;
+    return tokens.flatMap(token => {
+      const nodes = cell({ ...token, state: "mapped", old: undefined, step: written.get(token.pos) }, glued);
+      nodes[nodes.length - 1].style.setProperty("--share", ((written.get(token.pos) || 0) / frames.length).toFixed(3));
+      return nodes;
+    });
   }
 
   drawTail(count) {
@@ -157,7 +183,7 @@ function cell(token, glued) {
   const span = document.createElement("span");
   span.className = `cell ${token.state}`;
   if (token.state === "mask") return [span];
-  if (token.state === "new") span.style.setProperty("--sure", token.confidence.toFixed(2));
+  if (token.state === "new") span.style.setProperty("--sure", (token.confidence ?? 1).toFixed(2));
   if (token.old !== undefined && token.old.trim() !== token.text.trim()) {
     const old = document.createElement("s");
     old.textContent = token.old.trim();
@@ -167,6 +193,6 @@ function cell(token, glued) {
   const text = token.text.slice(gap.length).replace(/\n/g, "↵\n");
   if (!text) { span.classList.add("end"); span.textContent = " ∎"; } else span.append(text);
   if (!glued && /^\w/.test(text)) span.classList.add("apart");
-  span.title = `${token.state}, position ${token.pos}${token.confidence ? `, confidence ${token.confidence.toFixed(3)}` : ""}`;
+  span.title = `${token.step ? `written at step ${token.step}` : token.state}, position ${token.pos}${token.confidence ? `, confidence ${token.confidence.toFixed(3)}` : ""}`;
   return gap ? [gap, span] : [span];
 }

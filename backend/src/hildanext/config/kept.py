@@ -1,0 +1,31 @@
+# What is written before a training, row by row: the parent's states (anchors) and the order of decoding (trajectories).
+# Entry points: AnchorsConfig, TrajectoriesConfig.
+# Both read the shards of the sections train and tokenize; the folders are named in the objective that reads them.
+"""Sections of the commands anchors and trajectories."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from hildanext.config.base import Section
+
+
+class AnchorsConfig(Section):
+    """anchors: hidden states of the AR parent over the rows of train.split."""
+
+    folder: str = Field("", description="where the states go; empty: anchors/ beside the shards")
+    layers: tuple[int, ...] = Field((), description="layers kept, counted from 1; empty: those in `depth`")
+    depth: tuple[float, float] = Field((0.0, 1.0), description="share of the depth, from above the first to the second")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="what the states are rounded to")
+    rows: int = Field(0, ge=0, description="rows written, from the first on, a count; 0: all")
+    at_once: int = Field(8, ge=1, description="rows of a forward")
+
+
+class TrajectoriesConfig(Section):
+    """trajectories: in which order the model fills the masks of its training texts."""
+
+    folder: str = Field("", description="where the orders go; empty: trajectories/ beside the shards")
+    free: bool = Field(False, description="the model's own answers to the rows' prompts, kept as rows of their own")
+    block: int = Field(0, ge=0, description="block size, tokens; 0: the model's")
+    rows: int = Field(0, ge=0, description="rows read, from the first on, a count; 0: all")
+    at_once: int = Field(8, ge=1, description="rows of a forward")
