@@ -1,5 +1,5 @@
 # What every mixer keeps: it names what it stands for, and a text read in pieces is the text read at once.
-# Entry points: pytest. A new mixer is found by its file; a tiny network of one of its families stands in models/hybrids.
+# Entry points: pytest. A new mixer is found by its file; a network of one of its families stands in models/hybrids.
 # Pieces end inside blocks and at their ends; what is kept has the shapes that were promised.
 """Contract of recurrent mixers."""
 

@@ -29,6 +29,7 @@ KINDS = {
     "rewards": "hildanext.measure.rewards",
     "models": "hildanext.models.kinds",
     "mixers": "hildanext.models.mixers",
+    "carries": "hildanext.core.carries",
     "policies": "hildanext.decoding.policies",
     "engines": "hildanext.engines",
     "tasks": "hildanext.measure.tasks",

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from hildanext.core.head import exclude_token
 from hildanext.core.types import Canvas
 from hildanext.decoding.request import Alternative, TokenRecord
+from hildanext.decoding.text import TextStream
 
 
 @dataclass
@@ -32,6 +33,18 @@ class Record:
     def __post_init__(self) -> None:
         self.step, self.writes = torch.zeros(2, self.length, dtype=torch.long)
         self.logprob = torch.full((self.length,), torch.nan, dtype=torch.float64)
+
+    def shift(self, start: int, moved: Tensor) -> None:
+        """The tokens of the block at `start` came from `moved` [Q] int64 (-1: a new [MASK]), and what is noted of them
+        goes with them."""
+        own, source = slice(start, start + len(moved)), moved.clamp(min=0) + start
+        fresh = moved < 0
+        self.step[own] = self.step[source].masked_fill(fresh, 0)
+        self.writes[own] = self.writes[source].masked_fill(fresh, 0)
+        self.logprob[own] = self.logprob[source].masked_fill(fresh, torch.nan)
+        kept = {start + to: self.top[at + start] for to, at in enumerate(moved.tolist()) if at + start in self.top}
+        inside = range(start, start + len(moved))
+        self.top = {place: one for place, one in self.top.items() if place not in inside} | kept
 
     def write(self, start: int, seen: Canvas, looked: Tensor, tokens: Tensor, scores: Tensor, step: int) -> None:
         """Note what a step writes into the block at `start`: tokens [Q] int64 where they differ from the canvas it saw.
@@ -58,10 +71,11 @@ class Record:
         logprob = float(self.logprob[place]) if step else None
         return {"step": step, "edits": max(0, int(self.writes[place]) - 1), "logprob": logprob}
 
-    def tokens(self, first: int, ids: Sequence[int], piece: Callable[[int], str]) -> Iterator[TokenRecord]:
-        """The records of `ids`, which stand from position `first` on; piece: the text of a token."""
+    def tokens(self, first: int, ids: Sequence[int], text: TextStream) -> Iterator[TokenRecord]:
+        """The records of `ids`, which stand from position `first` on."""
         for place, token in enumerate(ids, first):
             step, logprob, edits = (self.traced(place)[name] for name in ("step", "logprob", "edits"))
             top = zip(*self.top.get(place, ((), ())), strict=True)
-            others = tuple(Alternative(other, piece(other), value) for other, value in top)
-            yield TokenRecord(token, piece(token), int(step or 0), int(edits or 0), logprob, others)
+            others = tuple(Alternative(other, text.piece(other), value, text.raw(other)) for other, value in top)
+            shown = text.shown(token)
+            yield TokenRecord(token, shown, int(step or 0), int(edits or 0), logprob, others, text.raw(token))
