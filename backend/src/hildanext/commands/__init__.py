@@ -1,5 +1,5 @@
 # The subcommands, one file each; a file here is a subcommand (underscores become dashes).
-# Entry points: Context, load, add_model, plugin; add_request, asked, left_to_right (what generate and chat share).
+# Entry points: Context, load, add_model, plugin, source; add_request, asked, left_to_right (of generate and chat).
 # A command file has HELP, add_arguments(parser) and run(context) -> dict | None.
 # A flag whose destination has a dot is a configuration value: dest="model.path". With JOB it may also run over HTTP.
 # No decisions in a command: it reads its values, calls a part, says what happened.
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
@@ -59,6 +61,21 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def plugin(name: str) -> dict[str, str]:
     """The section of a plugin with its defaults, for a flag that takes its name."""
     return {"type": name}
+
+
+def source(text: str) -> dict[str, Any]:
+    """The section of a source of documents for FILE or FILE=WEIGHT, its share among the weighted ones; for argparse."""
+    file, separator, weight = text.rpartition("=")
+    if not separator or Path(text).exists():
+        file, weight = text, ""
+    kind = "tinystories" if re.search(r"\.txt(\.\w+)?$", file.lower()) else "jsonl"
+    try:
+        share = {"weight": float(weight)} if weight else {}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: {weight!r} is no weight; give FILE or FILE=WEIGHT") from None
+    if share and not 0 < share["weight"] < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: a weight is above 0")
+    return {"type": kind, "path": file, **share}
 
 
 def add_request(parser: argparse.ArgumentParser) -> None:
