@@ -1,5 +1,5 @@
 # The subcommands, one file each; a file here is a subcommand (underscores become dashes).
-# Entry points: Context, load, add_model, plugin, source; add_request, asked, left_to_right (of generate and chat).
+# Entry points: Context, load, add_model, add_training, resumed, plugin, source; add_request, asked, left_to_right.
 # A command file has HELP, add_arguments(parser) and run(context) -> dict | None.
 # A flag whose destination has a dot is a configuration value: dest="model.path". With JOB it may also run over HTTP.
 # No decisions in a command: it reads its values, calls a part, says what happened.
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
-from hildanext.errors import DecodeError
+from hildanext.errors import DecodeError, HildaError
 
 if TYPE_CHECKING:
     from hildanext.config import Config
@@ -56,6 +56,31 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", dest="model.path", metavar="FOLDER", help="model folder (default: model.path of the configuration)"
     )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """`--resume [RUN]`, which is the run's configuration, its directory and train.resume; `--watch`."""
+    parser.add_argument(
+        "--resume", nargs="?", const="latest", metavar="RUN",
+        help="go on from the newest checkpoint of a run directory, with its configuration; alone: of --run-dir",
+    )  # fmt: skip
+    parser.add_argument("--watch", action="store_true", help="draw the curves of loss and evaluation while it trains")
+
+
+def resumed(args: argparse.Namespace) -> None:
+    """Turn --resume RUN into --config, --run-dir and --set. HildaError for a directory of another command's run."""
+    from hildanext.run_dir import read_status
+
+    said = getattr(args, "resume", None)
+    if said is None:
+        return
+    if said != "latest":
+        run = Path(said)
+        command = read_status(run).get("command", args.command)
+        if command != args.command:
+            raise HildaError(f"--resume {run}: is a run of {command}; go on with `hildanext {command} --resume {run}`")
+        args.config, args.run_dir = args.config or run / "config.json", args.run_dir or run
+    args.set = [*args.set, "train.resume=latest"]
 
 
 def plugin(name: str) -> dict[str, str]:

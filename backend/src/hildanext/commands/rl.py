@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_training
 
 HELP = "reinforce a diffusion model on answers it decodes itself, by rewards that can be checked"
 JOB = ("model", "ladder", "optimizer", "train", "rl", "decode", "seed")
@@ -23,7 +23,8 @@ ADAPTED = {"optimizer": {"lr": 2e-5}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    """`--resume [RUN]`, `--watch`."""
+    add_training(parser)
 
 
 def run(context: Context) -> dict[str, Any]:
