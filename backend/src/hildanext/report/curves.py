@@ -151,7 +151,9 @@ def curves_page(runs: Sequence[Run]) -> str:
     """The runs as one HTML file without network: loss and evaluation side by side, and the table. HildaError where no
     run has a curve."""
     axes = {"training loss": Axes("step", "loss"), "evaluation": Axes("step", "nats per token")}
-    curves = {"training loss": [smoothed(run.loss) for run in runs], "evaluation": [run.evaluation for run in runs]}
+    curves: dict[str, list[Points]] = {
+        "training loss": [smoothed(run.loss) for run in runs], "evaluation": [run.evaluation for run in runs],
+    }  # fmt: skip
     charts = [lines(_series(runs, curves[name]), axes[name]) for name in axes if any(curves[name])]
     if not charts:
         raise HildaError(f"runs: {', '.join(run.name for run in runs)}: no curve in metrics.jsonl yet; train first")
