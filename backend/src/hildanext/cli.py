@@ -119,7 +119,7 @@ def _dispatch(args: argparse.Namespace, console: Console) -> int:
         return 0
     set_threads(config.runtime.threads)
     with _terminable(hasattr(module, "JOB")):
-        result = module.run(commands.Context(args, config, console))
+        result = module.run(commands.Context(args, config, console, parser))
     if args.json or getattr(module, "PRINTS", False):
         print(json.dumps(result if result is not None else {}, indent=None if args.json else 2, default=str))
     return _code(result)

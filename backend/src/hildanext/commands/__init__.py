@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a command gets: parsed arguments, the resolved configuration, the console for human text."""
+    """What a command gets: parsed arguments, the resolved configuration, the console for human text; tree: makes the
+    whole argument tree."""
 
     args: argparse.Namespace
     config: Config
     console: Console
+    tree: Callable[[], argparse.ArgumentParser] = argparse.ArgumentParser
 
 
 class Command(Protocol):
