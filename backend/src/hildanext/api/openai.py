@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import format_sse_event
 
 from hildanext.api.fleet import Slot
-from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_unsupported
+from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_grammar, refuse_unsupported
 from hildanext.api.openai_logprobs import Offsets, Records, chat_logprobs
 from hildanext.api.replies import ApiError, served, told
 from hildanext.api.state import Generation, Server, log_result, results, server_of
@@ -104,6 +104,7 @@ async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequ
     server = server_of(http)
     slot = server.model(body.model)
     refuse_unsupported(body)
+    await refuse_grammar(body)
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options: only with stream", "stream_options")
     count = body.n or 1
@@ -157,7 +158,9 @@ def _ours(found: list[Result]) -> dict[str, Any]:
     notes = list(dict.fromkeys(note for result in found for note in result.notes))
     first = found[0]
     said = {"engine": first.engine, "reasons": list(first.reasons), "exact": first.exact, "preset": first.preset}
-    return {"hildanext": said | costs | {"seed": first.seed, "notes": notes}}
+    ruled = [result.metrics.grammar for result in found if result.metrics.grammar is not None]
+    under = {name: sum(one[name] for one in ruled) for name in ("tokens", "forced", "forwards") if ruled}
+    return {"hildanext": said | costs | {"seed": first.seed, "notes": notes} | ({"grammar": under} if ruled else {})}
 
 
 async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:

@@ -1,10 +1,11 @@
 # Bodies of the OpenAI-compatible routes: what is served, and what is named as not served.
-# Entry points: OpenAIBody, CompletionBody, ChatBody, refuse_unsupported, NEUTRAL.
+# Entry points: OpenAIBody, CompletionBody, ChatBody, refuse_unsupported, refuse_grammar, NEUTRAL.
 # A field OpenAI has and we have not is accepted only with the value that changes nothing.
 """OpenAI-compatible bodies."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -12,13 +13,15 @@ from pydantic import BeforeValidator, Field, model_validator
 from hildanext.api.replies import ApiError
 from hildanext.api.schemas import StrictBody, asked_in, carries
 from hildanext.config.decode import MOST_TOKENS, Tokens
-from hildanext.decoding.request import MOST_ALTERNATIVES, Stop, TokenId
+from hildanext.decoding.grammar import checked
+from hildanext.decoding.request import MOST_ALTERNATIVES, Grammar, Stop, TokenId
+from hildanext.errors import DecodeError
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (None, False), "suffix": (None, ""),
     "best_of": (None, 1), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "logit_bias": (None, {}),
     "tools": (None, []), "tool_choice": (None, "none"), "functions": (None, []), "function_call": (None, "none"),
-    "response_format": (None, {"type": "text"}), "modalities": (None, ["text"]), "audio": (None,),
+    "modalities": (None, ["text"]), "audio": (None,),
     "prediction": (None,), "reasoning_effort": (None, "none"), "verbosity": (None, "medium"),
     "parallel_tool_calls": (None, True, False), "store": (None, False), "service_tier": (None, "auto", "default"),
     "web_search_options": (None,),
@@ -80,6 +83,34 @@ class ChatMessage(StrictBody):
         parts = self.content or ""
         text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class JsonSchema(StrictBody):
+    """A schema by name."""
+
+    name: str = Field("", max_length=64)
+    description: str | None = Field(None, max_length=10_000, description="accepted, not used")
+    schema_: dict[str, Any] = Field({}, alias="schema", description="what the reply must match")
+    strict: bool | None = Field(None, description="accepted: a schema is always kept to")
+
+
+class ResponseFormat(StrictBody):
+    """text: whatever; json_object: some JSON object; json_schema: JSON that a schema describes."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = Field(None, description="with type json_schema")
+
+    @model_validator(mode="after")
+    def _schema_where_needed(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema: goes with type json_schema, which needs it")
+        return self
+
+    def grammar(self) -> Grammar | None:
+        """As a request has it; None for any text."""
+        if self.json_schema is not None:
+            return Grammar(type="json_schema", text=self.json_schema.schema_)
+        return Grammar(type="json_object") if self.type == "json_object" else None
 
 
 @carries("openai")
@@ -149,7 +180,7 @@ class ChatBody(OpenAIBody):
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = Field(None, description="what the reply must match")
     modalities: list[str] | None = None
     audio: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
@@ -159,9 +190,13 @@ class ChatBody(OpenAIBody):
 
     def values(self) -> dict[str, Any]:
         """Fields of the decoder's request but for the prompt."""
-        newer = {} if self.max_completion_tokens is None else {"max_new_tokens": self.max_completion_tokens}
+        newer: dict[str, Any] = {}
+        if self.max_completion_tokens is not None:
+            newer["max_new_tokens"] = self.max_completion_tokens
         if self.logprobs:
             newer["logprobs"] = self.top_logprobs or 0
+        if self.response_format is not None and (grammar := self.response_format.grammar()) is not None:
+            newer["grammar"] = grammar
         return super().values() | newer
 
 
@@ -176,3 +211,17 @@ def refuse_unsupported(body: OpenAIBody) -> None:
             raise ApiError(400, f"{name}: not supported by this server; leave it out", name)
     if getattr(body, "top_logprobs", None) and not body.values().get("logprobs"):
         raise ApiError(400, "top_logprobs: only with logprobs; set it to true", "top_logprobs")
+
+
+async def refuse_grammar(body: OpenAIBody) -> None:
+    """ApiError 400 for a grammar that cannot be served, in the name of the field that it came by."""
+    grammar, form = body.values()["grammar"], getattr(body, "response_format", None)
+    if grammar is None:
+        return
+    named = "grammar" if form is None or form.grammar() is None else "response_format"
+    if named == "response_format" and getattr(body, "grammar", None) is not None:
+        raise ApiError(400, "grammar: beside response_format; give one of the two", "grammar")
+    try:
+        await asyncio.to_thread(checked, grammar)
+    except DecodeError as error:
+        raise ApiError(400, f"{named}: {str(error).removeprefix('grammar: ')}", named) from error

@@ -20,8 +20,9 @@ from hildanext.core.types import Denoiser
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.events import Event
 from hildanext.decoding.forward import ForwardRow, forward
+from hildanext.decoding.guide import Guide, guided
 from hildanext.decoding.modes import resolve_mode
-from hildanext.decoding.prompt import Bounds, end_ids, prepare
+from hildanext.decoding.prompt import Bounds, Prepared, end_ids, prepare
 from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
 from hildanext.decoding.sharing import Sharing
@@ -98,7 +99,7 @@ class BlockEngine:
     def submit(self, request: Request, drafts: bool = False) -> int:
         """Queue a request; its number is in its events. drafts: also report the opened blocks after every step.
         DecodeError where it can never be served."""
-        plan = resolve_mode(request, self.config, self.meta.decode)
+        plan = guided(resolve_mode(request, self.config, self.meta.decode), request)
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         denoiser, block = self.denoiser, request.block or self.block
         bounds = Bounds(
@@ -113,7 +114,7 @@ class BlockEngine:
         seed = chosen(self.config.seed if request.seed is None else request.seed)
         live = Live(
             next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.blocks.given,
-            denoiser.exact, (*prepared.notes, *self.meta.cautions(block)),
+            denoiser.exact, (*prepared.notes, *self.meta.cautions(block)), guide=self._guide(request, prepared, ends),
         )  # fmt: skip
         if not self._fits(live.lanes, canvas.blocks.length):
             raise DecodeError(
@@ -122,6 +123,11 @@ class BlockEngine:
             )
         self.waiting.append(live)
         return live.number
+
+    def _guide(self, request: Request, prepared: Prepared, ends: frozenset[int]) -> Guide | None:
+        if request.grammar is None:
+            return None
+        return Guide.of(request.grammar, self.tokenizer, self.denoiser.vocab_size, ends, prepared.blocks.new)
 
     def _fits(self, lanes: int, positions: int) -> bool:
         return lanes * self.denoiser.state_bytes(positions) <= self.config.kv_bytes

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BeforeValidator, Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from hildanext.config.base import Section
 from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, Policy, Scalar, Tokens, unasked
 from hildanext.config.nearest import describe
 from hildanext.errors import DecodeError
 from hildanext.registry import Plugin
 
-MOST_ALTERNATIVES = 20
+MOST_ALTERNATIVES, MOST_GRAMMAR = 20, 100_000
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
 TokenId = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -37,6 +38,24 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
 
 def _or_policy(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
     return value if isinstance(value, Plugin) else section(value)
+
+
+def _or_kind(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    kind, _, text = value.partition(":")
+    return {"type": kind, "text": text}
+
+
+class Grammar(Section):
+    """What a text must match. Written as `type` or `type:text` too."""
+
+    type: Literal["json_schema", "json_object", "regex", "lark", "gbnf"] = Field(
+        description="language it is written in"
+    )
+    text: Annotated[str, Field(max_length=MOST_GRAMMAR)] | dict[str, Any] = Field(
+        "", description="the grammar; of json_schema the schema, as text or as an object; of json_object nothing"
+    )
 
 
 @unasked
@@ -62,6 +81,9 @@ class Request(Asked[None]):
     trace: bool = Field(False, description="keep the canvas after every step in the result")
     infill: bool = Field(False, description="fill the gaps marked <gap:N> in the prompt")
     ignore_eos: bool = Field(False, description="go on to max_new_tokens whatever is generated")
+    grammar: Annotated[Grammar, BeforeValidator(_or_kind, json_schema_input_type=str | Grammar)] | None = Field(
+        None, description="what the text must match: json_schema:TEXT, json_object, regex:TEXT, lark:TEXT or gbnf:TEXT"
+    )
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = Field(
         None, description="keep each token's step, edits and log-probability, and this many alternatives; null: none"
     )
@@ -92,8 +114,9 @@ class Metrics:
     those of the gaps; prompt_tokens: given; the tuples have one entry per
     denoising step; mask_share in [0, 1] is of the open blocks after the step. fused: forwards that also committed what
     was final, the prompt or a block (unfused, each costs one more); positions: computed from the first generated block
-    on, per forward its mean width; cached_tokens: of the prompt, taken from earlier requests instead of computed. None
-    where the engine does not tell. Source: docs/choosing-thresholds.md."""
+    on, per forward its mean width; cached_tokens: of the prompt, taken from earlier requests instead of computed;
+    grammar: tokens under it, those forced, forwards for them, tokens_per_forward. None where the engine does not tell.
+    Source: docs/choosing-thresholds.md."""
 
     forwards: int = 0
     tokens: int = 0
@@ -115,6 +138,7 @@ class Metrics:
     tokens_per_forward_unfused: float | None = None
     positions_per_forward: float | None = None
     cached_tokens: int | None = None
+    grammar: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

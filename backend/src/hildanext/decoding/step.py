@@ -57,10 +57,12 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         own, rest = [one[:count] for one in rest], [one[count:] for one in rest]
         scores = guided(own[0], own[1], live.plan.sampling.cfg_scale) if len(own) > 1 else own[0]
         raw = scores.float().clone() if live.record else scores
+        scores = live.guide.masked(scores, looked, seen) if live.guide else scores
         stats = _stats(live, block, seen, looked, scores)
         block.stable = _agreement(seen, stats)
         block.history += ((stats.best, stats.probability),) if policy.remembers else ()
-        update, forced = policy.step(stats, seen), canvas.forced(block, policy)
+        update = live.guide.update(stats, seen) if live.guide else policy.step(stats, seen)
+        forced = canvas.forced(block, policy)
         update = _completed(update, stats, seen) if forced else update
         if live.record:
             step = len(live.counters.mask_share) + 1
@@ -204,10 +206,12 @@ def result(live: Live) -> Result:
         tokens / seconds if seconds > 0 else 0.0, peak_memory(), live.plan.name, live.canvas.blocks.block,
         tuple(counters.mask_share), tuple(counters.proposed), tuple(counters.applied), tuple(counters.reverted),
         counters.fused, counters.positions, tokens / max(1, counters.forwards + counters.fused),
-        counters.positions / max(1, counters.forwards), counters.cached,
+        counters.positions / max(1, counters.forwards), counters.cached, live.guide.counts if live.guide else None,
     )  # fmt: skip
     reason: FinishReason = live.finish or "cancelled"
+    reason = "length" if live.guide and live.guide.broken and reason == "eos" else reason
+    notes = (*live.notes, *(live.guide.notes if live.guide else ()))
     return Result(
         live.text.text, tuple(kept), reason, metrics, exact=live.exact, preset=live.plan.preset,
-        trace=tuple(live.trace), notes=live.notes, seed=live.seed, record=record(live, given, kept),
+        trace=tuple(live.trace), notes=notes, seed=live.seed, record=record(live, given, kept),
     )  # fmt: skip
