@@ -1,5 +1,5 @@
 # What a text must match: a JSON schema, a regular expression, a Lark or GBNF grammar; and the library that reads them.
-# Entry points: Grammar (a request's field), compiled, checked, Vocabulary (of a tokenizer), missing.
+# Entry points: compiled, checked, refused, Vocabulary (of a tokenizer), missing.
 # llguidance is the extra `grammar`; it is imported when somebody asks. What it cannot read is refused by its own words.
 """Grammars of texts."""
 
@@ -56,8 +56,13 @@ def checked(grammar: Grammar) -> str:
 
     wrong, words = LLMatcher.validate_grammar_with_warnings(made)
     if wrong:
-        raise DecodeError(f"grammar: {grammar.type} that cannot be served: {_line(words[0])}")
-    return str(made)
+        raise refused(grammar, words[0])
+    return made
+
+
+def refused(grammar: Grammar, words: str) -> DecodeError:
+    """The error of a grammar that the library does not read, in its words."""
+    return DecodeError(f"grammar: {grammar.type} that cannot be served: {_line(words)}")
 
 
 def _schema(grammar: Grammar, text: str) -> dict[str, Any]:
