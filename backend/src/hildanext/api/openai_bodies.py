@@ -10,20 +10,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from hildanext.api.openai_tools import Call, Tool, ToolChoice, chosen_tool
 from hildanext.api.replies import ApiError
 from hildanext.api.schemas import StrictBody, asked_in, carries
 from hildanext.config.decode import MOST_TOKENS, Tokens
 from hildanext.decoding.grammar import checked
-from hildanext.decoding.request import MOST_ALTERNATIVES, Grammar, Stop, TokenId
+from hildanext.decoding.request import MOST_ALTERNATIVES, MOST_TOOLS, Grammar, Stop, TokenId
 from hildanext.errors import DecodeError
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (None, False), "suffix": (None, ""),
     "best_of": (None, 1), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "logit_bias": (None, {}),
-    "tools": (None, []), "tool_choice": (None, "none"), "functions": (None, []), "function_call": (None, "none"),
+    "functions": (None, []), "function_call": (None, "none"),
     "modalities": (None, ["text"]), "audio": (None,),
     "prediction": (None,), "reasoning_effort": (None, "none"), "verbosity": (None, "medium"),
-    "parallel_tool_calls": (None, True, False), "store": (None, False), "service_tier": (None, "auto", "default"),
+    "store": (None, False), "service_tier": (None, "auto", "default"),
     "web_search_options": (None,),
 }  # fmt: skip
 
@@ -60,29 +61,34 @@ class Part(StrictBody):
 class ChatMessage(StrictBody):
     """One chat turn; content may be a list of text parts."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[Part], Field(min_length=1, max_length=100)] | None = Field(
         None, description="what is said; null only of the assistant, who then said nothing"
     )
+    tool_call_id: str | None = Field(None, max_length=200, description="the call whose result a turn of tool is")
     cache_control: dict[str, Any] | None = Field(None, description="accepted, not used")
     name: str | None = Field(None, max_length=64)
     refusal: None = None
     annotations: Empty = None
     audio: None = None
     function_call: None = None
-    tool_calls: Empty = None
+    tool_calls: Annotated[list[Call], Field(max_length=128)] | None = None
 
     @model_validator(mode="after")
     def _said(self) -> ChatMessage:
         if self.content is None and self.role != "assistant":
             raise ValueError(f"content: a turn of {self.role} needs text")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool_calls: a turn of {self.role} makes none")
         return self
 
-    def turn(self) -> dict[str, str]:
+    def turn(self) -> dict[str, Any]:
         """The turn as chat templates know it."""
         parts = self.content or ""
         text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        called = {"tool_calls": [call.plain() for call in self.tool_calls]} if self.tool_calls else {}
+        answered = {"tool_call_id": self.tool_call_id} if self.tool_call_id and self.role == "tool" else {}
+        return {"role": "system" if self.role == "developer" else self.role, "content": text, **called, **answered}
 
 
 class JsonSchema(StrictBody):
@@ -175,11 +181,15 @@ class ChatBody(OpenAIBody):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = Field(
         None, description="alternatives of each token, with logprobs"
     )
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = Field(
+        None, description="functions the reply may call, on models whose chat template shows tools"
+    )
+    tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = Field(
+        None, description="whether the reply may, must not or must call; or the function that it must call"
+    )
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false: a reply that must call makes one call")
     response_format: ResponseFormat | None = Field(None, description="what the reply must match")
     modalities: list[str] | None = None
     audio: dict[str, Any] | None = None
@@ -193,6 +203,9 @@ class ChatBody(OpenAIBody):
         newer: dict[str, Any] = {}
         if self.max_completion_tokens is not None:
             newer["max_new_tokens"] = self.max_completion_tokens
+        newer["tools"] = tuple(tool.plain() for tool in self.tools or ())
+        newer["tool_choice"] = chosen_tool(self.tool_choice) if newer["tools"] else "auto"
+        newer["several_calls"] = self.parallel_tool_calls is not False
         if self.logprobs:
             newer["logprobs"] = self.top_logprobs or 0
         if self.response_format is not None and (grammar := self.response_format.grammar()) is not None:
@@ -202,8 +215,9 @@ class ChatBody(OpenAIBody):
 
 def refuse_unsupported(body: OpenAIBody) -> None:
     """ApiError 400 naming the first field that is set to something this server does not do."""
-    uncalled = {"tools"} if getattr(body, "tool_choice", None) == "none" else set()
-    uncalled |= {"functions"} if getattr(body, "function_call", None) == "none" else set()
+    uncalled = {"functions"} if getattr(body, "function_call", None) == "none" else set()
+    if getattr(body, "tool_choice", None) not in (None, "none", "auto") and not getattr(body, "tools", None):
+        raise ApiError(400, "tool_choice: without tools; give tools", "tool_choice")
     for name, neutral in NEUTRAL.items():
         if name in uncalled:
             continue

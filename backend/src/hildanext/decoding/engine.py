@@ -30,6 +30,7 @@ from hildanext.decoding.state import Live, Opening, RequestCanvas, Window
 from hildanext.decoding.step import advance, finished, result, rows
 from hildanext.decoding.store import StateStore
 from hildanext.decoding.text import TextStream
+from hildanext.decoding.tools import with_tools
 from hildanext.errors import DecodeError
 from hildanext.models.meta import HildaMeta
 
@@ -99,6 +100,7 @@ class BlockEngine:
     def submit(self, request: Request, drafts: bool = False) -> int:
         """Queue a request; its number is in its events. drafts: also report the opened blocks after every step.
         DecodeError where it can never be served."""
+        request, tools = with_tools(request, self.tokenizer)
         plan = guided(resolve_mode(request, self.config, self.meta.decode), request)
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         denoiser, block = self.denoiser, request.block or self.block
@@ -115,6 +117,7 @@ class BlockEngine:
         live = Live(
             next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.blocks.given,
             denoiser.exact, (*prepared.notes, *self.meta.cautions(block)), guide=self._guide(request, prepared, ends),
+            tools=tools,
         )  # fmt: skip
         if not self._fits(live.lanes, canvas.blocks.length):
             raise DecodeError(

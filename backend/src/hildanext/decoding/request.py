@@ -18,7 +18,7 @@ from hildanext.config.nearest import describe
 from hildanext.errors import DecodeError
 from hildanext.registry import Plugin
 
-MOST_ALTERNATIVES, MOST_GRAMMAR = 20, 100_000
+MOST_ALTERNATIVES, MOST_GRAMMAR, MOST_TOOLS = 20, 100_000, 128
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
 TokenId = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -26,11 +26,11 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
     "native": {"sample": None},
     "openai": {
         "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "infill": None, "trace": None,
-        "logprobs": None, "max_new_tokens": "max_tokens",
+        "logprobs": None, "tools": None, "tool_choice": None, "several_calls": None, "max_new_tokens": "max_tokens",
     },
     "cli": {
         "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "block": None, "overrides": None,
-        "trace": None, "infill": None, "ignore_eos": None,
+        "trace": None, "infill": None, "ignore_eos": None, "tools": None, "tool_choice": None, "several_calls": None,
     },
 }  # fmt: skip
 """Where an interface gives a field another name, or (None) withholds it or gives it a form of its own."""
@@ -84,9 +84,21 @@ class Request(Asked[None]):
     grammar: Annotated[Grammar, BeforeValidator(_or_kind, json_schema_input_type=str | Grammar)] | None = Field(
         None, description="what the text must match: json_schema:TEXT, json_object, regex:TEXT, lark:TEXT or gbnf:TEXT"
     )
+    tools: Annotated[tuple[dict[str, Any], ...], Strict(False), Field(max_length=MOST_TOOLS)] = Field(
+        (), description="functions a chat's reply may call, as OpenAI's clients write them"
+    )
+    tool_choice: Annotated[str, Field(max_length=64)] = Field(
+        "auto", description="auto: the reply may call; none: tools are not shown; required: it does; a name: that tool"
+    )
+    several_calls: bool = Field(True, description="a reply that must call may make more than one call")
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = Field(
         None, description="keep each token's step, edits and log-probability, and this many alternatives; null: none"
     )
+
+    @property
+    def called(self) -> tuple[dict[str, Any], ...]:
+        """The tools that the template shows: none where none may be called."""
+        return () if self.tool_choice == "none" else self.tools
 
     @classmethod
     def of(cls, **values: Any) -> Request:
@@ -142,6 +154,25 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class CallDelta:
+    """A piece of a reply that may call tools: text that is said; or, of the call `index`, its name, which begins it, or
+    further text of its arguments, JSON."""
+
+    content: str = ""
+    index: int | None = None
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call. arguments: JSON text, cut where max_new_tokens cut the reply."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Alternative:
     """A token that might have been written instead. logprob: natural logarithm of its probability; raw: as that of
     TokenRecord."""
@@ -172,8 +203,8 @@ class TokenRecord:
 class Result:
     """A finished generation. text holds nothing after EOS, a stop string or the limit; token_ids keep the first EOS.
     exact: every number came from an exact cache; preset: mode (null where it gave nothing), source, values used;
-    seed: the one used, by which a draw can be repeated; None where the engine draws nothing of ours; record: of each of
-    token_ids, None where it was not asked for (logprobs)."""
+    seed: the one used, None where the engine draws nothing of ours; record: of each of token_ids, None where it was not
+    asked for (logprobs); tool_calls, said: of a chat with tools, the calls and what else was said."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -187,6 +218,8 @@ class Result:
     notes: tuple[str, ...] = ()
     seed: int | None = None
     record: tuple[TokenRecord, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    said: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the trace."""

@@ -23,6 +23,7 @@ from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.record import Record
 from hildanext.decoding.request import FinishReason, Request
 from hildanext.decoding.text import TextStream
+from hildanext.decoding.tools import ToolStream
 
 
 @dataclass
@@ -225,7 +226,7 @@ class Counters:
 class Live:
     """A request with its state. ends: token ids that end the text; slots: rows of the store, two with guidance, none
     while it waits; shown: position up to which text was emitted; emitted: ids that were; finish: set at its end;
-    record, guide: where they are asked for."""
+    record, guide, tools: where they are asked for."""
 
     number: int
     request: Request
@@ -245,6 +246,7 @@ class Live:
     trace: list[dict[str, Any]] = field(default_factory=list)
     record: Record | None = None
     guide: Guide | None = None
+    tools: ToolStream | None = None
 
     def __post_init__(self) -> None:
         if self.request.logprobs is not None:

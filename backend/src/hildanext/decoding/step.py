@@ -18,7 +18,7 @@ from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event, To
 from hildanext.decoding.forward import ForwardRow
 from hildanext.decoding.policy import masked
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
-from hildanext.decoding.request import FinishReason, Metrics, Result, TokenRecord
+from hildanext.decoding.request import FinishReason, Metrics, Result, TokenRecord, ToolCall
 from hildanext.decoding.sharing import sequences
 from hildanext.decoding.state import Live, Look, OpenBlock, Window
 from hildanext.decoding.statistics import guided, statistics
@@ -181,7 +181,8 @@ def _emit(live: Live) -> list[Event]:
     live.emitted.extend(kept)
     live.counters.first_block = live.counters.first_block or time.monotonic()
     first = live.canvas.blocks.given + len(live.emitted) - len(kept)
-    return [Commit(live.number, delta, kept, record(live, first, kept))] if delta or kept else []
+    told = live.tools.push(delta, live.finish is not None) if live.tools else None
+    return [Commit(live.number, delta, kept, record(live, first, kept), told)] if delta or kept or told else []
 
 
 def record(live: Live, first: int, ids: Sequence[int]) -> tuple[TokenRecord, ...] | None:
@@ -210,8 +211,10 @@ def result(live: Live) -> Result:
     )  # fmt: skip
     reason: FinishReason = live.finish or "cancelled"
     reason = "length" if live.guide and live.guide.broken and reason == "eos" else reason
+    calls = tuple(ToolCall(*call) for call in live.tools.calls) if live.tools else ()
     notes = (*live.notes, *(live.guide.notes if live.guide else ()))
     return Result(
         live.text.text, tuple(kept), reason, metrics, exact=live.exact, preset=live.plan.preset,
         trace=tuple(live.trace), notes=notes, seed=live.seed, record=record(live, given, kept),
+        tool_calls=calls, said=live.tools.content if live.tools else None,
     )  # fmt: skip

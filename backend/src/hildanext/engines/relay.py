@@ -85,6 +85,7 @@ def refuse_fixed(request: Request, engine: str, mode: str) -> None:
         "block": request.block is not None, "policy": request.policy is not None,
         "overrides": bool(request.overrides), "infill": request.infill, "trace": request.trace,
         "logprobs": request.logprobs is not None, "grammar": request.grammar is not None,
+        "tools": bool(request.called),
     }  # fmt: skip
     found = [name for name, given in fixed.items() if given]
     if found:
