@@ -22,6 +22,7 @@ from hildanext.decoding.tools import ToolForm, ToolStream, with_tools
 from hildanext.engines.transformers import NativeSession
 from hildanext.errors import DecodeError
 
+pytest.importorskip("llguidance")
 TEMPLATE = """{%- if tools %}<|im_start|>system
 Tools:
 {%- for tool in tools %}

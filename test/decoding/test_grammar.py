@@ -28,6 +28,7 @@ from hildanext.decoding.request import Request, Result
 from hildanext.errors import DecodeError
 from hildanext.models.meta import HildaMeta
 
+pytest.importorskip("llguidance")
 PERSON = {
     "type": "object", "required": ["name", "age"], "additionalProperties": False,
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
