@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hildanext.core.levenshtein import Controls
 from hildanext.core.types import Canvas, Update
 from hildanext.decoding.blocks import Blocks, Span
+from hildanext.decoding.carrying import Held
 from hildanext.decoding.guide import Guide
 from hildanext.decoding.modes import ResolvedMode
 from hildanext.decoding.policy import BlockPolicy
@@ -31,7 +33,8 @@ class OpenBlock:
     """An opened block. masks: its [MASK] count when it was opened; before [Q]: what an edit last replaced, else -1;
     looks: forwards it has had in which it was ready; led: those with all before it final; post: those of them that
     found no mask; stable: share of visible editable tokens the last look agreed with; ready: whether it may be made to
-    fill a mask; history: (best, probability) [Q] of its forwards."""
+    fill a mask; history: (best, probability) [Q] of its forwards; held: what its next forward's inputs carry; memory:
+    its policy's own."""
 
     span: Span
     masks: int
@@ -42,18 +45,21 @@ class OpenBlock:
     stable: float = 1.0
     ready: bool = True
     history: tuple[tuple[Tensor, Tensor], ...] = ()
+    held: Held | None = None
+    memory: Any = None
 
 
 @dataclass(frozen=True)
 class Look:
     """What one forward did to one block. full: it held no mask before; done: it holds none now and need not be looked
-    at again; applied, reverted: edits, counts."""
+    at again; applied, reverted: edits, counts; hard: its tokens were its inputs."""
 
     full: bool
     changed: bool
     done: bool
     applied: int
     reverted: int
+    hard: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,8 @@ class Opening:
 @dataclass
 class RequestCanvas:
     """tokens [length] int64 and editable [length] bool on the CPU; [0, committed) has its state in the store and
-    [0, final) will not change; opened: blocks at work, by position; opens: whether to open the next one beside them,
-    asked once after every step."""
+    [0, final) will not change; opened: blocks at work, by position; controls: the model's edit actions; opens: whether
+    to open the next one beside them, asked once after every step."""
 
     blocks: Blocks
     tokens: Tensor
@@ -105,6 +111,7 @@ class RequestCanvas:
     committed: int = 0
     final: int = 0
     opened: tuple[OpenBlock, ...] = ()
+    controls: Controls | None = None
     opens: Callable[[RequestCanvas], bool] = Opening()
 
     def __post_init__(self) -> None:
@@ -163,7 +170,7 @@ class RequestCanvas:
         span = slice(block.span.start, block.span.stop)
         return Canvas(
             self.tokens[span], self.editable[span], self.mask_id, block.looks, block.masks, uniform, block.history,
-            block.ready,
+            block.ready, self.controls, block.memory,
         )  # fmt: skip
 
     def forced(self, block: OpenBlock, policy: BlockPolicy) -> bool:
@@ -177,28 +184,32 @@ class RequestCanvas:
         tokens = self.tokens[block.span.start : block.span.stop]
         old, leads = tokens.clone(), block is self.opened[0]
         full, changed = self.mask_id not in old.tolist(), not torch.equal(update.tokens, old)
-        applied, reverted = sum(update.edited.tolist()), 0
-        if applied:
+        applied, reverted = update.edits if update.edits is not None else sum(update.edited.tolist()), 0
+        block.memory = update.memory
+        if update.moved is not None:
+            block.before = torch.where(update.moved < 0, -1, block.before[update.moved])
+        elif applied:
             reverted = int((update.edited & (update.tokens == block.before)).sum())
             block.before = torch.where(update.edited, old, block.before)
         tokens.copy_(update.tokens)
         block.looks, block.led, block.post = block.looks + block.ready, block.led + leads, block.post + (full and leads)
         settled = forced or not policy.revises or (block.led > 0 and block.post >= policy.post_steps)
         done = settled and self.mask_id not in tokens.tolist()
-        return Look(full, changed, done, applied, reverted)
+        hard = block.held is None or not block.held.filled
+        return Look(full, changed, done, applied, reverted, hard)
 
     def close(self, looks: Sequence[Look]) -> int:
         """Make the opened blocks final that are done or were found full and right, as far as all before them is final;
         `looks`: one per opened block. Opens the next; returns how many positions from the first opened one on have
         their keys from a forward in which they and all before them were final on entry."""
         start = kept = self.final
-        exact, closed = True, 0
+        exact, hard, closed = True, True, 0
         for block, look in zip(self.opened, looks, strict=True):
-            exact = exact and look.full and not look.changed
+            exact, hard = exact and look.full and not look.changed, hard and look.hard
             if not (exact or look.done):
                 break
             closed, self.final = closed + 1, block.span.stop
-            kept = self.final if exact else kept
+            kept = self.final if exact and hard else kept
         self.opened = self.opened[closed:]
         self.refill()
         return kept - start

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hildanext.core.masks import additive, document_starts
+from hildanext.core.mixture import Mixture, MixtureHook
 from hildanext.core.types import Batch, Denoiser
 from hildanext.errors import ModelError
 from hildanext.models import attention
@@ -23,7 +24,8 @@ from hildanext.models.shape import Shape
 
 class HFDenoiser(nn.Module):
     """A causal LM as Denoiser: logit i predicts token i. attention: auto | dense | sliced | flex; shift: none | clean
-    (token i is read from position i-1, a block's first token from the clean stream); block_grid: see core/masks.py."""
+    (token i is read from position i-1, a block's first token from the clean stream); block_grid: see core/masks.py;
+    edit_ids: the rows of DELETE and INSERT, where the model has them."""
 
     def __init__(
         self, model: Any, mask_id: int, *, attention: str = "auto", shift: str = "none", block_grid: str = "global"
@@ -31,6 +33,7 @@ class HFDenoiser(nn.Module):
         super().__init__()
         self.model, self.mask_id = model, mask_id
         self.attention, self.shift, self.block_grid = attention, shift, block_grid
+        self.edit_ids: tuple[int, int] | None = None
         self._layout: bool | None = None
         self._install()
 
@@ -112,6 +115,10 @@ class HFDenoiser(nn.Module):
             self.model.train(training)
         self._layout = probe.passed
         return self._layout
+
+    def mixing(self, mixture: Mixture) -> MixtureHook:
+        """A context in which the input of every forward holds the mixture."""
+        return MixtureHook(self.model.get_input_embeddings(), mixture)
 
     def head(self) -> Tensor:
         """The output matrix [V, D]."""

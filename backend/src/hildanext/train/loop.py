@@ -132,7 +132,8 @@ class Trainer:
                 self.recorder.close()
 
     def _advance(self, stopping: bool, finishing: bool) -> tuple[dict[str, Any], bool, bool]:
-        begun, rate = time.perf_counter(), learning_rate(self.rates, self.step, self.steps)
+        begun, spent = time.perf_counter(), time.process_time()
+        rate = learning_rate(self.rates, self.step, self.steps)
         set_rate(self.optimizer, rate)
         forwards = list(self.work.micro_batches(self.step))
         if not forwards:
@@ -161,7 +162,8 @@ class Trainer:
         record = {
             "step": self.step, "loss": sums["total"] / normaliser if finite else None, **_means(sums), **notes.record,
             "lr": rate, "grad_norm": norm if finite else None, "tokens_per_second": round(notes.tokens / seconds, 1),
-            "seconds": round(seconds, 6), "memory": peak_memory(self.device), "time": round(time.time(), 3),
+            "seconds": round(seconds, 6), "processor": round(time.process_time() - spent, 6),
+            "memory": peak_memory(self.device), "time": round(time.time(), 3),
         }  # fmt: skip
         return record, sums["stopping"] > 0, sums["finishing"] > 0
 
