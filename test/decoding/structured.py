@@ -10,8 +10,9 @@ import sys
 import time
 from collections import Counter
 
-import hildanext
 from decoding.schemas import fits, schema
+
+import hildanext
 from hildanext.config.decode import DecodeConfig
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.events import Done
@@ -43,7 +44,9 @@ def main(folder: str = "tiny", count: str = "500", first: str = "0") -> int:
                     seen.update({name: int(value) for name, value in event.result.metrics.grammar.items()})
                     wrong += not fits(event.result.text, schema(asked[event.request]))
     rate = seen["tokens"] / seen["forwards"]
-    print(f"{count} schemas, {wrong} do not fit, {dict(seen)}, {rate:.2f} per forward, {time.monotonic() - began:.0f} s")
+    print(
+        f"{count} schemas, {wrong} do not fit, {dict(seen)}, {rate:.2f} per forward, {time.monotonic() - began:.0f} s"
+    )
     return int(wrong > 0)
 
 
