@@ -1,5 +1,5 @@
 # Structured output of a real model over many random schemas: how many texts fit, and what a forward writes.
-# Entry points: python -m decoding.structured [FOLDER COUNT FIRST], from the folder test/; exits with 1 where a text does not fit.
+# Entry points: python -m decoding.structured [FOLDER COUNT FIRST], in test/; exits with 1 where a text does not fit.
 # The suite does the same for fewer schemas (test_grammar.py).
 """A run over random schemas."""
 
