@@ -127,9 +127,9 @@ def names_in(interface: str) -> dict[str, str]:
 class Metrics:
     """What a generation cost. forwards: prefill and commits too; tokens: generated (of gaps, with infill);
     prompt_tokens: given; tuples have one entry per denoising step; mask_share in [0, 1]: of the open blocks after it;
-    fused: forwards that also committed what was final (unfused, each costs one more); positions: computed from the first
-    generated block on, per forward its mean width; cached_tokens: of the prompt, from earlier requests; grammar: tokens
-    under one, forced ones, forwards, rate. None: not told. Source: docs/choosing-thresholds.md."""
+    fused: forwards that also committed what was final (unfused, each costs one more); positions: computed from the
+    first generated block on, per forward its mean width; cached_tokens: of the prompt, from earlier requests; grammar:
+    tokens under one, forced ones, forwards, rate. None: not told. Source: docs/choosing-thresholds.md."""
 
     forwards: int = 0
     tokens: int = 0
