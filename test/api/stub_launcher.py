@@ -40,9 +40,12 @@ def command(arguments: list[str]) -> int:
 def work(run: RunDir, deed: str, stop: StopRequest) -> None:
     """Steps with a falling loss."""
     steps = 3 if deed == "ok" else 2000
+    stages = [{"phase": "warmup", "block": 4, "first": 0, "steps": steps}]
+    run.write_json("plan.json", {"steps": steps, "window": 64, "stages": stages})
     for step in range(1, steps + 1):
         with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "loss": 1.0 / step}) + "\n")
+            record = {"step": step, "loss": 1.0 / step, "reward": step, "reward_spread": step % 7, "note": "text"}
+            file.write(json.dumps(record) + "\n")
         run.status(step=step, total=steps, loss=1.0 / step)
         run.log(f"step {step}")
         if stop.received and deed != "stubborn":

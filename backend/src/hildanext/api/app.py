@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from hildanext import __version__
-from hildanext.api import job_routes, openai, routes
+from hildanext.api import job_routes, openai, pictures, routes
 from hildanext.api.connections import Room, quiet_accept
 from hildanext.api.gate import LOOPBACK, Gate, GateRules
 from hildanext.api.jobs import Jobs
@@ -90,7 +90,7 @@ def create_app(
     )  # fmt: skip
     app.state.room = room
     app.state.server = Server(config, worker, metrics, Jobs(config))
-    for router in (routes.router, openai.router, job_routes.router):
+    for router in (routes.router, openai.router, job_routes.router, pictures.router):
         app.include_router(router)
     _add_heads(app)
     app.mount("/static", StaticFiles(directory=routes.STATIC, packages=[("hildanext", "report/player")]), name="static")
