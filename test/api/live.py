@@ -31,10 +31,12 @@ def config_in(folder: Path, **serve: Any) -> Config:
 
 @contextlib.contextmanager
 def live_server(
-    config: Config, session: Any = None, key: str | None = None, opener: Callable[[], Opened] | None = None
-) -> Iterator[tuple[str, Any]]:
+    config: Config, session: Any = None, key: str | None = None, opener: Callable[[], Opened] | None = None,
+    app: Any = None,
+) -> Iterator[tuple[str, Any]]:  # fmt: skip
     """(base URL, application) of a server that runs until the block ends."""
-    app = create_app(config, Console(quiet=True), key, opener or (opened(session) if session is not None else None))
+    given = opener or (opened(session) if session is not None else None)
+    app = app or create_app(config, Console(quiet=True), key, given)
     settings = uvicorn.Config(
         app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none"
     )

@@ -46,6 +46,17 @@ def test_both_forms_of_the_step_compute_the_same_loss(length: int, tmp_path: Pat
     assert report["attention"] == ("dense" if length == 32 else "sliced")
 
 
+def test_memory_is_followed_under_autocast_where_training_uses_it(tmp_path: Path) -> None:
+    values = [f"bench.train.{name}={value}" for name, value in ({"length": 32, "steps": 2, "repeats": 1} | SMALL).items()]
+    found = [
+        run(load_config(None, [*values, f"paths.runs={tmp_path / dtype}", f"train.autocast={dtype}"]), QUIET)
+        for dtype in ("none", "bfloat16")
+    ]
+    narrow, wide = (report["losses"]["ours"] for report in reversed(found))
+    assert narrow != wide and narrow == pytest.approx(wide, rel=0.02)
+    assert [report["autocast"] for report in found] == ["none", "bfloat16"]
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_preset_that_trains_has_a_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HILDANEXT_MODEL", "HILDANEXT_DATA", "HILDANEXT_TINYSTORIES", "HILDANEXT_DOLMA"):

@@ -35,7 +35,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "resident_memory", lambda: 2**28)
 
 
-def kept_bytes(model: HFDenoiser, length: int, block: int) -> int:
+def kept_bytes(model: HFDenoiser, length: int, block: int, rows: int = 1) -> int:
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     seen: dict[int, tuple[int, torch.Tensor]] = {}
 
@@ -45,7 +45,7 @@ def kept_bytes(model: HFDenoiser, length: int, block: int) -> int:
             seen[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    data = batch(length=length)
+    data = batch(rows, length)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.noisy_features(data.tokens, data, block, data.learn)
     return sum(size for size, _ in seen.values())
@@ -209,6 +209,18 @@ def test_models_that_are_not_llama_shaped_are_weighed_too(name: str, length: int
     measured = kept_bytes(HFDenoiser(held, MASK, attention="dense"), length, 16)
     share = found["activations"] / (config(tmp_path).train.batch * measured)
     assert share == pytest.approx(1, abs=0.03), f"{share:.2f} of the measured bytes"
+
+
+@pytest.mark.parametrize(("family", "name"), [("qwen3", "dense"), ("llama", "sliced"), ("gpt2", "dense")])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_under_autocast_weights_are_copied_once_for_all_rows(family: str, name: str, rows: int, tmp_path: Path) -> None:
+    settings = tiny(FAMILIES[family])
+    settings.save_pretrained(tmp_path)
+    wanted = {"train.autocast": "bfloat16", "train.batch": rows, "ladder.fixed": 8, "model.attention": name}
+    found = estimate(config(tmp_path, **wanted), 32, available=2**40)
+    with torch.autocast("cpu", torch.bfloat16):
+        measured = kept_bytes(HFDenoiser(network(settings), MASK, attention=name), 32, 8, rows)
+    assert found["activations"] == pytest.approx(measured, rel=0.03)
 
 
 def test_a_network_that_cannot_be_traced_is_weighed_by_formulas_and_that_is_said(

@@ -17,14 +17,16 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from hildanext import __version__
-from hildanext.api import job_routes, openai, pictures, routes
+from hildanext.api import job_routes, model_routes, openai, pictures, routes
 from hildanext.api.connections import Room, quiet_accept
+from hildanext.api.entries import Entry, listed, room_of
+from hildanext.api.fleet import Fleet
 from hildanext.api.gate import LOOPBACK, Gate, GateRules
 from hildanext.api.jobs import Jobs
 from hildanext.api.metrics import ServerMetrics
 from hildanext.api.replies import add_handlers
 from hildanext.api.state import Server
-from hildanext.api.worker import Opened, Worker
+from hildanext.api.worker import Opened
 from hildanext.config import Config
 from hildanext.engines.choose import choose
 from hildanext.errors import ConfigError
@@ -79,40 +81,38 @@ def rules(config: Config, key: str | None) -> GateRules:
 
 def create_app(
     config: Config, console: Console, key: str | None = None, opened: Callable[[], Opened] | None = None,
-    room: Room | None = None,
+    room: Room | None = None, choice: Callable[[Config, Console], Opened] = choose,
 ) -> FastAPI:  # fmt: skip
-    """The application over the engine the configuration chooses, or over `opened`'s session; room: of connections."""
-    metrics = ServerMetrics()
-    worker = Worker(opened or _Choice(config, console), config.serve.queue, metrics)
+    """The application over the models of the configuration, each with the engine that `choice` takes, or over the
+    session of `opened`; room: of connections."""
+    metrics, entries = ServerMetrics(), listed(config)
+
+    def open_model(entry: Entry) -> Opened:
+        return opened() if opened is not None else choice(entry.config, console)
+
+    memory = room_of(config, entries) if len(entries) > 1 else None
+    fleet = Fleet(entries, open_model, config.serve.queue, metrics, console, memory)
     app = FastAPI(
         title="hildanext", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None,
         description="A block-diffusion language model. Drafts may still change, commits are final.",
     )  # fmt: skip
     app.state.room = room
-    app.state.server = Server(config, worker, metrics, Jobs(config))
-    for router in (routes.router, openai.router, job_routes.router, pictures.router):
+    server = app.state.server = Server(entries[0].config, fleet, metrics, Jobs(entries[0].config))
+    for router in (routes.router, openai.router, model_routes.router, job_routes.router, pictures.router):
         app.include_router(router)
     _add_heads(app)
     app.mount("/static", StaticFiles(directory=routes.STATIC, packages=[("hildanext", "report/player")]), name="static")
     add_handlers(app)
-    app.add_middleware(Gate, rules=rules(config, key), note=metrics.request)
+    app.add_middleware(Gate, rules=rules(config, key), note=metrics.request, closing=lambda: server.draining)
     return app
 
 
 def _add_heads(app: FastAPI) -> None:
-    for route in [*routes.router.routes, *openai.router.routes]:
+    for route in [*routes.router.routes, *openai.router.routes, *model_routes.router.routes]:
         if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             app.add_api_route(
                 route.path, route.endpoint, methods=["HEAD"], response_model=None, include_in_schema=False
             )
-
-
-class _Choice:
-    def __init__(self, config: Config, console: Console) -> None:
-        self.config, self.console = config, console
-
-    def __call__(self) -> Opened:
-        return choose(self.config, self.console)
 
 
 @asynccontextmanager
@@ -120,8 +120,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     server: Server = app.state.server
     if app.state.room is not None:
         quiet_accept(app.state.room)
-    server.worker.start()
+    server.fleet.start()
     server.jobs.start()
     yield
     server.jobs.stop()
-    server.worker.stop()
+    server.fleet.stop()

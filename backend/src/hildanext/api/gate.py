@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hildanext.api.replies import error_reply
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "testserver"})
-OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico"})
+OPEN_PATHS = frozenset({"/", "/health", "/live", "/favicon.ico"})
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -53,19 +53,21 @@ class Refused(Exception):
 
 @dataclass
 class Gate:
-    """ASGI middleware. note(method, route, status) counts the answer; log(line) writes one JSON line per request."""
+    """ASGI middleware. note(method, route, status) counts the answer; log(line) writes one JSON line per request;
+    closing(): whether connections are to end with their answer, as before the server stops."""
 
     app: ASGIApp
     rules: GateRules
     note: Callable[[str, str, int], None]
     log: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr, flush=True))
+    closing: Callable[[], bool] = lambda: False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an HTTP request on, or answer it here."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = _Answer(send, uuid4().hex[:12])
+        answer = _Answer(send, uuid4().hex[:12], self.closing())
         scope["log"] = answer.fields
         try:
             _check(scope, self.rules)
@@ -98,6 +100,7 @@ def _known_method(method: str) -> str:
 class _Answer:
     send: Send
     number: str
+    closing: bool = False
     status: int = 499
     started: float = field(default_factory=time.monotonic)
     fields: dict[str, Any] = field(default_factory=dict)
@@ -106,6 +109,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             extra = [(name.encode(), value.encode()) for name, value in (*HEADERS, ("x-request-id", self.number))]
+            extra += [(b"connection", b"close")] if self.closing else []
             message = {**message, "headers": [*message.get("headers", ()), *extra]}
         await self.send(message)
 

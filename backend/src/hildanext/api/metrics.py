@@ -1,5 +1,5 @@
 # Counters of the server in Prometheus' text format.
-# Entry points: ServerMetrics (request, finished, cancelled, broken, text).
+# Entry points: ServerMetrics (request, finished, cancelled, broken, unloaded, text).
 # Written by the engine thread and the event loop, so every change holds the lock.
 """Server metrics."""
 
@@ -80,6 +80,11 @@ class ServerMetrics:
         with self._lock:
             self._sums["step_failures"] += 1
 
+    def unloaded(self) -> None:
+        """One model that was taken out of memory."""
+        with self._lock:
+            self._sums["model_unloads"] += 1
+
     def mean_seconds(self) -> float:
         """Recent mean time of a generation, seconds."""
         return self._mean_seconds
@@ -124,6 +129,7 @@ class ServerMetrics:
             "cached_tokens": "Prompt tokens of finished generations that were taken from earlier requests.",
             "tokens": "Generated tokens.", "forwards": "Forwards of finished generations.",
             "cancelled": "Generations ended early.", "step_failures": "Engine steps that failed.",
+            "model_unloads": "Models taken out of memory, to make room or to be loaded anew.",
         }  # fmt: skip
         rows: list[str] = []
         for name, text in texts.items():

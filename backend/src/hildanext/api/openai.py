@@ -19,6 +19,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 from fastapi.sse import format_sse_event
 
+from hildanext.api.fleet import Slot
 from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_unsupported
 from hildanext.api.replies import ApiError, served, told
 from hildanext.api.state import Generation, Server, log_result, results, server_of
@@ -65,17 +66,16 @@ class Shape:
 
 @router.get("/models", responses=served(401, 503))
 async def models(http: HttpRequest) -> dict[str, Any]:
-    """The one model that is served."""
+    """The models that are served, the first one being the one that /generate uses where it is told none."""
     server = server_of(http)
-    card = {"id": server.model_name, "object": "model", "created": int(time.time()), "owned_by": "hildanext"}
-    return {"object": "list", "data": [card]}
+    server.model()
+    return {"object": "list", "data": [_card(slot.name) for slot in server.fleet.slots]}
 
 
 @router.get("/models/{name:path}", responses=served(401, 404, 503))
 async def model(name: str, http: HttpRequest) -> dict[str, Any]:
     """The card of one model."""
-    _check_model(name, server_of(http))
-    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "hildanext"}
+    return _card(server_of(http).model(name).name)
 
 
 @router.post("/completions", responses={**ERRORS, **EVENTS})
@@ -90,14 +90,13 @@ async def chat_completions(body: ChatBody, http: HttpRequest) -> Any:
     return await _serve(body, [{"messages": tuple(turn.turn() for turn in body.messages)}], http, chat=True)
 
 
-def _check_model(name: str, server: Server) -> None:
-    if name != server.model_name:
-        raise ApiError(404, f"model: no model {name[:200]!r} here, this server has {server.model_name!r}", "model")
+def _card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "hildanext"}
 
 
 async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequest, chat: bool) -> Any:
     server = server_of(http)
-    _check_model(body.model, server)
+    slot = server.model(body.model)
     refuse_unsupported(body)
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options: only with stream", "stream_options")
@@ -108,7 +107,7 @@ async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequ
         )
     seed = chosen(FRESH if body.seed is None else body.seed)  # type: ignore[attr-defined]
     requests = [Request.of(**{**body.values(), "seed": seed}, **prompt) for prompt in prompts]
-    generations = _admit_all(server, requests, count)
+    generations = _admit_all(server, slot, requests, count)
     shape = Shape(chat, body.model, f"{'chatcmpl' if chat else 'cmpl'}-{uuid4().hex[:24]}", int(time.time()))
     if body.stream:
         for generation in generations:
@@ -121,12 +120,12 @@ async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequ
     return JSONResponse(shape.head(False) | {"choices": choices, "usage": _usage(found, count)} | _ours(found))
 
 
-def _admit_all(server: Server, requests: list[Request], count: int) -> list[Generation]:
+def _admit_all(server: Server, slot: Slot, requests: list[Request], count: int) -> list[Generation]:
     generations: list[Generation] = []
     seen: Counter[str] = Counter()
     try:
         for request in requests:
-            generations += server.admit(request, count=count, first=seen[repr(request)])
+            generations += server.admit(request, slot, count=count, first=seen[repr(request)])
             seen[repr(request)] += count
     except (ApiError, HildaError):
         for generation in generations:

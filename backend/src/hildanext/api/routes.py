@@ -15,7 +15,8 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from hildanext import __version__
-from hildanext.api.replies import served
+from hildanext.api.fleet import UP
+from hildanext.api.replies import ApiError, served
 from hildanext.api.schemas import GenerateBody, GenerateReply, Health, Modes
 from hildanext.api.state import log_result, results, server_of
 from hildanext.api.streams import EVENTS, event_stream, generation_events
@@ -23,7 +24,6 @@ from hildanext.config.decode import FRESH
 from hildanext.decoding.request import Request
 
 STATIC = Path(__file__).parent / "static"
-UP = ("ready", "degraded")
 router = APIRouter()
 
 
@@ -43,23 +43,33 @@ async def favicon() -> Response:
 async def health(http: HttpRequest) -> Response:
     """Whether generations are served, by which engine, and why not by an earlier one. 503 while loading or failed."""
     server = server_of(http)
-    worker, session = server.worker, server.worker.session
+    worker, session, state = server.worker, server.worker.session, server.fleet.state
     ended = "the jobs thread has ended; restart the server" if server.jobs.ended else ""
-    status = "failed" if ended and worker.state in UP else worker.state
+    status = "failed" if ended and state in UP else "draining" if server.draining and state in UP else state
     reply = Health(
         status=status,
-        problem=ended or worker.problem or server.jobs.problem,
+        problem=ended or server.fleet.problem or server.jobs.problem,
         engine=session.name if session else None,
         fallback=bool(worker.reasons),
         reasons=list(worker.reasons),
         capability=asdict(session.capability) if session else None,
         model=asdict(session.facts) if session else None,
-        queue={"requests": worker.queued, "limit": server.config.serve.queue},
+        models=server.fleet.cards(),
+        queue={"requests": server.fleet.queued, "limit": server.config.serve.queue},
         jobs=server.jobs.counts(),
         uptime_seconds=round(time.monotonic() - server.started, 3),
         version=__version__,
     )
     return JSONResponse(reply.model_dump(), 200 if status in UP else 503)
+
+
+@router.get("/live", responses=served(503))
+async def live(http: HttpRequest) -> dict[str, str]:
+    """200 as long as restarting the process would not help: while it loads, serves or drains. 503 when it cannot."""
+    server = server_of(http)
+    if server.jobs.ended or server.fleet.state in ("failed", "stopped"):
+        raise ApiError(503, f"{server.fleet.problem or server.jobs.ended}; restart the server")
+    return {"status": "live"}
 
 
 @router.get("/modes", response_model=Modes, responses=served(401))
@@ -88,7 +98,7 @@ async def generate(body: GenerateBody, http: HttpRequest) -> Any:
     if values["messages"] is not None and values["seed"] is None:
         values["seed"] = FRESH
     request = Request.of(**values)
-    generation = server.admit(request, drafts=body.stream)[0]
+    generation = server.admit(request, server.model(body.model), drafts=body.stream)[0]
     if body.stream:
         await generation.admitted()
         return event_stream(generation_events(generation, http, request.trace))
@@ -103,8 +113,10 @@ async def metrics(http: HttpRequest) -> PlainTextResponse:
     server = server_of(http)
     jobs = server.jobs.counts()
     gauges = {
-        "up": ("1 while generations are served.", float(server.worker.state in UP)),
-        "queue_requests": ("Requests waiting or decoding.", float(server.worker.queued)),
+        "up": ("1 while generations are served.", float(server.fleet.state in UP)),
+        "queue_requests": ("Requests waiting or decoding.", float(server.fleet.queued)),
+        "draining": ("1 after SIGTERM, while what runs is finished.", float(server.draining)),
+        "models_loaded": ("Models that are loaded.", float(server.fleet.loaded)),
         "jobs_running": ("Jobs running.", float(jobs["running"])),
         "jobs_queued": ("Jobs waiting.", float(jobs["queued"])),
         "uptime_seconds": ("Seconds since the server started.", time.monotonic() - server.started),

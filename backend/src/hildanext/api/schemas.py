@@ -79,6 +79,7 @@ class Message(StrictBody):
 class GenerateBody(StrictBody):
     """POST /generate. Exactly one of prompt, prompt_ids, messages."""
 
+    model: str | None = Field(None, max_length=400, description="a name from /v1/models; null: the first of them")
     messages: list[Message] | None = Field(None, min_length=1, max_length=1000, description="chat turns")
     stream: bool = Field(False, description="server-sent events draft, commit and done instead of one JSON object")
 
@@ -116,15 +117,17 @@ class GenerateReply(BaseModel):
 
 
 class Health(BaseModel):
-    """GET /health. fallback: the engine is not the first of the configured order, for the reasons given."""
+    """GET /health. fallback: the engine is not the first of the configured order, for the reasons given; models: every
+    model served with its state; draining: stopping, what runs is finished."""
 
-    status: Literal["loading", "ready", "degraded", "failed", "stopped"]
+    status: Literal["loading", "ready", "degraded", "draining", "failed", "stopped"]
     problem: str
     engine: str | None
     fallback: bool
     reasons: list[str]
     capability: dict[str, Any] | None
     model: dict[str, Any] | None
+    models: list[dict[str, Any]]
     queue: dict[str, int]
     jobs: dict[str, int]
     uptime_seconds: float

@@ -1,16 +1,17 @@
 # A server process: one socket, one event loop, one engine thread.
-# Entry points: serve(config, console).
+# Entry points: serve(config, console), Draining (the uvicorn server that a SIGTERM drains first).
 # The socket is bound before the engine loads, so that a taken port is known at once and port 0 can be told.
 """The server process."""
 
 from __future__ import annotations
 
 import gc
+import signal
 import socket
 import sys
 import threading
 import time
-from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -33,7 +34,7 @@ def serve(config: Config, console: Console) -> dict[str, Any]:
     when no engine opens."""
     sys.setswitchinterval(SWITCH_SECONDS)  # the engine thread must hand the interpreter over before /health is late
     key, room = api_key(config), Room.of_this_process(console.warn)
-    app = create_app(config, console, key, partial(settled, config, console), room)
+    app = create_app(config, console, key, room=room, choice=settled)
     bound = _bind(config)
     address = _address(config.serve.host, bound.getsockname()[1])
     settings = uvicorn.Config(
@@ -41,7 +42,7 @@ def serve(config: Config, console: Console) -> dict[str, Any]:
         server_header=False, timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=config.serve.shutdown_seconds, ws="none", lifespan="on",
     )  # fmt: skip
-    server = uvicorn.Server(settings)
+    server = Draining(settings, app, config.serve.drain_seconds, console)
     console.say(f"serving on {address} ({'API key needed' if key else 'no API key'}); Ctrl-C stops")
     threading.Thread(target=_stop_without_engine, args=(app, server), daemon=True).start()
     server.run(sockets=[bound])
@@ -49,6 +50,30 @@ def serve(config: Config, console: Console) -> dict[str, Any]:
     if error is not None:
         raise error
     return {"address": address}
+
+
+class Draining(uvicorn.Server):
+    """A server whose first SIGTERM, where `seconds` is above 0, makes /health say draining and connections end with
+    their answer; after so long it stops as on any signal: no new connection, what runs is finished."""
+
+    def __init__(self, settings: uvicorn.Config, app: FastAPI, seconds: float, console: Console) -> None:
+        super().__init__(settings)
+        self.app, self.seconds, self.console = app, seconds, console
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of SIGTERM and SIGINT; a second signal while it drains stops at once."""
+        state = self.app.state.server
+        if sig != signal.SIGTERM or not self.seconds or state.draining:
+            super().handle_exit(sig, frame)
+            return
+        state.draining = True
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        queued = self.app.state.server.fleet.queued
+        self.console.say(f"draining for {self.seconds:g} s: /health says so; {queued} requests wait or run")
+        time.sleep(self.seconds)
+        super().handle_exit(signal.SIGTERM, None)
 
 
 def settled(config: Config, console: Console) -> Opened:

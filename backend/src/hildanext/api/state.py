@@ -1,4 +1,4 @@
-# What the routes share: configuration, worker, metrics, jobs; and how one generation is run for a client.
+# What the routes share: configuration, models, metrics, jobs; and how one generation is run for a client.
 # Entry points: Server, server_of, Generation (events, result), results, log_result.
 # A generation ends when its result is there, its time is up or its client goes away, whichever comes first.
 """Shared state of the routes."""
@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from fastapi import Request as HttpRequest
 
+from hildanext.api.fleet import UP, Fleet, Slot
 from hildanext.api.jobs import Jobs
 from hildanext.api.metrics import ServerMetrics
 from hildanext.api.replies import ApiError
@@ -22,7 +23,6 @@ from hildanext.config import Config
 from hildanext.decoding.events import Done, Event
 from hildanext.decoding.modes import known_mode
 from hildanext.decoding.request import Request, Result
-from hildanext.engines.protocol import Session
 from hildanext.errors import DecodeError, HildaError
 
 PING_SECONDS = 10.0
@@ -33,36 +33,36 @@ class Server:
     """One server process."""
 
     config: Config
-    worker: Worker
+    fleet: Fleet
     metrics: ServerMetrics
     jobs: Jobs
     started: float = field(default_factory=time.monotonic)
-
-    def require_engine(self) -> Session:
-        """The open engine; ApiError 503 while there is none."""
-        if self.worker.session is None or self.worker.state not in ("ready", "degraded"):
-            raise ApiError(503, f"the engine is {self.worker.state} {self.worker.problem}".strip(), Retry_After="5")
-        return self.worker.session
+    draining: bool = False
 
     @property
-    def model_name(self) -> str:
-        """What /v1/models lists."""
-        return self.require_engine().facts.model
+    def worker(self) -> Worker:
+        """The worker that /health speaks of."""
+        return self.fleet.front
 
-    def admit(self, request: Request, drafts: bool = False, count: int = 1, first: int = 0) -> list[Generation]:
-        """Queue `count` samples of a request, numbered from `first`. ApiError 503 without an engine, 429 when the queue
-        cannot take them."""
-        self.require_engine()
+    def model(self, name: str | None = None) -> Slot:
+        """The model of that name, the first for None. ApiError 503 while none is served, 404 for another name."""
+        if self.fleet.state not in UP:
+            raise ApiError(503, f"the engine is {self.fleet.state} {self.worker.problem}".strip(), Retry_After="5")
+        return self.fleet.find(name)
+
+    def admit(
+        self, request: Request, model: Slot, drafts: bool = False, count: int = 1, first: int = 0
+    ) -> list[Generation]:
+        """Queue `count` samples of a request to a model, numbered from `first`. ApiError 429 when the queue cannot take
+        them."""
         self._check(request, count)
-        if self.worker.queued + count > self.config.serve.queue:
-            wait = str(self.worker.wait_seconds())
-            raise ApiError(
-                429, f"queue: {self.worker.queued} requests wait or run; retry in {wait} s", Retry_After=wait
-            )
-        loop = asyncio.get_running_loop()
+        queued = self.fleet.queued
+        if queued + count > self.config.serve.queue:
+            wait = str((model.worker or self.worker).wait_seconds())
+            raise ApiError(429, f"queue: {queued} requests wait or run; retry in {wait} s", Retry_After=wait)
         copies = [request.model_copy(update={"sample": number}) for number in range(first, first + count)]
-        seconds = self.config.serve.request_seconds
-        return [Generation(self.worker, self.worker.submit(copy, drafts, loop), seconds) for copy in copies]
+        given = self.fleet.submit(model, copies, drafts, asyncio.get_running_loop())
+        return [Generation(worker, ticket, self.config.serve.request_seconds) for worker, ticket in given]
 
     def _check(self, request: Request, count: int) -> None:
         try:

@@ -1,5 +1,5 @@
 # One thread drives the engine; requests reach it through tickets, events come back to the event loop they came from.
-# Entry points: Worker (start, submit, cancel, stop), opened.
+# Entry points: Worker (start, submit, cancel, leave, stop), opened.
 # The engine is touched by this thread only. Whatever an engine or a plugin raises ends a request or a step, never the
 # thread; should the thread end all the same, every ticket is told and /health is 503.
 """The thread around the engine's step loop."""
@@ -33,29 +33,49 @@ Opened = tuple[Session, tuple[str, ...]]
 class Worker:
     """Opens the engine, then alternates between new tickets and engine steps until it is stopped."""
 
-    def __init__(self, open_session: Callable[[], Opened], limit: int, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, open_session: Callable[[], Opened], limit: int, metrics: ServerMetrics,
+        ended: Callable[[Worker], None] = lambda worker: None,
+    ) -> None:  # fmt: skip
         self.state: State = "loading"
+        self.settled = threading.Event()
         self.problem = ""
         self.reasons: tuple[str, ...] = ()
         self.session: Session | None = None
         self.error: HildaError | None = None
         self._open, self._limit, self._metrics = open_session, limit, metrics
-        self._inbox: queue.SimpleQueue[tuple[str, Ticket] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[str, Ticket | None] | None] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}
         self._count = 0
         self._lock = threading.Lock()
         self._failed_at = 0.0
+        self._leaving = False
+        self._ended = ended
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         """Begin opening the engine; returns at once."""
         self._thread.start()
 
+    def leave(self) -> None:
+        """End the thread and let the engine go once every request that was given to it has ended; the caller gives it
+        no more."""
+        self._leaving = True
+        self._inbox.put(("wake", None))
+
     def stop(self, seconds: float = 10.0) -> None:
         """End every request and the thread."""
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join(seconds)
+        elif self._thread.ident is None:
+            self.state = "stopped"
+            self._drain()
+
+    @property
+    def started(self) -> bool:
+        """Whether it was told to open its engine."""
+        return self._thread.ident is not None
 
     @property
     def queued(self) -> int:
@@ -97,6 +117,8 @@ class Worker:
         finally:
             self.state = self.state if self.state == "failed" else "stopped"
             self._drain()
+            self.settled.set()
+            self._ended(self)
 
     def _serve(self) -> None:
         while True:
@@ -111,16 +133,18 @@ class Worker:
         self._end_all(RunError(CLOSING))
         if self.session is not None:
             self.session.close()
+        if self._leaving:
+            self.session = None
 
     def _drain(self) -> None:
-        text = CLOSING if self.state == "stopped" else f"server: {self.problem}"
+        error = self.error or RunError(CLOSING if self.state == "stopped" else f"server: {self.problem}")
         for ticket in list(self._tickets.values()):
-            self._refuse(ticket, RunError(text))
+            self._refuse(ticket, error)
         with suppress(queue.Empty):
             while True:
                 message = self._inbox.get_nowait()
-                if message is not None and not message[1].over:
-                    self._refuse(message[1], RunError(text))
+                if message is not None and message[1] is not None and not message[1].over:
+                    self._refuse(message[1], error)
 
     def _open_session(self) -> bool:
         try:
@@ -132,6 +156,7 @@ class Worker:
             show_traceback(error)
         self.problem = str(self.error or "")
         self.state = "failed" if self.error else "ready"
+        self.settled.set()
         return self.error is None
 
     def _pending(self) -> bool:
@@ -147,13 +172,15 @@ class Worker:
             try:
                 message = self._inbox.get(timeout=IDLE_SECONDS) if wait else self._inbox.get_nowait()
             except queue.Empty:
-                return True
+                return not self._leaving or self._count > 0
             wait = False
             if message is None:
                 return False
             self._handle(*message)
 
-    def _handle(self, verb: str, ticket: Ticket) -> None:
+    def _handle(self, verb: str, ticket: Ticket | None) -> None:
+        if ticket is None:
+            return
         if verb == "submit":
             self._admit(ticket)
         elif not ticket.over:

@@ -38,12 +38,13 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, its optimiser, one row, and the clock."""
+    """A model, its optimiser, one row, the clock, and whether products are in bfloat16 (train.autocast)."""
 
     denoiser: HFDenoiser
     optimizer: torch.optim.Optimizer
     batch: Batch
     clock: Callable[[], float]
+    autocast: bool = False
 
     def ours(self, block: int) -> Tensor:
         """The loss as training computes it."""
@@ -65,7 +66,8 @@ class Bench:
     def timed(self, form: Callable[[int], Tensor], block: int) -> tuple[float, float]:
         """(seconds of one optimiser step, loss)."""
         begun = self.clock()
-        loss = form(block)
+        with torch.autocast(self.denoiser.device.type, torch.bfloat16, enabled=self.autocast):
+            loss = form(block)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -90,7 +92,7 @@ def open_bench(config: Config) -> Bench:
     row = (tokens[0], torch.ones(shape.length), torch.zeros(shape.length))
     batch = stacked([row], (0,)).to(device)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.0, weight_decay=0.0, fused=True)
-    return Bench(denoiser, optimizer, batch, CLOCKS[shape.clock])
+    return Bench(denoiser, optimizer, batch, CLOCKS[shape.clock], config.train.autocast == "bfloat16")
 
 
 def foretold(config: Config) -> int:
@@ -154,7 +156,7 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
         report = {
             "run": str(directory.path), "threads": torch.get_num_threads(), "device": str(device), "clock": shape.clock,
             "attention": backend.name, "attention_reason": backend.reason, "memory": memory,
-            "parameters": sum(p.numel() for p in bench.denoiser.parameters()), **found,
+            "parameters": sum(p.numel() for p in bench.denoiser.parameters()), "autocast": config.train.autocast, **found,
         }  # fmt: skip
         directory.environment(device=str(device), dtype="float32")
         directory.write_json("report.json", report)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context, add_model
+from hildanext.commands import Context
 
 HELP = "serve the page, /generate, an OpenAI-compatible API and jobs over HTTP"
 
@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", dest="serve.port", type=int, metavar="N", help="TCP port (default 8080; 0 picks a free one)"
     )
-    add_model(parser)
+    parser.add_argument(
+        "--model", dest="serve.models", action="append", metavar="FOLDER",
+        help="model folder, or NAME=FOLDER; several are chosen by name (default: model.path of the configuration)",
+    )  # fmt: skip
     parser.add_argument(
         "--insecure", dest="serve.insecure", action="store_const", const=True,
         help="listen beyond loopback without an API key",

@@ -31,6 +31,12 @@ class ServeConfig(Section):
     api_key_file: str | None = Field(None, description="file whose first line is the API key; HILDANEXT_API_KEY wins")
     insecure: bool = Field(False, description="listen beyond loopback without an API key")
     name: str = Field("", description="model name in /v1/models; empty: the model folder's name")
+    models: tuple[str, ...] = Field(
+        (), max_length=64, description="models chosen by name, FOLDER or NAME=FOLDER each; empty: model.path alone"
+    )
+    model_bytes: int = Field(
+        0, ge=0, description="several models: bytes of those loaded together; 0: model.max_vram_pct of the memory"
+    )
     body_bytes: int = Field(1 << 20, ge=1024, description="request body at most, bytes")
     body_seconds: float = Field(10.0, gt=0.0, description="time a client has to send its body, seconds")
     prompt_characters: int = Field(100_000, ge=1, description="prompt or messages at most, characters")
@@ -38,6 +44,9 @@ class ServeConfig(Section):
     samples: int = Field(8, ge=1, description="n of one request at most, a count")
     queue: int = Field(64, ge=1, description="requests waiting or decoding at most, a count; more get 429")
     request_seconds: float = Field(300.0, gt=0.0, description="time one request may take, seconds; then 504")
+    drain_seconds: float = Field(
+        0.0, ge=0.0, description="time after SIGTERM in which /health says draining and all is still served, seconds"
+    )
     shutdown_seconds: int = Field(10, ge=0, description="time open requests have to finish at shutdown, seconds")
     jobs: bool = Field(True, description="accept jobs over HTTP")
     jobs_at_once: int = Field(1, ge=1, description="jobs running together, a count; the rest wait in order")

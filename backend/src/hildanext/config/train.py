@@ -1,5 +1,5 @@
 # Settings of convert-wsd, sft, on-policy and merge-checkpoints: data, steps, block sizes, optimiser, checkpoints.
-# Entry points: TrainConfig, LadderConfig, OptimizerConfig, ObjectiveSection, RolloutConfig.
+# Entry points: TrainConfig, ReplayConfig, LadderConfig, OptimizerConfig, ObjectiveSection, RolloutConfig.
 # Counts are optimiser steps unless a description says otherwise.
 """Training sections of the configuration."""
 
@@ -83,6 +83,14 @@ class RolloutConfig(Section):
     ramp: int = Field(100, ge=0, description="rollouts over which the longest answer grows linearly; 0: none")
 
 
+class ReplayConfig(Section):
+    """Rows of earlier data in every batch."""
+
+    data: str = Field("", description="folder of tokenised shards; empty: the rows this run has seen before")
+    split: str = Field("train", pattern=r"^[\w][\w.-]*$", description="which shards of the folder")
+    share: float = Field(0.2, gt=0, lt=1, description="share of every batch that is replayed")
+
+
 class TrainConfig(Section):
     """One training run: data, length, batches, checkpoints, evaluation."""
 
@@ -96,6 +104,7 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step and rank")
     workers: int = Field(0, ge=0, description="processes that read rows ahead; 0: none")
     shorten: float = Field(0.0, ge=0, le=1, description="share of rows cut to a random length (LLaDA: 0.01)")
+    replay: tuple[ReplayConfig, ...] = Field((), description="earlier data mixed into every batch")
     parallel: Literal["none", "ddp", "fsdp2"] = Field("none", description="how ranks of torchrun share the work")
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass to save memory")
     autocast: Literal["none", "bfloat16"] = Field("none", description="dtype of matrix products under fp32 weights")
@@ -114,3 +123,10 @@ class TrainConfig(Section):
         (), description="metrics also go there; metrics.jsonl is always written"
     )
     parity: bool = Field(True, description="check the parent's logits through the adapter before a conversion")
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> "TrainConfig":
+        total = sum(one.share for one in self.replay)
+        if total >= 1:
+            raise ValueError(f"replay: the shares add up to {total:g}; leave something for the rows trained on")
+        return self

@@ -195,6 +195,10 @@ class Kept(Protocol):
         first axis of what a position has, empty: all. DataError for a row that was not written."""
         ...
 
+    def known(self, batch: Batch) -> Tensor:
+        """[B] bool: whether a row was written."""
+        ...
+
 
 @dataclass(frozen=True)
 class About:

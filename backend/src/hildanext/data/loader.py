@@ -1,5 +1,5 @@
 # Batches from shards: an endless stream whose order depends on (seed, epoch) alone.
-# Entry points: Loader (iterate, state_dict, load_state_dict), OtherData, order.
+# Entry points: Loader (iterate, example, state_dict, load_state_dict), OtherData, order, rows_hash.
 # Example p of the stream is row permutation(seed, p // R)[p % R]; step s of rank r takes `batch` examples from
 # (s * ranks + r) * batch on. So workers do not change it, and one integer resumes it.
 """Deterministic, resumable loader."""
@@ -83,7 +83,8 @@ class _Steps(Dataset[Batch]):
         return {**self.__dict__, "shards": None}
 
 
-def _rows_hash(manifest: Mapping[str, Any]) -> str | None:
+def rows_hash(manifest: Mapping[str, Any]) -> str | None:
+    """What tells one set of shards from another; None for shards from before manifests knew their files."""
     known = manifest.get("files")
     return hashlib.sha256("".join(file["sha256"] for file in known.values()).encode()).hexdigest() if known else None
 
@@ -122,10 +123,17 @@ class Loader:
         """Passes over the rows so far, all ranks together."""
         return self._step * self.batch * self.ranks / len(self.shards)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def example(self, position: int) -> tuple[int, PackedRow]:
+        """(number, row) at a place of the stream."""
+        return self._steps()._example(self.shards, position)
+
+    def _steps(self) -> _Steps:
         settings = (self.batch, self.seed, self.rank, self.ranks, self.shorten)
         part = (self.shards.begin, self.shards.begin + len(self.shards))
-        steps = _Steps(self.shards.folder, *settings, part, (self._origin, self.accumulate), self.shards)
+        return _Steps(self.shards.folder, *settings, part, (self._origin, self.accumulate), self.shards)
+
+    def __iter__(self) -> Iterator[Batch]:
+        steps = self._steps()
         if self.workers == 0:
             while True:
                 batch = steps[self._step]
@@ -143,7 +151,7 @@ class Loader:
             "rows": len(self.shards),
             "tokenizer_hash": self.shards.manifest.get("tokenizer_hash"),
             "input_hash": self.shards.manifest.get("input_hash"),
-            "rows_hash": _rows_hash(self.shards.manifest),
+            "rows_hash": rows_hash(self.shards.manifest),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

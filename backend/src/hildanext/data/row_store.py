@@ -1,5 +1,5 @@
 # Arrays written once for rows of tokens, found again by the hash of the row: a parent's states, the order of decoding.
-# Entry points: RowStore.begin (to write), RowStore.open (to read), row_key, row_length, bytes_needed, DTYPES.
+# Entry points: RowStore.begin (to write), RowStore.open (to read), missing_rows, row_key, row_length, bytes_needed.
 # Files: data.bin (one array after the other), index.bin (SHA-256 of the row, offset, length: 48 bytes each), rows.json.
 # Data is flushed before its index entry, so a killed writer loses at most the rows since; the next one goes on.
 """Rows kept on disk."""
@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hildanext.core.batches import stacked
 from hildanext.core.types import Batch
+from hildanext.data.shards import ShardSet
 from hildanext.disk import hold, write_atomic
 from hildanext.errors import DataError
 
@@ -178,10 +180,8 @@ class RowStore:
         shape = (len(part), *self.shape[1:]) if part else self.shape
         dtype = torch.long if self.dtype == "int16" else torch.float32
         made = torch.zeros(*batch.tokens.shape, *shape, dtype=dtype)
-        arrays = zip(*(field.cpu().numpy() for field in (batch.tokens, batch.docs, batch.learn)), strict=True)
-        for index, (tokens, docs, learn) in enumerate(arrays):
-            length = row_length(learn)
-            found = self.read(row_key(tokens, docs, length), part)
+        for index, (key, length) in enumerate(_keys(batch)):
+            found = self.read(key, part)
             if found is None:
                 row = batch.ids[index] if batch.ids else index
                 raise DataError(
@@ -191,9 +191,34 @@ class RowStore:
             made[index, :length] = found
         return made.to(batch.tokens.device)
 
+    def known(self, batch: Batch) -> Tensor:
+        """As core.types.Kept.known."""
+        return torch.tensor([key in self.places for key, _ in _keys(batch)], device=batch.tokens.device)
+
+
+def _keys(batch: Batch) -> Iterator[tuple[bytes, int]]:
+    arrays = zip(*(part.cpu().numpy() for part in (batch.tokens, batch.docs, batch.learn)), strict=True)
+    for tokens, docs, learn in arrays:
+        length = row_length(learn)
+        yield row_key(tokens, docs, length), length
+
 
 def _places(folder: Path) -> dict[bytes, tuple[int, int]]:
     path = folder / INDEX
     raw = path.read_bytes() if path.exists() else b""
     entries = np.frombuffer(raw[: len(raw) // ENTRY.itemsize * ENTRY.itemsize], dtype=ENTRY)
     return {bytes(key).ljust(32, b"\0"): (int(start), int(length)) for key, start, length in entries}
+
+
+def missing_rows(store: RowStore, shards: ShardSet, at_once: int, bar: Any) -> Iterator[Batch]:
+    """The rows that are not in the store, `at_once` of them in a batch, ids their numbers; the bar moves with them."""
+    rows, ids = [], []
+    for index in range(len(shards)):
+        row = shards[index]
+        if row_key(row.tokens, row.docs, row_length(row.learn)) not in store:
+            rows.append(row)
+            ids.append(index)
+        if rows and (len(rows) == at_once or index + 1 == len(shards)):
+            yield stacked(rows, tuple(ids))
+            rows, ids = [], []
+        bar.advance()

@@ -1,14 +1,15 @@
 # The bytes of a Hugging Face network on one device, in training and in decoding, by formulas over its shape.
 # Entry points: NetworkFootprint.
 # The network is built without storage (meta device), so parameter counts are exact. Activations follow formulas for the
-# families of FORMULAS and are traced for the others (models/shallow.py). A forward has 2L positions while the block is
+# families of FORMULAS and are traced for the others and under autocast, which keeps residuals in float32 and copies
+# of the weights (models/shallow.py). A forward has 2L positions while the block is
 # below the window L, else L; the backward of each pass of the objective runs before the next, so the widest one counts.
 """Memory of Hugging Face networks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from hildanext.models.denoiser import position_bytes
 from hildanext.models.files import skeleton
 from hildanext.models.load import NEW, choose_device, choose_dtype, model_folder, new_tokenizer
 from hildanext.models.new import new_model
-from hildanext.models.shallow import Forward, kept_bytes
+from hildanext.models.shallow import Forward, Kept, kept_bytes
 from hildanext.models.shape import Shape
 from hildanext.registry import build
 
@@ -152,15 +153,16 @@ class NetworkFootprint:
 
     def _activations(self, config: Config, window: int, one: Pass) -> float:
         device, shape = choose_device(config.model.device), Shape.of(self.config)
-        worst = 0.0
+        worst, rows = 0.0, config.train.batch * one.views
         for forward in self._forwards(config, window, one):
-            fixed, layer = self._kept(forward, device)
-            kept = fixed + layer * shape.layers
+            found = self._kept(forward, device)
+            kept = found.total(rows, shape.layers)
             if config.train.gradient_checkpointing:
                 positions = window if forward.block >= window else 2 * window
-                kept = fixed + layer + shape.layers * positions * shape.hidden * _size(forward)
+                kept = found.total(rows, 1) + shape.layers * rows * positions * shape.hidden * forward.dtype.itemsize
+                kept += found.once[1] * (shape.layers - 1) * (config.model.adapter.kind == "none")
             worst = max(worst, kept)
-        return worst * config.train.batch * one.views
+        return worst
 
     def _forwards(self, config: Config, window: int, one: Pass) -> Iterator[Forward]:
         device, ladder = choose_device(config.model.device), config.ladder
@@ -174,19 +176,26 @@ class NetworkFootprint:
             grain = block if kernel == "sliced" or block == window else 1
             yield Forward(window, grain, kernel, dtype, narrow)
 
-    def _kept(self, forward: Forward, device: torch.device) -> tuple[float, float]:
+    def _kept(self, forward: Forward, device: torch.device) -> Kept:
         traced = self._traced(forward, device)
-        if isinstance(traced, tuple):
+        if isinstance(traced, Kept):
             return traced
         shape, length, size = Shape.of(self.config), forward.length, _size(forward)
         positions = length if forward.block >= length else 2 * length
         fixed = size * (positions**2 * (forward.backend == "dense") + 2 * positions * shape.hidden)
-        return float(fixed), sum(self.layer_bytes(length, forward.block, forward.backend, size).values())
+        return Kept((float(fixed), sum(self.layer_bytes(length, forward.block, forward.backend, size).values())))
 
-    def _traced(self, forward: Forward, device: torch.device) -> tuple[float, float] | str | None:
-        if self.config.model_type in FORMULAS or forward.backend not in ("dense", "sliced"):
+    def _traced(self, forward: Forward, device: torch.device) -> Kept | str | None:
+        if self.config.model_type in FORMULAS and not forward.autocast:
             return None
-        return kept_bytes(self.config, forward, device)
+        if forward.backend in ("dense", "sliced"):
+            return kept_bytes(self.config, forward, device)
+        dense = kept_bytes(self.config, replace(forward, backend="dense"), device)
+        if isinstance(dense, str):
+            return dense
+        shape, size = Shape.of(self.config), _size(forward)
+        extra = self.layer_bytes(forward.length, forward.block, forward.backend, size)["attention"]
+        return Kept((4.0 * size * forward.length * shape.hidden, dense.row[1] + extra), (0.0, dense.once[1]))
 
 
 def _size(forward: Forward) -> int:

@@ -1,6 +1,6 @@
 # What the machine offers torch: devices, their memory, and whether the installed torch has kernels for them.
 # Entry points: machine, devices, kernel_problem, multiplies, slow_dtype, total_memory, resident_memory, peak_memory,
-# restart_peak.
+# restart_peak, give_back.
 # A GPU the wheel was not built for fails late with "no kernel image"; this says so early, with the cure. A dtype
 # without units computes rightly and ten times too slowly; slow_dtype says that.
 """Hardware report."""
@@ -121,14 +121,15 @@ def restart_peak(device: torch.device) -> int:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
-    _give_back()
+    give_back()
     marks = Path("/proc/self/clear_refs")
     if marks.exists():
         marks.write_text("5", encoding="ascii")
     return _resident("VmRSS")
 
 
-def _give_back() -> None:
+def give_back() -> None:
+    """Hand memory that the C heap holds and nobody uses back to the system, where its allocator can."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 

@@ -1,5 +1,5 @@
 # A network with fewer layers: what one more layer keeps for the backward pass, and a copy small enough to be timed.
-# Entry points: shallow, fewest_layers, kept_bytes.
+# Entry points: shallow, fewest_layers, kept_bytes (a Kept).
 # Bytes come from a forward on fake tensors, which have shapes and no storage, so they hold for any family whose layers
 # torch can trace; a mixture of experts is traced in bfloat16, the only dtype its grouped product has a shape for.
 """Shallow copies of a network."""
@@ -35,6 +35,20 @@ class Forward:
     autocast: bool = False
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Bytes a forward keeps for its backward, parameters left out: of every row, and once for all (autocast's copies
+    of weights, a shared mask); each is (whatever the layers, for each layer)."""
+
+    row: tuple[float, float]
+    once: tuple[float, float] = (0.0, 0.0)
+
+    def total(self, rows: int, layers: int) -> float:
+        """Bytes of `rows` rows through `layers` layers."""
+        fixed, layer = (rows * row + once for row, once in zip(self.row, self.once, strict=True))
+        return fixed + layers * layer
+
+
 def fewest_layers(config: Any) -> int:
     """Layers of the least copy whose last layer is like those that follow: one, or more where a family begins with
     layers of another kind; a count."""
@@ -57,24 +71,28 @@ def shallow(config: Any, layers: int, dtype: torch.dtype = torch.float32) -> Any
     return AutoModelForCausalLM.from_config(made, dtype=dtype)
 
 
-def kept_bytes(config: Any, forward: Forward, device: torch.device) -> tuple[float, float] | str:
-    """(whatever the layers, for each layer): bytes that one row's forward keeps for its backward, parameters left out;
-    where torch cannot trace the network, what it said, in one line."""
+def kept_bytes(config: Any, forward: Forward, device: torch.device) -> Kept | str:
+    """What forwards of one and of two rows keep; where torch cannot trace the network, what it said, in one line."""
     kind: type = type(config)
     return _kept(kind, json.dumps(config.to_dict(), sort_keys=True, default=str), forward, device)
 
 
 @lru_cache(maxsize=64)
-def _kept(kind: Any, text: str, forward: Forward, device: torch.device) -> tuple[float, float] | str:
+def _kept(kind: Any, text: str, forward: Forward, device: torch.device) -> Kept | str:
     config = kind.from_dict(json.loads(text))
     fewest = fewest_layers(config)
+
+    def split(rows: int) -> tuple[float, float]:
+        less, more = (_traced(config, layers, rows, forward, device) for layers in (fewest, fewest + 1))
+        return less - fewest * (more - less), more - less
+
     try:
         with _quiet():
-            less, more = (_traced(config, layers, forward, device) for layers in (fewest, fewest + 1))
+            (fixed, layer), (fixed_two, layer_two) = split(1), split(2)
     except Exception as error:  # whatever a family's code does to tensors without storage
         said, *_ = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {said}"
-    return less - fewest * (more - less), more - less
+    return Kept((fixed_two - fixed, layer_two - layer), (2 * fixed - fixed_two, 2 * layer - layer_two))
 
 
 @contextmanager
@@ -87,14 +105,14 @@ def _quiet() -> Iterator[None]:
         logger.disabled = old
 
 
-def _traced(config: Any, layers: int, forward: Forward, device: torch.device) -> float:
+def _traced(config: Any, layers: int, rows: int, forward: Forward, device: torch.device) -> float:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    docs = torch.zeros(1, forward.length, dtype=torch.long)
+    docs = torch.zeros(rows, forward.length, dtype=torch.long)
     mask, layout = plan_diffusion(Backend(forward.backend, ""), docs, forward.block, "global")
     experts = _has_experts(config)
     dtype = torch.bfloat16 if experts else forward.dtype
-    positions = torch.arange(forward.length).repeat(1 if forward.block >= forward.length else 2)[None]
+    positions = torch.arange(forward.length).repeat(rows, 1 if forward.block >= forward.length else 2)
     kept: dict[int, tuple[float, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:

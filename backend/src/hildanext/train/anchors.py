@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hildanext.config import Config
-from hildanext.core.batches import stacked
-from hildanext.core.types import Batch
-from hildanext.data.row_store import RowStore, bytes_needed, row_key, row_length
+from hildanext.data.row_store import RowStore, bytes_needed, missing_rows, row_key, row_length
 from hildanext.data.shards import ShardSet, check_tokenizer
 from hildanext.data.tokenizers import tokenizer_hash
 from hildanext.errors import ConfigError, DataError
@@ -90,7 +87,7 @@ def _say_size(config: Config, shards: ShardSet, shape: tuple[int, int], folder: 
 def _write(store: RowStore, loaded: Loaded, shards: ShardSet, at_once: int, console: Console) -> int:
     written = 0
     with console.bar("anchors", len(shards)) as bar:
-        for batch in _missing(store, shards, at_once, bar):
+        for batch in missing_rows(store, shards, at_once, bar):
             batch_there = batch.to(loaded.device)
             with torch.no_grad(), watching(network(loaded.denoiser), store.facts["layers"]) as states:
                 loaded.denoiser.causal_features(batch_there, torch.zeros_like(batch_there.learn))
@@ -101,15 +98,3 @@ def _write(store: RowStore, loaded: Loaded, shards: ShardSet, at_once: int, cons
             store.flush()
             written += len(batch.tokens)
     return written
-
-
-def _missing(store: RowStore, shards: ShardSet, at_once: int, bar: Any) -> Iterator[Batch]:
-    rows = []
-    for index in range(len(shards)):
-        row = shards[index]
-        if row_key(row.tokens, row.docs, row_length(row.learn)) not in store:
-            rows.append(row)
-        if rows and (len(rows) == at_once or index + 1 == len(shards)):
-            yield stacked(rows)
-            rows = []
-        bar.advance()

@@ -48,6 +48,7 @@ export async function both() {
 function busy(on) { $("compare-go").disabled = on; $("compare-stop").disabled = !on; }
 
 const ROWS = [
+  ["Model", (result, one) => one.stage.recording.asked.model || "the first"],
   ["Mode", (result, one) => nameOf(one.settings.mode || "")],
   ["Tokens", result => result.metrics.tokens],
   ["Forwards", result => result.metrics.forwards],

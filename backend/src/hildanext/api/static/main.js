@@ -4,7 +4,7 @@ import * as chat from "./chat.js";
 import * as compare from "./compare.js";
 import { closeJobs, openJobs } from "./jobs.js";
 import { showModel } from "./model.js";
-import { fit, offer, offered } from "./settings.js";
+import { fit, offer, offered, serve } from "./settings.js";
 import * as write from "./write.js";
 
 const $ = id => document.getElementById(id);
@@ -21,6 +21,7 @@ async function watchHealth() {
     $("status-text").textContent = parts.join(" · ");
     $("status").setAttribute("aria-label", `Model: ${parts.join(", ")}, ${state.status}. Show its card`);
     showModel(state);
+    serve((state.models || []).map(one => one.name));
     if (model && fitted !== `${model.model} ${model.block}`) { fit(model); fitted = `${model.model} ${model.block}`; }
     if (!model) wait = 800;
     else if (!offered()) await loadModes();

@@ -5,7 +5,7 @@ import { nameOf } from "./settings.js";
 let shown = "";
 
 export function showModel(state) {
-  const key = JSON.stringify([state.status, state.problem, state.engine, state.model, state.reasons, state.capability]);
+  const key = JSON.stringify([state.status, state.problem, state.engine, state.model, state.models?.map(one => [one.name, one.state]), state.reasons, state.capability]);
   if (key === shown) return;
   shown = key;
   document.getElementById("model-title").textContent = state.model?.model || "Model";
@@ -27,6 +27,7 @@ function parts(state) {
   const presets = Object.entries(about.presets || {});
   if (presets.length) found.push(make("h3", "", "Its own thresholds"), facts(presets.map(([mode, values]) => [nameOf(mode), Object.entries(values).map(([name, value]) => `${name} ${value === null ? "never" : value}`).join(", ")])));
   if (about.history?.length) found.push(make("h3", "", "How it was made"), list(about.history.map(told)));
+  if ((state.models || []).length > 1) found.push(make("h3", "", "Models of this server"), list(state.models.map(one => `${one.name}: ${one.state}`)));
   const notes = [...(capability?.reasons || []), ...state.reasons.map(reason => `not used: ${reason}`)];
   if (notes.length) found.push(make("h3", "", "Notes"), list(notes));
   return found;

@@ -1,6 +1,6 @@
 // The settings of a generation, drawn from a template: mode, thresholds, length, block, temperature, seed.
 const NAMES = { S_MODE: "Speed", Q_MODE: "Quality", CONSERVATIVE: "Careful" };
-const known = { modes: {}, mode: "", sizes: [], block: 0, window: 0, own: {} };
+const known = { modes: {}, mode: "", sizes: [], block: 0, window: 0, own: {}, models: [] };
 const all = [];
 
 // What the server offers, for every form on the page.
@@ -10,6 +10,11 @@ export function fit(model) {
   // a model folder may carry thresholds of its own, which then are what a mode means
   Object.assign(known, { sizes, block: model.block, window: model.window, own: model.about?.presets || {} });
   for (const one of all) { one.fillBlocks(); one.show(); }
+}
+export function serve(names) {
+  if (names.join("|") === known.models.join("|")) return;
+  known.models = names;
+  for (const one of all) one.fillModels();
 }
 export const offered = () => Object.keys(known.modes).length > 0;
 export const nameOf = mode => NAMES[mode] || mode;
@@ -33,11 +38,21 @@ export class Settings {
       help.id = `${prefix}${name}-help`;
       this.parts[name].setAttribute("aria-describedby", help.id);
     }
-    this.parts["no-edit"].onchange = () => this.show();
+    this.parts["no-edit"].onchange = this.parts.model.onchange = () => this.show();
     all.push(this);
     this.fillModes();
     this.fillBlocks();
+    this.fillModels();
   }
+
+  // One model needs no choice.
+  fillModels() {
+    this.parts.models.hidden = known.models.length < 2;
+    this.parts.model.replaceChildren(...known.models.map(name => new Option(name)));
+  }
+
+  // Whether the model is the one whose thresholds and block are known here.
+  get first() { return !this.parts.model.value || this.parts.model.value === known.models[0]; }
 
   fillModes() {
     const box = document.createElement("div");
@@ -70,7 +85,7 @@ export class Settings {
   get length() { return Number(this.parts.length.value); }
 
   show() {
-    const preset = { ...known.modes[this.mode], ...known.own[this.mode] };
+    const preset = { ...known.modes[this.mode], ...(this.first ? known.own[this.mode] : {}) };
     for (const [name, key] of [["tau-mask", "tau_mask"], ["tau-edit", "tau_edit"]]) {
       const input = this.parts[name], output = this.parts[`${name}-value`];
       if (!this.touched[name] && preset[key] !== undefined && preset[key] !== null) input.value = preset[key];
@@ -85,12 +100,13 @@ export class Settings {
   values() {
     const { parts, touched } = this;
     const values = { max_new_tokens: this.length, seed: !parts.seed || !parts.seed.isConnected || parts.seed.value === "" ? -1 : Number(parts.seed.value) };
+    if (!this.first) values.model = parts.model.value;
     if (this.mode) values.mode = this.mode;
     if (touched["tau-mask"]) values.tau_mask = Number(parts["tau-mask"].value);
     if (parts["no-edit"].checked) values.tau_edit = null;
     else if (touched["tau-edit"]) values.tau_edit = Number(parts["tau-edit"].value);
     if (Number(parts.temperature.value)) values.temperature = Number(parts.temperature.value);
-    if (parts.block.value) values.block = Number(parts.block.value);
+    if (parts.block.value && (this.first || Number(parts.block.value) !== known.block)) values.block = Number(parts.block.value);
     return values;
   }
 }

@@ -18,6 +18,8 @@ from hildanext import registry
 from hildanext.config import Config
 from hildanext.core.types import Batch, LossReport, Objective
 from hildanext.data.loader import Loader, OtherData
+from hildanext.data.replay import REPLAYED, Earlier, Replayed, earlier_rows
+from hildanext.data.shards import ShardSet
 from hildanext.errors import DataError
 from hildanext.models.about import about
 from hildanext.models.inspection import conversion_report, require_parity
@@ -108,17 +110,18 @@ class Supervised:
         objective: Objective = registry.build("objectives", config.objective, "objective")
         self.objective = objective.prepare(about(training.loaded, config.model))
         self.noise = None if training.causal else _embedding_noise(training)
-        self.loader = Loader(
+        plain = Loader(
             training.shards, train.batch, config.seed, ranks.rank, ranks.size, train.workers, train.shorten,
             train.accumulate,
         )  # fmt: skip
+        self.loader = Replayed(plain, _earlier(training)) if train.replay else plain
         self._rows, self._notes = iter(self.loader), Notes(0)
 
     def micro_batches(self, step: int) -> Iterator[Callable[[], LossReport]]:
         """The next batches of this rank."""
         batches = [next(self._rows) for _ in range(self.training.config.train.accumulate)]
         stage, tokens = self.ladder.stage(step), sum(batch.tokens.numel() for batch in batches)
-        rows = [row % len(self.training.shards) for batch in batches for row in batch.ids]
+        rows = [row % len(self.training.shards) for batch in batches for row in batch.ids if row < REPLAYED]
         self._notes = Notes(tokens * self.training.ranks.size, rows, {"phase": stage.phase, "block": stage.block})
         for index, batch in enumerate(batches):
             losses = self._losses(step, index, batch)
@@ -159,6 +162,16 @@ class Supervised:
         if self.noise is not None and not self.training.config.model.embedding_noise.sigma:
             self.noise.sigma = float(state.get("embedding_sigma", self.noise.sigma))
         self._rows = iter(self.loader)
+
+
+def _earlier(training: Training) -> list[Earlier]:
+    opened = [
+        (ShardSet.open(Path(one.data) / one.split) if one.data else None, one.share)
+        for one in training.config.train.replay
+    ]
+    for shards in [shards for shards, _ in opened if shards is not None]:
+        shards.require_whole()
+    return [earlier_rows(shards, share, training.shards) for shards, share in opened]
 
 
 def _embedding_noise(training: Training) -> EmbeddingNoise | None:
