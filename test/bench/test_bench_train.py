@@ -47,7 +47,9 @@ def test_both_forms_of_the_step_compute_the_same_loss(length: int, tmp_path: Pat
 
 
 def test_memory_is_followed_under_autocast_where_training_uses_it(tmp_path: Path) -> None:
-    values = [f"bench.train.{name}={value}" for name, value in ({"length": 32, "steps": 2, "repeats": 1} | SMALL).items()]
+    values = [
+        f"bench.train.{name}={value}" for name, value in ({"length": 32, "steps": 2, "repeats": 1} | SMALL).items()
+    ]
     found = [
         run(load_config(None, [*values, f"paths.runs={tmp_path / dtype}", f"train.autocast={dtype}"]), QUIET)
         for dtype in ("none", "bfloat16")

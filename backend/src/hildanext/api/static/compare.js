@@ -48,7 +48,6 @@ export async function both() {
 function busy(on) { $("compare-go").disabled = on; $("compare-stop").disabled = !on; }
 
 const ROWS = [
-  ["Model", (result, one) => one.stage.recording.asked.model || "the first"],
   ["Mode", (result, one) => nameOf(one.settings.mode || "")],
   ["Tokens", result => result.metrics.tokens],
   ["Forwards", result => result.metrics.forwards],
@@ -63,6 +62,8 @@ const ROWS = [
 function table() {
   const results = sides.map(one => one.stage.recording?.result);
   const rows = ROWS.map(([name, value]) => row(name, sides.map((one, index) => results[index] ? String(value(results[index], one)) : "–")));
+  const models = sides.map(one => one.stage.recording?.asked.model);
+  if (models.some(Boolean)) rows.unshift(row("Model", models.map(name => name || "the first")));
   if (results.every(Boolean)) rows.push(row("Texts", [sameness(...results.map(result => result.text))], 2));
   $("compare-table").querySelector("tbody").replaceChildren(...rows);
 }
