@@ -156,7 +156,8 @@ def run(config: Config, console: Console, args: Any = None) -> dict[str, Any]:
         report = {
             "run": str(directory.path), "threads": torch.get_num_threads(), "device": str(device), "clock": shape.clock,
             "attention": backend.name, "attention_reason": backend.reason, "memory": memory,
-            "parameters": sum(p.numel() for p in bench.denoiser.parameters()), "autocast": config.train.autocast, **found,
+            "parameters": sum(p.numel() for p in bench.denoiser.parameters()), "autocast": config.train.autocast,
+            **found,
         }  # fmt: skip
         directory.environment(device=str(device), dtype="float32")
         directory.write_json("report.json", report)
