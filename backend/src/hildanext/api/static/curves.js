@@ -2,7 +2,7 @@
 import { make } from "./make.js";
 
 const SVG = "http://www.w3.org/2000/svg", WIDTH = 300, HEIGHT = 90;
-const FIRST = ["loss", "reward", "eval.eval_nll", "grad_norm", "lr", "tokens_per_second"];
+const FIRST = ["loss", "reward", "held_reward", "eval.eval_nll", "tokens_per_forward", "grad_norm", "lr", "tokens_per_second"];
 const BESIDE = new Set(["step", "seconds", "time", "epoch"]);
 
 // metrics: the lines of metrics.jsonl; {name: [[step, value], ...]}, the best known names first.
