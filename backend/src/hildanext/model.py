@@ -1,5 +1,5 @@
 # The front door for people who write Python: a loaded model with its masks, losses, likelihoods and texts as methods.
-# Entry points: load, Model (batch, loss, nll, generate, stream), Answer, generate (text in, text out).
+# Entry points: load, Model (batch, loss, nll, score, generate, stream), Answer, generate (text in, text out).
 # A thin file over the rooms: models, core, decoding and engines do the work, and each can be used without it.
 # Where a plugin is taken its name, its section {"type": name, ...} or the object itself will do.
 """Loading, scoring and decoding from Python."""
@@ -30,6 +30,7 @@ from hildanext.decoding.request import Request, Result
 from hildanext.engines.opening import OpenEngine
 from hildanext.engines.transformers import BUNDLED, NativeSession
 from hildanext.errors import ConfigError, DataError, DecodeError
+from hildanext.measure.scores import Kind, Scoring, scores
 from hildanext.models.about import about
 from hildanext.models.load import Loaded, load_model
 from hildanext.registry import build
@@ -142,6 +143,20 @@ class Model:
         ends = {*self.denoiser.end_ids, int(self.tokenizer.eos_token_id)}
         bound = block_elbo(self.denoiser, batch, size, rng, samples, ends)
         return Likelihood(autoregressive_nll(self.denoiser, batch, ends), bound, size)
+
+    def score(
+        self, texts: str | Sequence[str], context: str | Sequence[int] = "", kind: Kind = "bound", samples: int = 16,
+        block: int | None = None,
+    ) -> Any:  # fmt: skip
+        """The Score of a text behind a context, or the Scores of several behind one, nats with those of each token.
+        kind: `bound`, the block bound with `samples` draws per block (0: exact, to 8 tokens), or `autoregressive`.
+        DataError, WindowError."""
+        if samples < 0 or samples % 2:
+            raise DataError(f"score: samples {samples}; expected an even count, or 0")
+        pairs = [(context, text) for text in ([texts] if isinstance(texts, str) else texts)]
+        how = Scoring(kind, samples, self.block if block is None else block)
+        found = [one for piece in scores(self.loaded, pairs, how) for one in piece]
+        return found[0] if isinstance(texts, str) else found
 
     def _fitting(self, batch: Batch, block: int | None) -> int:
         own = batch.block if isinstance(batch, TextBatch) else self.block

@@ -21,6 +21,7 @@ from fastapi.sse import format_sse_event
 
 from hildanext.api.fleet import Slot
 from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_unsupported
+from hildanext.api.openai_logprobs import Offsets, Records, chat_logprobs
 from hildanext.api.replies import ApiError, served, told
 from hildanext.api.state import Generation, Server, log_result, results, server_of
 from hildanext.api.streams import EVENTS, PING, event_stream
@@ -54,14 +55,19 @@ class Shape:
     def choice(self, index: int, result: Result) -> dict[str, Any]:
         """One finished choice."""
         body = {"message": {"role": "assistant", "content": result.text}} if self.chat else {"text": result.text}
-        return {"index": index, **body, "logprobs": None, "finish_reason": REASONS[result.finish_reason]}
+        told = None if result.record is None else self.logprobs(result.record, Offsets())
+        return {"index": index, **body, "logprobs": told, "finish_reason": REASONS[result.finish_reason]}
 
-    def delta(self, index: int, text: str | None, reason: str | None = None) -> dict[str, Any]:
+    def logprobs(self, record: Records, offsets: Offsets) -> dict[str, Any]:
+        """What a choice or a chunk says of its tokens."""
+        return chat_logprobs(record) if self.chat else offsets.logprobs(record)
+
+    def delta(self, index: int, text: str | None, reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
         """One chunk; text None opens a chat message."""
         content: dict[str, Any] = {} if reason else {"content": text or ""}
         opening = {"role": "assistant"} if text is None and not reason else {}
         body = {"delta": opening | content} if self.chat else {"text": text or ""}
-        return self.head(True) | {"choices": [{"index": index, **body, "logprobs": None, "finish_reason": reason}]}
+        return self.head(True) | {"choices": [{"index": index, **body, "logprobs": logprobs, "finish_reason": reason}]}
 
 
 @router.get("/models", responses=served(401, 503))
@@ -156,6 +162,7 @@ def _ours(found: list[Result]) -> dict[str, Any]:
 
 async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:
     done: dict[int, Result] = {}
+    offsets = [Offsets() for _ in generations]
     try:
         for index in range(len(generations)):
             if shape.chat:
@@ -166,8 +173,9 @@ async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest
             elif isinstance(item, HildaError | ApiError):
                 yield _data(told(item, http.url.path))
                 return
-            elif isinstance(item, Commit) and item.text:
-                yield _data(shape.delta(index, item.text))
+            elif isinstance(item, Commit) and (item.text or item.record):
+                known = None if item.record is None else shape.logprobs(item.record, offsets[index])
+                yield _data(shape.delta(index, item.text, logprobs=known))
             elif isinstance(item, Done):
                 done[index] = item.result
                 yield _data(shape.delta(index, None, REASONS[item.result.finish_reason]) | _ours([item.result]))

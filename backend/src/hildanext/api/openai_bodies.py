@@ -12,10 +12,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from hildanext.api.replies import ApiError
 from hildanext.api.schemas import StrictBody, asked_in, carries
 from hildanext.config.decode import MOST_TOKENS, Tokens
-from hildanext.decoding.request import Stop, TokenId
+from hildanext.decoding.request import MOST_ALTERNATIVES, Stop, TokenId
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "logprobs": (None, False), "top_logprobs": (None, 0), "echo": (None, False), "suffix": (None, ""),
+    "echo": (None, False), "suffix": (None, ""),
     "best_of": (None, 1), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "logit_bias": (None, {}),
     "tools": (None, []), "tool_choice": (None, "none"), "functions": (None, []), "function_call": (None, "none"),
     "response_format": (None, {"type": "text"}), "modalities": (None, ["text"]), "audio": (None,),
@@ -115,10 +115,16 @@ class CompletionBody(OpenAIBody):
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=64)]
     ) = Field(description="text, several texts, token ids, or several lists of them")
-    logprobs: int | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = Field(
+        None, description="the log-probability of each token and this many alternatives"
+    )
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Fields of the decoder's request but for the prompt."""
+        return super().values() | {"logprobs": self.logprobs}
 
     def prompts(self) -> list[dict[str, Any]]:
         """One request's prompt field per prompt."""
@@ -134,8 +140,10 @@ class ChatBody(OpenAIBody):
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     max_completion_tokens: Tokens | None = Field(None, description="the newer name of max_tokens, which it beats")
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
+    logprobs: bool | None = Field(None, description="the log-probability of each token")
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = Field(
+        None, description="alternatives of each token, with logprobs"
+    )
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     functions: list[dict[str, Any]] | None = None
@@ -152,6 +160,8 @@ class ChatBody(OpenAIBody):
     def values(self) -> dict[str, Any]:
         """Fields of the decoder's request but for the prompt."""
         newer = {} if self.max_completion_tokens is None else {"max_new_tokens": self.max_completion_tokens}
+        if self.logprobs:
+            newer["logprobs"] = self.top_logprobs or 0
         return super().values() | newer
 
 
@@ -162,6 +172,7 @@ def refuse_unsupported(body: OpenAIBody) -> None:
     for name, neutral in NEUTRAL.items():
         if name in uncalled:
             continue
-        value = getattr(body, name, None)
-        if value not in neutral or (name == "logprobs" and value is not None and value is not False):
+        if getattr(body, name, None) not in neutral:
             raise ApiError(400, f"{name}: not supported by this server; leave it out", name)
+    if getattr(body, "top_logprobs", None) and not body.values().get("logprobs"):
+        raise ApiError(400, "top_logprobs: only with logprobs; set it to true", "top_logprobs")

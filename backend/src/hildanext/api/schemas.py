@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from hildanext.command_files import job_kinds
+from hildanext.config.decode import Tokens
 from hildanext.config.nearest import nearest
-from hildanext.decoding.request import Request, names_in
+from hildanext.decoding.request import Request, TokenId, names_in
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -114,6 +115,44 @@ class GenerateReply(BaseModel):
     seed: int | None = None
     record: list[dict[str, Any]] | None = None
     trace: list[dict[str, Any]] | None = None
+
+
+class ScoreBody(StrictBody):
+    """POST /score: texts behind one context, or behind one each."""
+
+    model: str | None = Field(None, max_length=400, description="a name from /v1/models; null: the first of them")
+    texts: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1, max_length=256, description="what is scored")
+    context: str | list[TokenId] = Field("", description="text, or token ids, that all of them continue")
+    contexts: list[str | list[TokenId]] | None = Field(None, max_length=256, description="one for each instead")
+    kind: Literal["bound", "autoregressive"] = Field(
+        "bound", description="block bound (negative ELBO) on -log p, or -log p read left to right"
+    )
+    samples: Annotated[int, Field(ge=0, le=1024, multiple_of=2)] = Field(
+        16, description="draws of noise per block, an even count; 0: exact, to 8 scored tokens of a block"
+    )
+    block: Tokens | None = Field(None, description="block size, tokens; null: the model's own")
+    values: bool = Field(False, description="give the terms of each token too")
+
+    def pairs(self) -> list[tuple[str | list[int], str]]:
+        """(context, text) of each."""
+        return list(zip(self.contexts or [self.context] * len(self.texts), self.texts, strict=True))
+
+    @model_validator(mode="after")
+    def _one_each(self) -> ScoreBody:
+        if self.contexts is not None and (len(self.contexts) != len(self.texts) or self.context):
+            raise ValueError("contexts: give one for each of texts, and no context beside them")
+        return self
+
+
+class ScoreReply(BaseModel):
+    """Of each text, in order: nats, tokens, nats_per_token, standard_error (null: unknown), exact; where asked values:
+    id, text and nats of each token."""
+
+    model: str
+    engine: str
+    kind: Literal["bound", "autoregressive"]
+    block: int
+    scores: list[dict[str, Any]]
 
 
 class Health(BaseModel):

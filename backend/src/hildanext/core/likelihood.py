@@ -1,6 +1,6 @@
 # Likelihood of text: token NLL in one forward, autoregressive NLL, and the block ELBO, exact or by Monte Carlo.
 # Entry points: token_nll, autoregressive_nll, block_elbo, exact_block_elbo, sampled_block_elbo, Estimate;
-# mask_patterns (what the exact one sums over).
+# mask_patterns (what the exact one sums over), drawn_terms (what the sampled one averages).
 # Numbers are nats on scored_positions (learn, not a document's first), so that both kinds of model can be compared; the
 # ELBO is negated, an upper bound on the NLL. Its blocks are masked all at once: given the clean prefix they are
 # independent, so one forward serves every block.
@@ -149,17 +149,26 @@ def sampled_block_elbo(
     """Monte Carlo: in each block of s tokens n is stratified over 1..s, n positions are masked and weigh s/n. The
     standard error is that of independent draws, so it errs on the large side.
     Source: LLaDA arXiv:2502.09992 sec. 2.4 (exact counts); strata are ours."""
-    scored, unit, size = _layout(model, batch, block)
-    shift = row_uniforms(batch, rng, 1)[0].gather(1, unit)
+    scored, _, _ = _layout(model, batch, block)
     totals, documents = torch.zeros(samples, dtype=torch.float64), _Documents(batch, scored, ends)
-    for sample in range(samples):
-        count = (((shift + sample / samples) % 1.0) * size).long() + 1
-        masked = scored & (rank_in_unit(unit, scored, row_uniforms(batch, rng, 1)[0]) < count)
-        found = _weighted_nats(model, batch, block, masked, size / count.double())
+    for sample, (masked, found) in enumerate(drawn_terms(model, batch, block, rng, samples)):
         documents.add(masked, found)
         totals[sample] = float(found.sum())
     error = float(totals.std() / math.sqrt(samples)) if samples > 1 else math.nan
     return Estimate(float(totals.mean()), int(scored.sum()), error, *documents.found(samples))
+
+
+def drawn_terms(
+    model: Denoiser, batch: Batch, block: int, rng: torch.Generator, samples: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The draws of sampled_block_elbo, a forward each: (masked [B, L] bool, their weighted nats [n] float64), whose sum
+    over a draw is an estimate of the bound. Source: LLaDA arXiv:2502.09992 sec. 2.4."""
+    scored, unit, size = _layout(model, batch, block)
+    shift = row_uniforms(batch, rng, 1)[0].gather(1, unit)
+    for sample in range(samples):
+        count = (((shift + sample / samples) % 1.0) * size).long() + 1
+        masked = scored & (rank_in_unit(unit, scored, row_uniforms(batch, rng, 1)[0]) < count)
+        yield masked, _weighted_nats(model, batch, block, masked, size / count.double())
 
 
 def _layout(model: Denoiser, batch: Batch, block: int) -> tuple[Tensor, Tensor, Tensor]:

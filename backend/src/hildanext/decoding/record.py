@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from hildanext.core.head import exclude_token
 from hildanext.core.types import Canvas
 from hildanext.decoding.request import Alternative, TokenRecord
+from hildanext.decoding.text import TextStream
 
 
 @dataclass
@@ -58,10 +59,11 @@ class Record:
         logprob = float(self.logprob[place]) if step else None
         return {"step": step, "edits": max(0, int(self.writes[place]) - 1), "logprob": logprob}
 
-    def tokens(self, first: int, ids: Sequence[int], piece: Callable[[int], str]) -> Iterator[TokenRecord]:
-        """The records of `ids`, which stand from position `first` on; piece: the text of a token."""
+    def tokens(self, first: int, ids: Sequence[int], text: TextStream) -> Iterator[TokenRecord]:
+        """The records of `ids`, which stand from position `first` on."""
         for place, token in enumerate(ids, first):
             step, logprob, edits = (self.traced(place)[name] for name in ("step", "logprob", "edits"))
             top = zip(*self.top.get(place, ((), ())), strict=True)
-            others = tuple(Alternative(other, piece(other), value) for other, value in top)
-            yield TokenRecord(token, piece(token), int(step or 0), int(edits or 0), logprob, others)
+            others = tuple(Alternative(other, text.piece(other), value, text.raw(other)) for other, value in top)
+            shown = text.shown(token)
+            yield TokenRecord(token, shown, int(step or 0), int(edits or 0), logprob, others, text.raw(token))

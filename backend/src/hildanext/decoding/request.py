@@ -119,19 +119,21 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token that might have been written instead. logprob: natural logarithm of its probability."""
+    """A token that might have been written instead. logprob: natural logarithm of its probability; raw: as that of
+    TokenRecord."""
 
     id: int
     text: str
     logprob: float
+    raw: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class TokenRecord:
     """How a token came to stand. step: the denoising step that wrote it last, counted from 1; 0: given; edits: times it
     was written again after the first; logprob: of the token at that step under the model (guided where guidance is on)
-    without [MASK], before temperature, cuts and a policy's bias; None: given; top: the likeliest there, best first.
-    Conditional on the canvas of that step."""
+    without [MASK], before temperature, cuts and a policy's bias; None: given; top: the likeliest there, best first;
+    raw: its bytes where they are no whole characters. text is what it adds to the answer: "" for an end token."""
 
     id: int
     text: str
@@ -139,6 +141,7 @@ class TokenRecord:
     edits: int
     logprob: float | None
     top: tuple[Alternative, ...] = ()
+    raw: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

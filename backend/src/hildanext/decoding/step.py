@@ -184,7 +184,7 @@ def _emit(live: Live) -> list[Event]:
 
 def record(live: Live, first: int, ids: Sequence[int]) -> tuple[TokenRecord, ...] | None:
     """The records of `ids`, which stand from position `first` on, where they were asked for."""
-    return tuple(live.record.tokens(first, ids, live.text.piece)) if live.record else None
+    return tuple(live.record.tokens(first, ids, live.text)) if live.record else None
 
 
 def finished(live: Live) -> Done:

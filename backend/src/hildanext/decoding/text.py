@@ -14,6 +14,10 @@ from typing import Any
 CONTEXT_TOKENS = 8
 BROKEN = "\ufffd"
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_OWN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_REST = [byte for byte in range(256) if byte not in _OWN]
+LETTERS = {chr(byte): byte for byte in _OWN} | {chr(256 + place): byte for place, byte in enumerate(_REST)}
+"""The alphabet in which byte-level tokenizers write bytes."""
 
 
 @dataclass
@@ -58,6 +62,20 @@ class TextStream:
     def piece(self, token: int) -> str:
         """The text of one token behind other text, so that a leading space is kept; special tokens by their names."""
         return self._behind_prompt([token]) or str(self.tokenizer.decode([token])) if self.tokenizer else ""
+
+    def shown(self, token: int) -> str:
+        """What one token adds behind other text; "" for tokens that are no part of a text."""
+        return self._behind_prompt([token])
+
+    def raw(self, token: int) -> tuple[int, ...] | None:
+        """The bytes of a token that is no whole characters; None for one that is, or where they cannot be told."""
+        named = getattr(self.tokenizer, "convert_ids_to_tokens", None)
+        if named is None or BROKEN not in self._decode([token]):
+            return None
+        name = str(named(token))
+        if BYTE.fullmatch(name):
+            return (int(name[3:5], 16),)
+        return tuple(LETTERS[letter] for letter in name) if LETTERS.keys() >= set(name) else None
 
     def push(self, ids: Sequence[int], last: bool = False) -> str:
         """The text that `ids` add for good; with `last` nothing is held back. After a stop string: nothing."""

@@ -15,6 +15,7 @@ from hildanext.decoding.events import Commit, Done, Event
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.request import FinishReason, Metrics, Request, Result
 from hildanext.decoding.text import TextStream
+from hildanext.engines.task import Task
 from hildanext.errors import DecodeError
 
 
@@ -74,6 +75,8 @@ class Relay:
 
 def refuse_fixed(request: Request, engine: str, mode: str) -> None:
     """DecodeError for what this engine fixes when it starts: thresholds, sampling, block size, policy, guidance."""
+    if isinstance(request, Task):
+        raise DecodeError(f"engine: {engine} does not score texts; the engine transformers does")
     fixed = {
         "tau_mask": request.tau_mask != "preset", "tau_edit": request.tau_edit != "preset",
         **{name: getattr(request, name) != "preset" for name in WINDOW},

@@ -17,7 +17,8 @@ from hildanext.config import Config
 from hildanext.decoding.engine import BlockEngine
 from hildanext.decoding.events import Event
 from hildanext.decoding.request import Request, Result
-from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Opening, refused
+from hildanext.engines.protocol import Capability, EnginePlugin, Facts, Failed, Opening, refused
+from hildanext.engines.task import Task, Tasks
 from hildanext.errors import HildaError
 from hildanext.models.hardware import multiplies
 from hildanext.models.load import NEW, choose_device, kind_at, load_model, name_of
@@ -35,9 +36,10 @@ class NativeSession:
     loaded: Any
     config: Config
     engine: BlockEngine = field(init=False)
+    tasks: Tasks = field(init=False)
 
     def __post_init__(self) -> None:
-        self.engine = BlockEngine(self.loaded, self.config.decode)
+        self.reset()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -78,23 +80,24 @@ class NativeSession:
     @property
     def pending(self) -> int:
         """Requests waiting or running."""
-        return self.engine.pending
+        return self.engine.pending + len(self.tasks.waiting)
 
     def submit(self, request: Request, drafts: bool = False) -> int:
         """Queue a request."""
-        return self.engine.submit(request, drafts)
+        return self.tasks.add(request) if isinstance(request, Task) else self.engine.submit(request, drafts)
 
-    def step(self) -> list[Event]:
-        """One forward over every window."""
-        return self.engine.step()
+    def step(self) -> list[Event | Failed]:
+        """One forward over every window, and a piece of a task."""
+        return [*(self.engine.step() if self.engine.pending else ()), *self.tasks.step()]
 
     def cancel(self, number: int) -> Result | None:
         """End a request at once."""
+        self.tasks.waiting.pop(number, None)
         return self.engine.cancel(number)
 
     def reset(self) -> None:
         """Forget every request and their keys and values."""
-        self.engine = BlockEngine(self.loaded, self.config.decode)
+        self.engine, self.tasks = BlockEngine(self.loaded, self.config.decode), Tasks(self.loaded)
 
     def close(self) -> None:
         """Forget every request; the weights go with the session."""

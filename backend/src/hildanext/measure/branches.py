@@ -17,13 +17,14 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True)
 class Scored:
-    """A token that is predicted: the index in the row of the state it is read from, its id, the weight of its nats, and
-    whose they are."""
+    """A token that is predicted: the index in the row of the state it is read from, its id, the weight of its nats,
+    whose they are, and its position."""
 
     source: int
     token: int
     weight: float
     key: tuple[int, int, int]
+    place: int
 
 
 @dataclass

@@ -1,5 +1,5 @@
 # Likelihoods of many short endings, each behind a context of its own: read left to right, or bounded by the block ELBO.
-# Entry points: Ending (of), causal, bounds, Bound.
+# Entry points: Ending (of), causal, bounds, Bound; causal_tokens.
 # Endings of one context share its tokens in a row (measure/branches.py), and a draw of noise is a copy of one block:
 # it costs a block, not the text. A block of few scored tokens is enumerated and has no noise.
 """Scoring endings."""
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,15 +53,22 @@ class Ending:
 @dataclass(frozen=True)
 class Bound:
     """An upper bound on an ending's nats; its standard error in nats, from pairs of draws as if independent (0 where
-    exact, NaN of a single pair); exact: whether all its blocks were enumerated."""
+    exact, NaN of a single pair); exact: whether all its blocks were enumerated; tokens: the terms of each position that
+    is scored, whose sum is nats."""
 
     nats: float
     standard_error: float
     exact: bool
+    tokens: Mapping[int, float] = field(default_factory=dict)
 
 
 def causal(denoiser: Denoiser, endings: Sequence[Ending], positions: int = POSITIONS) -> list[float]:
     """-log p(ending | context) of each, nats, under the model read left to right, `positions` to a forward."""
+    return [math.fsum(own.values()) for own in causal_tokens(denoiser, endings, positions)]
+
+
+def causal_tokens(denoiser: Denoiser, endings: Sequence[Ending], positions: int = POSITIONS) -> list[dict[int, float]]:
+    """As causal, by position of each ending's tokens."""
     model, rows = hugging_face(denoiser), []
     for group in _groups(endings, 1):
         row = Branches(1, endings[group[0]].ids[: endings[group[0]].first])
@@ -70,11 +77,11 @@ def causal(denoiser: Denoiser, endings: Sequence[Ending], positions: int = POSIT
             place = row.branch(own.ids)
             for at in range(own.first, len(own.ids)):
                 if own.ids[at] != model.mask_id:
-                    row.scored.append(Scored(place(at - 1), own.ids[at], 1.0, (index, 0, 0)))
+                    row.scored.append(Scored(place(at - 1), own.ids[at], 1.0, (index, 0, 0), at))
         rows.append(row)
-    found = [0.0] * len(endings)
-    for (index, _, _), nats in _nats(model, rows, positions):
-        found[index] += nats
+    found: list[dict[int, float]] = [{} for _ in endings]
+    for one, nats in _nats(model, rows, positions):
+        found[one.key[0]][one.place] = nats
     return found
 
 
@@ -86,7 +93,8 @@ def bounds(
     model = hugging_face(denoiser)
     if block == 1 and model.shift == "clean":
         # a block's first token is read from the clean text: at block 1 all are
-        return [Bound(nats, 0.0, True) for nats in causal(denoiser, endings, positions)]
+        found = causal_tokens(denoiser, endings, positions)
+        return [Bound(math.fsum(own.values()), 0.0, True, own) for own in found]
     counted, rows = [True] * len(endings), []
     for group in _groups(endings, block):
         row = Branches(block, endings[group[0]].ids[: endings[group[0]].first // block * block])
@@ -94,9 +102,12 @@ def bounds(
             counted[index] = _copied(row, model, index, endings[index], (samples, exact))
         rows.append(row)
     sums: dict[tuple[int, int, int], float] = {}
-    for key, nats in _nats(model, rows, positions):
-        sums[key] = sums.get(key, 0.0) + nats
-    return [_bound(each, whole) for each, whole in zip(_by_block(sums, len(endings)), counted, strict=True)]
+    tokens: list[dict[int, float]] = [{} for _ in endings]
+    for one, nats in _nats(model, rows, positions):
+        sums[one.key] = sums.get(one.key, 0.0) + nats
+        own = tokens[one.key[0]]
+        own[one.place] = own.get(one.place, 0.0) + nats
+    return [_bound(*each) for each in zip(_by_block(sums, len(endings)), counted, tokens, strict=True)]
 
 
 def _copied(row: Branches, model: HFDenoiser, index: int, own: Ending, how: tuple[int, int]) -> bool:
@@ -115,7 +126,7 @@ def _copied(row: Branches, model: HFDenoiser, index: int, own: Ending, how: tupl
             for at in sorted(masked):
                 before = place(at - 1) if at == start else first + at - start - 1
                 source = first + at - start if model.shift == "none" else before
-                row.scored.append(Scored(source, own.ids[at], each.weight, (index, number, each.pair)))
+                row.scored.append(Scored(source, own.ids[at], each.weight, (index, number, each.pair), at))
     return whole
 
 
@@ -161,8 +172,8 @@ def _groups(endings: Sequence[Ending], block: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def _nats(model: HFDenoiser, rows: Sequence[Branches], positions: int) -> Iterator[tuple[tuple[int, int, int], float]]:
-    """(key, weighted nats) of everything scored in the rows."""
+def _nats(model: HFDenoiser, rows: Sequence[Branches], positions: int) -> Iterator[tuple[Scored, float]]:
+    """Everything scored in the rows, with its weighted nats."""
     for part in _batches(sorted(rows, key=lambda row: len(row.tokens)), positions):
         tokens, places, mask = visibility(part, model.mask_id, model.device)
         hidden = model.body(tokens, places, mask)
@@ -170,7 +181,7 @@ def _nats(model: HFDenoiser, rows: Sequence[Branches], positions: int) -> Iterat
         at = torch.tensor([(number, one.source) for number, one in asked], device=model.device).T
         wanted = torch.tensor([one.token for _, one in asked], device=model.device)
         nats = linear_cross_entropy(hidden[at[0], at[1]], model.head(), wanted, model.mask_id).nll.tolist()
-        yield from ((one.key, one.weight * each) for (_, one), each in zip(asked, nats, strict=True))
+        yield from ((one, one.weight * each) for (_, one), each in zip(asked, nats, strict=True))
 
 
 def _batches(rows: Iterable[Branches], positions: int) -> Iterator[list[Branches]]:
@@ -191,7 +202,7 @@ def _by_block(sums: dict[tuple[int, int, int], float], count: int) -> list[dict[
     return found
 
 
-def _bound(blocks: dict[int, dict[int, float]], exact: bool) -> Bound:
+def _bound(blocks: dict[int, dict[int, float]], exact: bool, tokens: dict[int, float]) -> Bound:
     nats, variance = 0.0, 0.0
     for pairs in blocks.values():
         each = list(pairs.values())
@@ -200,4 +211,4 @@ def _bound(blocks: dict[int, dict[int, float]], exact: bool) -> Bound:
             mean = math.fsum(each) / len(each)
             spread = math.fsum((one - mean) ** 2 for one in each) * len(each)
             variance += spread / (len(each) - 1) if len(each) > 1 else math.nan
-    return Bound(nats, math.sqrt(variance), exact)
+    return Bound(nats, math.sqrt(variance), exact, tokens)
