@@ -75,15 +75,15 @@ def test_the_demo_names_every_part_it_cannot_run(
     monkeypatch.setattr(toy_training, "usable_cores", lambda: 1)
     found = demo.demo(Config(), Console(quiet=True), tmp_path / "run", quick=True)
     said = capsys.readouterr().err
-    for name in ("conversion", "likelihood", "frontier", "speed", "repair", "story"):
+    for name in ("conversion", "likelihood", "frontier", "speed", "fastest", "repair", "story"):
         assert f"demo part '{name}' is not run" in said and "skipped" in found.report["parts"][name]
     text = found.page.read_text(encoding="utf-8")
-    assert text.count("Not run: ") == 6 and "reverse 8 letters" in text
+    assert text.count("Not run: ") == 7 and "reverse 8 letters" in text
 
 
 def test_the_demo_runs_every_part_on_a_pair(story_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hildanext.models.load.BUNDLED", {"tiny": str(story_model), "tiny-parent": str(story_model)})
-    sizes = Sizes(3, 1, 7, 1, 1, 1, 1, 8, (0.5,), 160)
+    sizes = Sizes(3, 1, 7, 1, 1, 1, 1, 8, (0.5,), 160, 0.3)
     monkeypatch.setattr(demo, "QUICK", sizes)
     monkeypatch.setattr(toy_training, "usable_cores", lambda: 2)
     monkeypatch.setattr(decoding, "WATCHED", 2)
@@ -92,7 +92,7 @@ def test_the_demo_runs_every_part_on_a_pair(story_model: Path, tmp_path: Path, m
     here = ToyTraining(3).trained(Console(quiet=True))[1]
     assert found.report["parts"]["toy"]["training"]["loss"] == pytest.approx(here.loss, rel=1e-4)
     text = found.page.read_text(encoding="utf-8")
-    assert text.count("<section>") == 7 and "quick run" in text and "forward by forward" in text
+    assert text.count("<section>") == 8 and "quick run" in text and "forward by forward" in text
 
 
 class _Ended:

@@ -97,11 +97,11 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
 def _value(field: str, said: Any) -> Any:
     if field == "tau_edit":
         return _tau_edit(said)
-    if field == "policy" and said.startswith("{"):
+    if field in ("policy", "carry") and said.startswith("{"):
         try:
             return json.loads(said)
         except json.JSONDecodeError as error:
-            raise DecodeError(f"--policy: {said!r} is no JSON object ({error}); name a policy, or give one") from None
+            raise DecodeError(f"--{field}: {said!r} is no JSON object ({error}); name a {field}, or give one") from None
     return said
 
 

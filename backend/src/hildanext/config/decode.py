@@ -52,7 +52,16 @@ def _section(value: Any) -> Any:
     return value
 
 
+class CarrySection(PluginSection):
+    """What positions carry between forwards: {"type": plugin of core/carries, ...fields}."""
+
+    kind: ClassVar[str] = "carries"
+    by_name: ClassVar[bool] = True
+
+
 Policy = Annotated[PolicySection, BeforeValidator(_section, json_schema_input_type=str | PolicySection)]
+
+CarryOver = Annotated[CarrySection, BeforeValidator(_section, json_schema_input_type=str | CarrySection)]
 
 
 class Asked(Section, Generic[Unset]):
@@ -64,6 +73,9 @@ class Asked(Section, Generic[Unset]):
     )
     policy: Policy | None = Field(
         None, description="another policy than the mode's: its name, or {type, ...fields of that policy}"
+    )
+    carry: CarryOver | None = Field(
+        None, description="what masked positions carry to a block's next forward: rcd, iter_smooth, soft or {type, ...}"
     )
     tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
     tau_edit: Share | Literal["preset"] | None = Field(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hildanext.config.decode import DecodeConfig
+from hildanext.core.mixture import Mixes
 from hildanext.core.types import Denoiser
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.events import Event
@@ -99,6 +100,8 @@ class BlockEngine:
         """Queue a request; its number is in its events. drafts: also report the opened blocks after every step.
         DecodeError where it can never be served."""
         plan = resolve_mode(request, self.config, self.meta.decode)
+        if plan.carry is not None and not isinstance(self.denoiser, Mixes):
+            raise DecodeError("carry: this model takes tokens only, no mixtures of embeddings; use a model of kind hf")
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         denoiser, block = self.denoiser, request.block or self.block
         bounds = Bounds(

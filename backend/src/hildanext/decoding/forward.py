@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
+from hildanext.core.mixture import Mixes, Mixture
 from hildanext.core.types import Denoiser
 from hildanext.decoding.store import StateStore
 
@@ -21,13 +23,14 @@ MOST_BLOCKS = 4
 @dataclass(frozen=True)
 class ForwardRow:
     """One sequence of a forward. slot: its row in the store; start: position of its first token; tokens [q] int64;
-    select [q] bool: where logits are wanted; block: its block size."""
+    select [q] bool: where logits are wanted; block: its block size; mixture: inputs in place of some tokens."""
 
     slot: int
     start: int
     tokens: Tensor
     select: Tensor
     block: int
+    mixture: Mixture | None = None
 
     @cached_property
     def wanted(self) -> int:
@@ -40,11 +43,26 @@ def forward(
 ) -> list[Tensor]:
     """Logits [n_r, V] of every row's selected positions from one forward. With a store, its slots supply and receive
     the state of every layer; without one the rows must start at position 0."""
-    if store is not None and worth_packing(denoiser, rows, device):
-        logits = _packed(denoiser, store, rows, device)
-    else:
-        logits = _padded(denoiser, store, rows, device)
+    packs = store is not None and worth_packing(denoiser, rows, device)
+    with _mixing(denoiser, rows, packs):
+        if store is not None and packs:
+            logits = _packed(denoiser, store, rows, device)
+        else:
+            logits = _padded(denoiser, store, rows, device)
     return [logits] if len(rows) == 1 else list(torch.split(logits, [row.wanted for row in rows]))
+
+
+def _mixing(denoiser: Denoiser, rows: Sequence[ForwardRow], packs: bool) -> AbstractContextManager[None]:
+    parts, offset = list[Mixture](), 0
+    for index, row in enumerate(rows):
+        if row.mixture is not None:
+            parts.append(row.mixture.moved(0, offset) if packs else row.mixture.moved(index, 0))
+        offset += row.tokens.shape[0]
+    if not parts:
+        return nullcontext()
+    if not isinstance(denoiser, Mixes):
+        raise ValueError(f"forward: {type(denoiser).__name__} takes no mixtures")
+    return denoiser.mixing(Mixture.joined(parts))
 
 
 def worth_packing(denoiser: Denoiser, rows: Sequence[ForwardRow], device: torch.device) -> bool:

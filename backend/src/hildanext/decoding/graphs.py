@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hildanext.core.mixture import Mixture
 from hildanext.decoding.store import KeysValues, PaddedView
 from hildanext.models.denoiser import HFDenoiser
 
@@ -125,7 +127,17 @@ class Graphed:
         self.room = (1 << (slots - 1).bit_length(), -(-capacity // KEYS) * KEYS)
         self.layers: dict[int, Fixed] = {}
         self.steps: dict[Bucket, _Step] = {}
-        self.captured = 0
+        self.captured, self.plain = 0, False
+
+    @contextmanager
+    def mixing(self, mixture: Mixture) -> Iterator[None]:
+        """As of HFDenoiser; what was captured knows no mixture, so forwards within run as they are."""
+        self.plain = True
+        try:
+            with self.denoiser.mixing(mixture):
+                yield
+        finally:
+            self.plain = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["denoiser"], name)
@@ -145,7 +157,7 @@ class Graphed:
         step = self.steps.get(bucket) or _Step.of(bucket, self.layers, self.room, tokens.device)
         step.fill(cache, tokens, positions, mask)
         own = (slice(first, first + count), slice(0, width))
-        if width > WIDEST:  # a prefill: most of its logits are not wanted
+        if self.plain or width > WIDEST:  # a prefill: most of its logits are not wanted
             logits = self._as_it_is(step, own, select)
             cache.store.layers.update(self.layers)
             return logits

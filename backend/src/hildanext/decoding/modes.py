@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from hildanext.config.decode import WINDOW, DecodeConfig, ModeSection
 from hildanext.config.nearest import describe, nearest
+from hildanext.core.carry import Carry
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request
 from hildanext.decoding.statistics import Sampling
@@ -28,12 +29,14 @@ Calibrated = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class ResolvedMode:
-    """How one request is decoded: the policy, how tokens are drawn, and what the result says about both."""
+    """How one request is decoded: the policy, how tokens are drawn, what the result says about both, and what positions
+    carry between forwards."""
 
     policy: BlockPolicy
     sampling: Sampling
     preset: Mapping[str, Any]
     name: str
+    carry: Carry | None = None
 
 
 def known_mode(name: str, modes: Mapping[str, Any]) -> str:
@@ -53,6 +56,25 @@ def mode_values(mode: str, config: DecodeConfig, calibrated: Calibrated) -> dict
 def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated) -> ResolvedMode:
     """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field.
     The preset names the mode only if something of it is left; else its source says what replaced every value."""
+    plan, carry = _resolved(request, config, calibrated), _carry(request, config)
+    if carry is None:
+        return plan
+    shown = {"type": type(carry).__module__.rpartition(".")[2], **carry.model_dump()}
+    return replace(plan, carry=carry, preset={**plan.preset, "carry": shown})
+
+
+def _carry(request: Request, config: DecodeConfig) -> Carry | None:
+    asked = request.carry or config.carry
+    try:
+        carry = asked if asked is None or isinstance(asked, Plugin) else build("carries", asked, "carry")
+    except ConfigError as error:
+        raise DecodeError(str(error)) from error
+    if carry is not None and not isinstance(carry, Carry):
+        raise DecodeError(f"carry: {type(carry).__name__} is no carry; derive it from core.carry.Carry")
+    return carry
+
+
+def _resolved(request: Request, config: DecodeConfig, calibrated: Calibrated) -> ResolvedMode:
     mode = known_mode(request.mode or config.mode, config.modes)
     offered = mode_values(mode, config, calibrated)
     sampling = _sampling(request, config)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, Policy, Scalar, Tokens, unasked
+from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, CarryOver, Policy, Scalar, Tokens, unasked
 from hildanext.config.nearest import describe
 from hildanext.errors import DecodeError
 from hildanext.registry import Plugin
@@ -35,7 +35,7 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
 """Where an interface gives a field another name, or (None) withholds it or gives it a form of its own."""
 
 
-def _or_policy(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
+def _or_plugin(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
     return value if isinstance(value, Plugin) else section(value)
 
 
@@ -49,8 +49,11 @@ class Request(Asked[None]):
     ) = Field(None, description="token ids to continue")  # fmt: skip
     messages: tuple[Mapping[str, Any], ...] | None = Field(None, description="chat turns {role, content}")
     sample: int = Field(0, ge=0, description="index of this sample among repeats of one prompt")
-    policy: Annotated[Policy | None, WrapValidator(_or_policy)] = Field(
+    policy: Annotated[Policy | None, WrapValidator(_or_plugin)] = Field(
         None, description=f"{Asked.model_fields['policy'].description}; from Python also the policy itself"
+    )
+    carry: Annotated[CarryOver | None, WrapValidator(_or_plugin)] = Field(
+        None, description=f"{Asked.model_fields['carry'].description}; from Python also the carry itself"
     )
     stop: Annotated[tuple[Stop, ...], Strict(False), Field(max_length=16)] = Field(
         (), description="strings that end the text; they are not part of it"

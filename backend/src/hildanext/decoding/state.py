@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hildanext.core.types import Canvas, Update
 from hildanext.decoding.blocks import Blocks, Span
+from hildanext.decoding.carrying import Held
 from hildanext.decoding.modes import ResolvedMode
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.record import Record
@@ -29,7 +30,7 @@ class OpenBlock:
     """An opened block. masks: its [MASK] count when it was opened; before [Q]: what an edit last replaced, else -1;
     looks: forwards it has had in which it was ready; led: those with all before it final; post: those of them that
     found no mask; stable: share of visible editable tokens the last look agreed with; ready: whether it may be made to
-    fill a mask; history: (best, probability) [Q] of its forwards."""
+    fill a mask; history: (best, probability) [Q] of its forwards; held: what its next forward's inputs carry."""
 
     span: Span
     masks: int
@@ -40,18 +41,20 @@ class OpenBlock:
     stable: float = 1.0
     ready: bool = True
     history: tuple[tuple[Tensor, Tensor], ...] = ()
+    held: Held | None = None
 
 
 @dataclass(frozen=True)
 class Look:
     """What one forward did to one block. full: it held no mask before; done: it holds none now and need not be looked
-    at again; applied, reverted: edits, counts."""
+    at again; applied, reverted: edits, counts; hard: its tokens were its inputs."""
 
     full: bool
     changed: bool
     done: bool
     applied: int
     reverted: int
+    hard: bool = True
 
 
 @dataclass(frozen=True)
@@ -183,20 +186,21 @@ class RequestCanvas:
         block.looks, block.led, block.post = block.looks + block.ready, block.led + leads, block.post + (full and leads)
         settled = forced or not policy.revises or (block.led > 0 and block.post >= policy.post_steps)
         done = settled and self.mask_id not in tokens.tolist()
-        return Look(full, changed, done, applied, reverted)
+        hard = block.held is None or not block.held.filled
+        return Look(full, changed, done, applied, reverted, hard)
 
     def close(self, looks: Sequence[Look]) -> int:
         """Make the opened blocks final that are done or were found full and right, as far as all before them is final;
         `looks`: one per opened block. Opens the next; returns how many positions from the first opened one on have
         their keys from a forward in which they and all before them were final on entry."""
         start = kept = self.final
-        exact, closed = True, 0
+        exact, hard, closed = True, True, 0
         for block, look in zip(self.opened, looks, strict=True):
-            exact = exact and look.full and not look.changed
+            exact, hard = exact and look.full and not look.changed, hard and look.hard
             if not (exact or look.done):
                 break
             closed, self.final = closed + 1, block.span.stop
-            kept = self.final if exact else kept
+            kept = self.final if exact and hard else kept
         self.opened = self.opened[closed:]
         self.refill()
         return kept - start

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hildanext.core.mixture import Mixture
 from hildanext.core.types import Canvas, Stats, Update
+from hildanext.decoding.carrying import carried_on, mixture_of, observed
 from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event, TokenState
 from hildanext.decoding.forward import ForwardRow
 from hildanext.decoding.policy import masked
@@ -38,7 +40,17 @@ def rows(live: Live, window: Window, look_back: int) -> list[ForwardRow]:
             select[block.span.start - start : block.span.stop - start] = looked
     slots = live.slots or [0] * live.lanes
     lanes = zip(slots, sequences(live, start, window.stop), strict=True)
-    return [ForwardRow(slot, start, own, select, canvas.blocks.block) for slot, own in lanes]
+    mixture = _mixture(live, window, start)
+    return [ForwardRow(slot, start, own, select, canvas.blocks.block, mixture) for slot, own in lanes]
+
+
+def _mixture(live: Live, window: Window, start: int) -> Mixture | None:
+    carry = live.plan.carry
+    if carry is None:
+        return None
+    held = [(block.held, block.span.start - start) for block in window.opened]
+    parts = [mixture_of(carry, one, live.canvas.mask_id, at) for one, at in held if one is not None]
+    return Mixture.joined(parts) if parts else None
 
 
 def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, list[Event]]:
@@ -56,6 +68,8 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         count = sum(looked.tolist())
         own, rest = [one[:count] for one in rest], [one[count:] for one in rest]
         scores = guided(own[0], own[1], live.plan.sampling.cfg_scale) if len(own) > 1 else own[0]
+        carry = live.plan.carry
+        found = observed(carry, seen, looked, scores) if carry else None
         raw = scores.float().clone() if live.record else scores
         stats = _stats(live, block, seen, looked, scores)
         block.stable = _agreement(seen, stats)
@@ -66,6 +80,8 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
             step = len(live.counters.mask_share) + 1
             live.record.write(block.span.start, seen, looked, update.tokens, raw, step)
         looks.append(canvas.look(block, update, policy, forced))
+        if carry is not None and found is not None:
+            block.held = carried_on(carry, block.held, seen, found, (update.tokens, stats))
         # counted behind the update: the rewrites that the model still proposes
         proposed += _rewrites(seen, looked, stats) if policy.revises else 0
         drafted += _drafted(live, block, seen, stats, update)

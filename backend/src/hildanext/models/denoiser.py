@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hildanext.core.masks import additive, document_starts
+from hildanext.core.mixture import Mixture, MixtureHook
 from hildanext.core.types import Batch, Denoiser
 from hildanext.errors import ModelError
 from hildanext.models import attention
@@ -112,6 +113,10 @@ class HFDenoiser(nn.Module):
             self.model.train(training)
         self._layout = probe.passed
         return self._layout
+
+    def mixing(self, mixture: Mixture) -> MixtureHook:
+        """A context in which the input of every forward holds the mixture."""
+        return MixtureHook(self.model.get_input_embeddings(), mixture)
 
     def head(self) -> Tensor:
         """The output matrix [V, D]."""

@@ -25,7 +25,7 @@ SEED = 7_000_003
 @dataclass(frozen=True)
 class Sizes:
     """How much each part does: optimiser steps, items, stories, Monte-Carlo samples, timing rounds,
-    tokens of a story, thresholds, documents to convert on."""
+    tokens of a story, thresholds, documents to convert on, seconds to look for the fastest setting."""
 
     toy_steps: int = 900
     toy_items: int = 100
@@ -37,6 +37,7 @@ class Sizes:
     new_tokens: int = 224
     taus: tuple[float, ...] = (0.5, 0.55, 0.6, 0.7, 0.9)
     documents: int = 2500
+    tuning: float = 20.0
 
 
 @dataclass

@@ -1,4 +1,4 @@
-# The demo: proof on toy tasks, then the bundled pair converted, compared, timed, repaired and watched; one report.
+# The demo: proof on toy tasks, then the bundled pair converted, compared, timed, tuned, repaired, watched; one report.
 # Entry points: demo, Sizes.
 # The toy learns in a process of its own during the first parts, and no timing starts before it has ended.
 # A part that cannot run is named on the console and in the report with its reason; the others still run.
@@ -20,6 +20,7 @@ from hildanext.progress import Console
 from hildanext.report.page import page
 from hildanext.run_dir import RunDir, write_atomic
 from hildanext.selftest.demo import decoding as demo_decoding
+from hildanext.selftest.demo import fastest as demo_fastest
 from hildanext.selftest.demo import pair as demo_pair
 from hildanext.selftest.demo import toy as demo_toy
 from hildanext.selftest.demo.part import Part, Sizes, Stage
@@ -33,7 +34,7 @@ LEAD = (
 FULL = Sizes()
 QUICK = Sizes(
     toy_steps=20, toy_items=8, steps=7, stories=3, nll_stories=2, samples=1, rounds=1, new_tokens=32, taus=(0.5, 0.9),
-    documents=200,
+    documents=200, tuning=1.0,
 )  # fmt: skip
 PARTS: dict[str, Callable[[Stage], Part]] = {
     "toy": demo_toy.toy,
@@ -41,15 +42,17 @@ PARTS: dict[str, Callable[[Stage], Part]] = {
     "likelihood": demo_pair.likelihood,
     "frontier": demo_pair.frontier,
     "speed": demo_decoding.speed,
+    "fastest": demo_fastest.fastest,
     "repair": demo_decoding.repair,
     "story": demo_decoding.watched,
 }
-RUN = ("conversion", "likelihood", "frontier", "toy", "speed", "repair", "story")
+RUN = ("conversion", "likelihood", "frontier", "toy", "speed", "fastest", "repair", "story")
 TITLES = {
     "conversion": "The bundled parent, converted just now",
     "likelihood": "How well each model knows the text",
     "frontier": "Quality against speed",
     "speed": "Tokens per second",
+    "fastest": "The fastest setting on this machine",
     "repair": "Finding and repairing planted errors",
     "story": "One story, forward by forward",
 }
