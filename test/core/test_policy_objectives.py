@@ -21,7 +21,15 @@ from torch import Tensor
 from hildanext.core import policy_objective, policy_views
 from hildanext.core.noise import units
 from hildanext.core.policy_objective import Known, PolicyObjective, advantages, kl
-from hildanext.core.policy_views import Played, elbo_views, exact_views, log_probabilities, round_views, step_views
+from hildanext.core.policy_views import (
+    Played,
+    elbo_views,
+    exact_views,
+    log_probabilities,
+    round_views,
+    step_views,
+    support_ids,
+)
 from hildanext.core.preference import sequence_bounds
 from hildanext.core.types import About
 from hildanext.registry import build, names
@@ -312,6 +320,36 @@ def test_a_temperature_left_out_of_the_score_is_seen() -> None:
     for name in ("agrpo", "trace"):
         assert torch.allclose(made(name).score(model, given, BLOCK, view), wanted)
     assert not torch.allclose(log_probabilities(model, given.batch, BLOCK, view), wanted)
+
+
+def test_within_a_support_the_score_is_a_softmax_over_it_and_has_its_gradient() -> None:
+    """Two ids and the token drawn, worked out from all logits; the token drawn is in it even where it was cut."""
+    given, model = replace(played(), top_k=2, temperature=0.5), LayerModel()
+    view = round_views(model, given)[0]
+    ids = support_ids(model, given, BLOCK, view)
+    logits = model.noisy_features(view.tokens, given.batch, BLOCK, view.m2t) @ model.head().T / 0.5
+    drawn, best = given.batch.tokens[view.m2t], logits[:, :11].topk(2, dim=1).indices
+    for row, target in enumerate(drawn.tolist()):
+        wanted = set(best[row].tolist()) | {target}
+        assert {one for one in ids[row].tolist() if one >= 0} == wanted
+    outside = torch.ones(len(ids), 11, dtype=torch.bool).scatter(1, best, False).scatter(1, drawn[:, None], False)
+    wanted_scores = logits[:, :11].masked_fill(outside, -torch.inf).log_softmax(1).gather(1, drawn[:, None])[:, 0]
+    found = made("trace").score(model, given, BLOCK, view, ids)
+    assert torch.allclose(found, wanted_scores)
+    slopes = [torch.autograd.grad(one.sum(), list(model.parameters())) for one in (found, wanted_scores)]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*slopes, strict=True))
+
+
+def test_the_first_update_skips_the_pass_that_would_say_what_is_known() -> None:
+    objective, given, model = made("espo", kl_weight=0.5, clip=0.5), played(), LayerModel()
+    stored = known(objective, given, model, moved())
+    both = [gradient(model, objective, given, replace(stored, fresh=fresh, moved=[])) for fresh in (False, True)]
+    assert all(torch.equal(both[0][name], both[1][name]) for name, _ in model.named_parameters() if name in both[0])
+    stale = known(objective, given, moved(), moved())
+    found = [
+        gradient(model, objective, given, replace(stale, fresh=fresh, moved=[]))["moved"] for fresh in (False, True)
+    ]
+    assert found[0] > 0 == found[1]
 
 
 def test_advantages_by_hand() -> None:

@@ -242,11 +242,11 @@ def certainty_behind_the_cuts(patch: Any) -> None:
 
 
 def ties_beyond_top_k(patch: Any) -> None:
-    def cut(scores: Any, sampling: Any) -> Any:
-        least = scores.topk(sampling.top_k, dim=1).values[:, -1:]
-        return (scores / sampling.temperature).masked_fill(scores < least, -math.inf)
+    def cut(scores: Any, temperature: float, top_k: int, top_p: float) -> Any:
+        least = scores.topk(top_k, dim=1).values[:, -1:]
+        return (scores / temperature).masked_fill(scores < least, -math.inf)
 
-    patch.setattr(statistics, "_cut", cut)
+    patch.setattr(statistics, "kept_scores", cut)
 
 
 def entropy_in_bits(patch: Any) -> None:

@@ -20,7 +20,14 @@ EXPECTED = {"default", "tiny_cpu", "qwen3_0.6b_8gb", "qwen3_0.6b_gpu", "qwen3_0.
 
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HILDANEXT_MODEL", "HILDANEXT_DATA", "HILDANEXT_DOLMA", "HILDANEXT_TINYSTORIES", "HILDANEXT_ASSETS"):
+    for name in (
+        "HILDANEXT_MODEL",
+        "HILDANEXT_DATA",
+        "HILDANEXT_ROWS",
+        "HILDANEXT_DOLMA",
+        "HILDANEXT_TINYSTORIES",
+        "HILDANEXT_ASSETS",
+    ):
         monkeypatch.setenv(name, "somewhere")
 
 

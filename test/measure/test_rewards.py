@@ -8,13 +8,19 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import sys
+import threading
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
+import hildanext
 from hildanext.core.reward import Attempt, Reward, total
 from hildanext.errors import ConfigError, DataError, HildaError
 from hildanext.measure.rewards.countdown import value_of
@@ -150,6 +156,73 @@ def test_code_earns_the_share_of_its_tests_and_leaving_early_nothing() -> None:
     assert made("unit_tests").scores(attempts) == [0.5, 0.0]
     with pytest.raises(DataError, match="no tests in test_list"):
         made("unit_tests").ready([{"text": "add"}])
+
+
+ASKED = ({"role": "user", "content": "Who met Lily?"},)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sequence classifier of three labels with random weights, which pads."""
+    folder, child = tmp_path_factory.mktemp("classifier"), Path(hildanext.__file__).parent / "tiny" / "child"
+    tokenizer = AutoTokenizer.from_pretrained(child)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = LlamaConfig(vocab_size=1000, num_hidden_layers=1, num_labels=3, pad_token_id=0, **shape)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_classifier_says_the_log_odds_of_its_label_however_many_share_a_batch(classifier: Path) -> None:
+    replies = ["A fox.", "The old bear met Lily in the garden near the red gate.", "Nobody"]
+    found = made("model", path=str(classifier), label=2, at_once=3).scores(
+        [Attempt({}, r, turns=ASKED) for r in replies]
+    )
+    model, tokenizer = (kind.from_pretrained(classifier) for kind in (LlamaForSequenceClassification, AutoTokenizer))
+    for reply, value in zip(replies, found, strict=True):
+        turns = [*ASKED, {"role": "assistant", "content": reply}]
+        ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False))["input_ids"]
+        p = model(torch.tensor([ids])).logits.softmax(-1)[0, 2].item()
+        assert value == pytest.approx(math.log(p / (1 - p)), abs=1e-4)
+        squeezed = worth("model", {}, "", path=str(classifier), label=2, logistic=True, offset=-400.0)
+        assert squeezed == pytest.approx(1.0)
+    assert len({round(value, 6) for value in found}) == 3
+
+
+class Scorer(BaseHTTPRequestHandler):
+    said: ClassVar[Any] = None
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        scores = [len(one["reply"]) + len(one["prompt"][0]["content"]) + one["row"]["n"] for one in asked]
+        body = json.dumps({"scores": scores} if self.said is None else self.said).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_server_scores_answers_and_what_it_may_not_say_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = [Attempt({"n": n}, "x" * n, turns=ASKED) for n in range(5)]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Scorer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        assert made("model", url=url, at_once=2, scale=0.5, offset=13.0).scores(attempts) == [0.0, 1.0, 2.0, 3.0, 4.0]
+        for said in ({"scores": [1.0]}, {"score": 1}, {"scores": [math.inf] * 5}, [1] * 5):
+            monkeypatch.setattr(Scorer, "said", said)
+            with pytest.raises(HildaError, match="5 finite numbers"):
+                made("model", url=url).scores(attempts)
+        server.shutdown()
+    with pytest.raises(HildaError, match=r"did not answer.*start it"):
+        made("model", url=url).ready([{"n": 1}])
+    with pytest.raises(ConfigError, match="give path"):
+        made("model")
+    with pytest.raises(HildaError, match="no model folder"):
+        made("model", path="nowhere").ready([])
 
 
 def test_form_length_and_speed() -> None:

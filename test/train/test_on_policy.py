@@ -248,7 +248,7 @@ def test_a_resume_with_other_prompts_or_steps_per_rollout_is_refused(
 
 def test_what_cannot_be_rolled_out_is_one_clear_line(shards: Path, parent: Path, tmp_path: Path) -> None:
     refused: Iterator[tuple[dict[str, Any], type[HildaError], str]] = iter([
-        ({"rollout__prompts": 5}, ConfigError, r"rollout\.prompts 5: no multiple of .* = 2"),
+        ({"rollout__prompts": 5}, ConfigError, r"rollout\.prompts: 5 answers are no multiple of .* = 2"),
         ({"objective": {"type": "autoregressive"}, "ladder": {}}, ConfigError, r"objective autoregressive: on-policy"),
         ({"train__split": "train"}, DataError, r"no prompt of 1 to 16 tokens before a reply"),
     ])  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hildanext.errors import ConfigError, DataError, HildaError, Interrupted
 from hildanext.registry import build
 from hildanext.train.recipes import reinforce
 from hildanext.train.recipes.answers import Answers
+from hildanext.train.recipes.figures import kept_groups
 from hildanext.train.recipes.questions import questions_of, rows_of
 from hildanext.train.recipes.reinforce import Reinforce, rl_command
 
@@ -93,27 +95,31 @@ def answers_of(model: Any, objective: Any, **decode: Any) -> tuple[Answers, Deco
     return made.filled(made.advantage, made.kept, [0, 0, 1, 1], {"rollout": 0, "block": 8}), settings
 
 
-def assert_scored_as_drawn(model: Any, name: str, temperature: float | None = None) -> None:
+def assert_scored_as_drawn(model: Any, name: str, wrong: Mapping[str, Any] | None = None, **cut: Any) -> None:
     """exp(score) of every token in its recorded round is the probability the decoder drew it with: r = 1."""
     objective = build("policy_objectives", {"type": name})
-    made, _ = answers_of(model, objective)
-    played = made.played(slice(0, 4), 0)
-    if temperature is not None:
-        played = type(played)(**{**vars(played), "temperature": temperature})
+    made, _ = answers_of(model, objective, **cut)
+    played = replace(made.played(slice(0, 4), 0), **(wrong or {}))
     seen = 0
     for view in round_views(model.denoiser, played):
+        support = objective.support(model.denoiser, played, 8, view)
         with torch.no_grad():
-            score = objective.score(model.denoiser, played, 8, view)
+            score = objective.score(model.denoiser, played, 8, view, support)
         assert torch.allclose(score.double(), -played.surprisal[view.m2t], atol=2e-4)
         seen += len(score)
     assert seen == int(played.batch.learn.sum()) > 20
 
 
+CUT = {"temperature": 1.5, "top_k": 6, "top_p": 0.8}
+
+
 def test_scores_have_the_support_and_temperature_that_tokens_were_drawn_with(tiny: hildanext.Model) -> None:
     assert_scored_as_drawn(tiny, "trace")
     assert_scored_as_drawn(tiny, "agrpo")
-    with pytest.raises(AssertionError):
-        assert_scored_as_drawn(tiny, "trace", temperature=1.0)
+    assert_scored_as_drawn(tiny, "trace", **CUT)
+    for wrong, cut in (({"temperature": 1.0}, {}), ({"top_k": 0}, CUT), ({"top_p": 1.0}, CUT), ({"top_k": 5}, CUT)):
+        with pytest.raises(AssertionError):
+            assert_scored_as_drawn(tiny, "trace", wrong, **cut)
 
 
 def test_answers_are_those_of_generate_for_the_same_seeds(tiny: hildanext.Model) -> None:
@@ -170,7 +176,18 @@ def test_a_rollout_is_learned_from_in_epochs_and_begins_at_ratio_one(whole: Path
     assert all(lines[index]["moved"] == lines[index]["kl"] == lines[index]["clipped"] == 0 for index in (0,))
     assert lines[4]["moved"] == 0 and lines[4]["kl"] > 0 and lines[2]["moved"] > 0
     names = {"reward", "reward_spread", "flat", "entropy", "answer", "truncated", "first_end", "tokens_per_forward"}
-    assert names <= set(lines[0]) and lines[0]["reward_format"] >= 0 >= lines[0]["reward_length"]
+    assert (
+        names | {"edits", "moved_50", "moved_90", "moved_100"} <= set(lines[0])
+        and lines[0]["reward_format"] >= 0 >= lines[0]["reward_length"]
+    )
+    for line in lines:
+        assert 0 <= line["moved_50"] <= line["moved_90"] <= line["moved_100"]
+        assert line["moved_50"] <= 2 * line["moved"] <= 2 * line["moved_100"]
+    # 4 rows of 2 views: learned from, once more without a gradient but on the state that answered, and ahead by both
+    # policies for all 4 batches of the rollout, with its decoding
+    assert [line["forwards"] for line in lines[1:4]] == [16, 16, 16]
+    decoded = lines[0]["answer"] * 8 / lines[0]["tokens_per_forward"]
+    assert lines[0]["forwards"] == pytest.approx(decoded + 4 * 2 * 2 * 4 + 8)
     report = json.loads((whole / "report.json").read_text())
     assert len(report["held_out"]["rewards"]) == 3 and report["held_out"]["prompts"] == 2
     meta = json.loads((whole / "model" / "hildanext.json").read_text())
@@ -201,6 +218,22 @@ def test_a_run_stopped_within_a_rollout_goes_on_as_if_it_had_not_been(
     assert [one for one in rewards[0] if one is not None] == [one for one in rewards[1] if one is not None]
     monkeypatch.setattr(reinforce, "Reinforce", Forgetful)
     assert resumed(tmp_path / "b", where, 3) != losses(whole)
+
+
+def test_cut_draws_are_learned_from_and_a_stopped_run_keeps_what_could_be_drawn(
+    where: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    rl = {"objective": {"type": "trace"}, "epochs": 1, "held_out": 0, "groups": 4}
+    cut = {"decode__top_k": 3, "decode__top_p": 0.9, "train__steps": 4, "optimizer__lr": 0.01}
+    run(tmp_path / "whole", where, rl, **cut)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 1, signal.SIGTERM)
+        with pytest.raises(Interrupted, match="step 2"):
+            run(tmp_path / "cut", where, rl, **cut)
+    run(tmp_path / "cut", where, rl, **cut, train__resume="latest")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    first = next(record for record in records(tmp_path / "whole") if "loss" in record)
+    assert first["moved_100"] == 0 and first["clipped"] == 0
 
 
 @pytest.mark.parametrize("name", ["espo", "agrpo", "trace", "wd1"])
@@ -251,7 +284,7 @@ def test_groups_are_dropped_by_what_they_say() -> None:
         ((), [True] * 4), (("all_right",), [False, True, True, True]), (("all_wrong",), [True, False, True, True]),
         (("narrow",), [False, False, False, True]),
     ):  # fmt: skip
-        assert reinforce._kept(sums, sums, drop, 0.01).tolist() == kept
+        assert kept_groups(sums, sums, drop, 0.01).tolist() == kept
 
 
 def test_questions_come_from_files_by_their_prompt_or_by_a_template(tiny: hildanext.Model, asked: Path) -> None:
@@ -266,10 +299,10 @@ def test_questions_come_from_files_by_their_prompt_or_by_a_template(tiny: hildan
 
 def test_what_cannot_be_reinforced_is_one_clear_line(where: tuple[Path, Path, Path], tmp_path: Path) -> None:
     refused: Iterator[tuple[dict[str, Any], dict[str, Any], type[HildaError], str]] = iter([
-        ({"groups": 3}, {}, ConfigError, r"rl\.groups x rl\.samples = 12: no multiple of .* = 8"),
+        ({"groups": 3}, {}, ConfigError, r"rl\.groups x rl\.samples: 12 answers are no multiple of .* = 8"),
         ({"objective": {"type": "dpo"}}, {}, ConfigError, "it learns from pairs; use `hildanext dpo`"),
         ({}, {"decode__temperature": 0}, ConfigError, r"decode\.temperature 0"),
-        ({}, {"decode__top_k": 5}, ConfigError, r"decode\.top_k: answers are scored on the whole vocabulary"),
+        ({}, {"decode__top_k": 5}, ConfigError, r"decode\.top_k: ebpo scores answers on the whole vocabulary"),
         ({}, {"model__adapter": {"kind": "lora", "dropout": 0.1}}, ConfigError, r"model\.adapter\.dropout 0\.1"),
         ({"rows": "nowhere.jsonl"}, {}, DataError, "no such file"),
         ({"rows": "world:stories"}, {}, ConfigError, r"give world:<register>"),

@@ -23,11 +23,15 @@ ADAPTED = {"optimizer": {"lr": 2e-5}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""
+    """`--print-plan`."""
+    parser.add_argument("--print-plan", action="store_true", help="print the plan and its memory, and train nothing")
 
 
 def run(context: Context) -> dict[str, Any]:
     """The report of the run."""
     from hildanext.train.recipes.reinforce import rl_command
+    from hildanext.train.recipes.reinforce_plan import policy_plan
 
+    if context.args.print_plan:
+        return policy_plan(context.config, context.console)
     return rl_command(context.config, context.console, context.args.run_dir)

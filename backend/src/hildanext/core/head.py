@@ -1,6 +1,6 @@
 # From features to logits in chunks of rows: how many rows, which slices, float logits without [MASK], tokens drawn.
-# Entry points: HeadOptions, chunk_rows, even_rows, row_slices, float_logits, exclude_token, draw_tokens, sample_tokens,
-# HeadSums (gradients of features and matrix, chunk by chunk), same_dtype.
+# Entry points: HeadOptions, chunk_rows, even_rows, row_slices, float_logits, exclude_token, kept_scores, draw_tokens,
+# sample_tokens, HeadSums (gradients of features and matrix, chunk by chunk), same_dtype.
 # The losses, the divergence, the sampler and the decoder's statistics all go through here, so no [n, V] tensor is
 # made twice and [MASK] is excluded in one way. Letters: n positions, D width, V vocabulary.
 """The output matrix in chunks."""
@@ -102,6 +102,24 @@ class HeadSums:
             if gradient is not None:
                 gradient.mul_(outer)
         return self.features, self.weight
+
+
+def kept_scores(scores: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """scores [n, V] / temperature, minus infinity where sampling never goes: outside the top_k likeliest (0: all), then
+    outside those that hold the mass top_p of them (1: all). Of equals the lowest ids stay, and one token always."""
+    heated = scores / temperature
+    if top_k and top_k < scores.shape[1]:
+        least = scores.topk(top_k, dim=1).values[:, -1:]
+        above, ties = scores > least, scores == least
+        kept = above | ties & (ties.cumsum(dim=1) <= top_k - above.sum(dim=1, keepdim=True))
+        heated = heated.masked_fill(~kept, -torch.inf)
+    if top_p < 1.0:
+        order = scores.sort(dim=1, descending=True, stable=True).indices
+        probability = heated.gather(1, order).softmax(dim=1)
+        beyond = probability.cumsum(dim=1) - probability >= top_p
+        beyond[:, 0] = False
+        heated = heated.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
+    return heated
 
 
 def draw_tokens(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hildanext.core.noise import Corruption, units
-from hildanext.core.policy_views import Played, by_row, elbo_views, log_probabilities
+from hildanext.core.policy_views import Played, by_row, elbo_views, log_probabilities, support_ids
 from hildanext.core.types import About, Denoiser, LossReport
 from hildanext.registry import Plugin
 
@@ -27,11 +27,16 @@ KlForm = Literal["k1", "k2", "k3"]
 @dataclass(frozen=True)
 class Known:
     """What does not move while a batch is learned. views; old, reference: log-probabilities [n] at each view's scored
-    positions under the policy that answered (empty where it is not read) and under the reference (None likewise)."""
+    positions under the policy that answered (empty where it is not read) and under the reference (None likewise);
+    support: ids [n, k] that could be drawn there, None: all; fresh: the model is still the one that answered; moved
+    takes what is found while it is learned: |log-ratio| of each kept row per token, or of each token."""
 
     views: tuple[Corruption, ...]
     old: tuple[Tensor, ...]
     reference: tuple[Tensor, ...] | None = None
+    support: tuple[Tensor, ...] | None = None
+    fresh: bool = False
+    moved: list[Tensor] = field(default_factory=list)
 
 
 def advantages(rewards: Tensor, form: str) -> Tensor:
@@ -62,11 +67,12 @@ def clipped(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 class PolicyObjective(Plugin):
     """A loss on answers and their advantages; fields are settings. pairs: rows come as (chosen, rejected); rounds: it
     scores the rounds an answer was decoded in, so these must be known and nothing may be rewritten; reads_old: it
-    compares with the policy that answered."""
+    compares with the policy that answered; rehearses: it makes each forward without a gradient first."""
 
     pairs: ClassVar[bool] = False
     rounds: ClassVar[bool] = False
     reads_old: ClassVar[bool] = True
+    rehearses: ClassVar[bool] = False
 
     advantage: Literal["leave_one_out", "group_mean", "z"] = Field(
         "leave_one_out",
@@ -92,9 +98,15 @@ class PolicyObjective(Plugin):
         """The views of a batch, the same for every model that is compared."""
         raise ValueError(f"objective {type(self).__name__} defines no views")
 
-    def score(self, model: Denoiser, played: Played, block: int, view: Corruption) -> Tensor:
+    def support(self, model: Denoiser, played: Played, block: int, view: Corruption) -> Tensor | None:
+        """Ids [n, k] that alone have a probability at a view's scored positions; None: all."""
+        return None
+
+    def score(
+        self, model: Denoiser, played: Played, block: int, view: Corruption, support: Tensor | None = None
+    ) -> Tensor:
         """Log-probabilities [n] at a view's scored positions."""
-        return log_probabilities(model, played.batch, block, view)
+        return log_probabilities(model, played.batch, block, view, support=support)
 
     def losses(self, model: Denoiser, played: Played, block: int, known: Known) -> Iterator[LossReport]:
         """One report per view; their sum is the batch's, normalised by the rows kept."""
@@ -103,6 +115,8 @@ class PolicyObjective(Plugin):
 
 class SequenceObjective(PolicyObjective):
     """A loss of each row's likelihood bound."""
+
+    rehearses: ClassVar[bool] = True
 
     draws: int = Field(1, ge=1, description="masks drawn per answer and update, a count; coupled ones are two forwards")
     coupled: bool = Field(True, description="score the complement of every mask too")
@@ -123,17 +137,23 @@ class SequenceObjective(PolicyObjective):
 
     def losses(self, model: Denoiser, played: Played, block: int, known: Known) -> Iterator[LossReport]:
         """First the likelihoods without a graph and the slope of the loss in each, then a backward per view."""
-        with torch.no_grad():
-            now = _mean(known.views, tuple(self.score(model, played, block, view) for view in known.views))
-        old = _mean(known.views, known.old) if self.reads_old else now
+        old = _mean(known.views, known.old) if self.reads_old else None
+        now = old if known.fresh and old is not None else self._now(model, played, block, known)
+        old = now if old is None else old
         reference = None if known.reference is None else _mean(known.views, known.reference)
         leaf, kept, count = now.detach().requires_grad_(), played.kept.to(now.dtype), len(known.views)
         rows, parts = self.row_losses(leaf, old, reference, played)
+        tokens = played.batch.learn.sum(dim=1).clamp(min=1)
+        known.moved.append(((now - old).abs() / tokens)[played.kept].detach())
         slope = torch.autograd.grad((rows * kept).sum(), leaf)[0] / count
         for index, view in enumerate(known.views):
             own = by_row(view, self.score(model, played, block, view))
             total = (slope * (own - own.detach())).sum() + (rows * kept).detach().sum() / count
             yield _report(total, kept, count, parts if index == 0 else {})
+
+    @torch.no_grad()
+    def _now(self, model: Denoiser, played: Played, block: int, known: Known) -> Tensor:
+        return _mean(known.views, tuple(self.score(model, played, block, view) for view in known.views))
 
 
 class StepObjective(PolicyObjective):
@@ -145,9 +165,15 @@ class StepObjective(PolicyObjective):
     kl_weight: float = Field(0.0, ge=0, description="factor of the KL; 0: none")
     kl_form: KlForm = Field("k3", description="k1: d, k2: d^2/2, k3: exp(-d)-1+d of a token's log-ratio d")
 
-    def score(self, model: Denoiser, played: Played, block: int, view: Corruption) -> Tensor:
-        """At the temperature the tokens were drawn with."""
-        return log_probabilities(model, played.batch, block, view, played.temperature)
+    def support(self, model: Denoiser, played: Played, block: int, view: Corruption) -> Tensor | None:
+        """What could be drawn, where sampling cuts."""
+        return support_ids(model, played, block, view) if played.cut else None
+
+    def score(
+        self, model: Denoiser, played: Played, block: int, view: Corruption, support: Tensor | None = None
+    ) -> Tensor:
+        """At the temperature the tokens were drawn with, among those that could be."""
+        return log_probabilities(model, played.batch, block, view, played.temperature, support)
 
     def penalty(self, now: Tensor, old: Tensor, reference: Tensor) -> Tensor:
         """[n] the KL term of each token."""
@@ -162,7 +188,9 @@ class StepObjective(PolicyObjective):
         count, kept = len(known.views), played.kept.double()
         for index, view in enumerate(known.views):
             rows = (view.m2t | view.t2t).nonzero()[:, 0]
-            now, old = self.score(model, played, block, view), known.old[index]
+            support = None if known.support is None else known.support[index]
+            now, old = self.score(model, played, block, view, support), known.old[index]
+            known.moved.append((now - old).abs().detach()[played.kept[rows]])
             advantage = played.advantage[rows].to(now.dtype)
             ratio = (now - old).clamp(-STEEPEST, STEEPEST).exp()
             loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)

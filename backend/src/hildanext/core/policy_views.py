@@ -1,5 +1,5 @@
 # What of an answer is masked and scored when its likelihood is compared between models: bounds, rounds, sampled steps.
-# Entry points: Played, elbo_views, exact_views, round_views, step_views, log_probabilities, by_row.
+# Entry points: Played, elbo_views, exact_views, round_views, step_views, support_ids, log_probabilities, by_row.
 # A view is one forward: `m2t` and `t2t` are its scored positions, `elbo` their weights, and the likelihood is the MEAN
 # over the views of each row's weighted sum. Theta, old and reference score the same views, drawn once from a private
 # generator. Letters: B rows, L positions, R rounds of a block, n scored positions of a view.
@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from hildanext.config.noise import NoiseConfig
+from hildanext.core.head import EXCLUDED, float_logits, kept_scores, row_slices, same_dtype
 from hildanext.core.likelihood import mask_patterns, token_nll
 from hildanext.core.noise import Corruption, maskable, plant, rank_in_unit, unit_sizes, units
 from hildanext.core.row_streams import row_uniforms
@@ -25,7 +27,8 @@ LEAST_SURPRISAL = 0.05
 class Played:
     """Decoded answers. batch: learn marks what was sampled and counts; canvas [B, L] int64: every token as decoded,
     also behind the end; steps [B, L] int64: the forward of its block that filled a position, -1 where it was given;
-    surprisal [B, L]: -log p of the token there, nats; advantage [B]; kept [B] bool; temperature: that of the draws."""
+    surprisal [B, L]: -log p of the token there, nats; advantage [B]; kept [B] bool; temperature, top_k, top_p: of the
+    draws."""
 
     batch: Batch
     canvas: Tensor
@@ -34,6 +37,8 @@ class Played:
     advantage: Tensor
     kept: Tensor
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
 
     @classmethod
     def given(cls, batch: Batch) -> Played:
@@ -42,12 +47,15 @@ class Played:
         kept = torch.ones(rows, dtype=torch.bool, device=batch.tokens.device)
         return cls(batch, batch.tokens, torch.full_like(batch.tokens, -1), nothing, nothing[:, 0], kept)
 
+    @property
+    def cut(self) -> bool:
+        """Whether some tokens could not be drawn."""
+        return self.top_k > 0 or self.top_p < 1
+
     def to(self, device: torch.device | str) -> Played:
         """The same on another device."""
-        return Played(
-            self.batch.to(device), self.canvas.to(device), self.steps.to(device), self.surprisal.to(device),
-            self.advantage.to(device), self.kept.to(device), self.temperature,
-        )  # fmt: skip
+        moved = {name: value.to(device) for name, value in vars(self).items() if hasattr(value, "to")}
+        return replace(self, **moved)
 
 
 def elbo_views(
@@ -138,9 +146,45 @@ def _before(model: Denoiser, played: Played, number: Tensor, weight: Tensor) -> 
     return Corruption(tokens, scored, torch.zeros_like(scored), played.batch.learn, torch.ones_like(weight), weight)
 
 
-def log_probabilities(model: Denoiser, batch: Batch, block: int, view: Corruption, temperature: float = 1.0) -> Tensor:
-    """[n] log p of the tokens at the view's scored positions, row by row; differentiable, one forward."""
-    return -token_nll(model, view.tokens, batch, block, view.m2t | view.t2t, temperature).nll
+def support_ids(model: Denoiser, played: Played, block: int, view: Corruption) -> Tensor:
+    """[n, k] int32: what could be drawn at the view's scored positions, likeliest first, -1 behind the last; the token
+    that was is among them. One forward without a gradient."""
+    scored = view.m2t | view.t2t
+    with torch.no_grad():
+        features, head = same_dtype(model.noisy_features(view.tokens, played.batch, block, scored), model.head())
+        drawn, found = played.batch.tokens[scored][:, None], list[Tensor]()
+        for rows in row_slices(len(features), len(head), copies=4):
+            scores = float_logits(features[rows], head, model.mask_id)
+            kept = kept_scores(scores, played.temperature, played.top_k, played.top_p) > EXCLUDED / 2
+            kept = kept.scatter(1, drawn[rows], True)
+            best = scores.masked_fill(~kept, -torch.inf).topk(int(kept.sum(dim=1).max()), dim=1)
+            found.append(best.indices.masked_fill(best.values == -torch.inf, -1).int())
+    width = max((one.shape[1] for one in found), default=1)
+    padded = [torch.nn.functional.pad(one, (0, width - one.shape[1]), value=-1) for one in found]
+    return torch.cat(padded) if padded else drawn.new_zeros(0, 1).int()
+
+
+def log_probabilities(
+    model: Denoiser, batch: Batch, block: int, view: Corruption, temperature: float = 1.0, support: Tensor | None = None
+) -> Tensor:
+    """[n] log p of the tokens at the view's scored positions, row by row; differentiable, one forward. support [n, k]:
+    ids that alone have a probability, -1 for none; None: all."""
+    scored = view.m2t | view.t2t
+    if support is None:
+        return -token_nll(model, view.tokens, batch, block, scored, temperature).nll
+    features, head = same_dtype(model.noisy_features(view.tokens, batch, block, scored) / temperature, model.head())
+    targets, mask_id = batch.tokens[scored], model.mask_id
+    parts = [
+        checkpoint(_within, features[rows], head, targets[rows], support[rows], mask_id, use_reentrant=False)
+        for rows in row_slices(len(features), len(head), copies=2)
+    ]
+    return torch.cat(parts) if parts else features.new_zeros(0)
+
+
+def _within(features: Tensor, head: Tensor, targets: Tensor, ids: Tensor, mask_id: int) -> Tensor:
+    logits = float_logits(features, head, mask_id).gather(1, ids.long().clamp(min=0))
+    logs = logits.masked_fill(ids < 0, EXCLUDED).log_softmax(dim=1)
+    return logs.masked_fill(ids != targets[:, None], 0.0).sum(dim=1)
 
 
 def by_row(view: Corruption, values: Tensor) -> Tensor:

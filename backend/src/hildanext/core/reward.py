@@ -19,7 +19,7 @@ from hildanext.registry import Plugin
 @dataclass(frozen=True)
 class Attempt:
     """One answer. row: what the prompt's file has beside it; reply: its text; group: which prompt, a number; tokens: of
-    the answer; forwards: that it took; stopped: it ended by itself."""
+    the answer; forwards: that it took; stopped: it ended by itself; turns: what was asked, as {role, content}."""
 
     row: Mapping[str, Any]
     reply: str
@@ -27,6 +27,7 @@ class Attempt:
     tokens: int = 0
     forwards: int = 1
     stopped: bool = True
+    turns: Sequence[Mapping[str, Any]] = ()
 
 
 class Reward(Plugin):

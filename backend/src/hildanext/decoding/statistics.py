@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hildanext.config.decode import COLDEST
-from hildanext.core.head import draw_tokens, exclude_token, row_slices
+from hildanext.core.head import draw_tokens, exclude_token, kept_scores, row_slices
 from hildanext.core.types import Stats
 
 LARGE, PART = 4096, 256
@@ -90,7 +90,7 @@ def _chunk(
         return top, *_measures(scores, top, top, needs)
     if uniform is None:
         raise ValueError("statistics: temperature > 0 needs uniform numbers")
-    cut = _cut(scores, sampling)
+    cut = kept_scores(scores, sampling.temperature, sampling.top_k, sampling.top_p)
     best = draw_tokens(cut, uniform)
     return best, *_measures(scores if sampling.confidence == "raw" else cut, best, top, needs)
 
@@ -129,19 +129,3 @@ def _measures(
 def _entropy(scores: Tensor, total: Tensor) -> Tensor:
     log_probability = scores - total.unsqueeze(1)
     return -(log_probability.exp() * log_probability.clamp(min=-1e4)).sum(dim=1)
-
-
-def _cut(scores: Tensor, sampling: Sampling) -> Tensor:
-    top_k, heated = sampling.top_k, scores / sampling.temperature
-    if top_k and top_k < scores.shape[1]:
-        least = scores.topk(top_k, dim=1).values[:, -1:]
-        above, ties = scores > least, scores == least
-        kept = above | ties & (ties.cumsum(dim=1) <= top_k - above.sum(dim=1, keepdim=True))
-        heated = heated.masked_fill(~kept, -torch.inf)
-    if sampling.top_p < 1.0:
-        order = scores.sort(dim=1, descending=True, stable=True).indices
-        probability = heated.gather(1, order).softmax(dim=1)
-        beyond = probability.cumsum(dim=1) - probability >= sampling.top_p
-        beyond[:, 0] = False
-        heated = heated.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
-    return heated

@@ -20,7 +20,18 @@ from hildanext.models.kind import Footprint
 from hildanext.models.load import choose_device, choose_dtype, kind_at, model_folder
 from hildanext.registry import build
 
-PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "kv", "companions", "process", "heap")
+PARTS = (
+    "parameters",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits",
+    "kv",
+    "rollout",
+    "companions",
+    "process",
+    "heap",
+)
 FIRST_STEP = 48 * 2**20
 HEAP, HEAP_BESIDE_ADAPTERS, HEAP_AMONG_GRADIENTS = 0.2, 0.65, 0.75
 REMEDIES = (

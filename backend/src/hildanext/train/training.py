@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hildanext.models.hardware import slow_dtype
 from hildanext.models.load import NEW, Loaded, load_model, located, name_of
 from hildanext.models.lora import adapter_note, add_adapter
 from hildanext.models.meta import HildaMeta
+from hildanext.models.policy_footprint import policy_footprint
 from hildanext.models.preflight import estimate, require_memory
 from hildanext.models.support import recompute
 from hildanext.progress import Console
@@ -152,12 +153,12 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
                 prepare(config, quiet)
                 tokenize(located(config), quiet)
             ranks.wait()
-            yield replace(_opened(config, quiet, run, ranks), command=command)
+            yield _opened(config, quiet, run, ranks, command)
     finally:
         ranks.close()
 
 
-def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Training:
+def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks, command: str) -> Training:
     found = find_checkpoint(config.train.resume, run.checkpoints, console) if ranks.first else None
     told = ranks.tell(str(found or ""))
     resumed = Path(told) if told else None
@@ -172,7 +173,8 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
     if resumed is not None:
         changes.require(resumed, config.train.override_recorded)
     source = _source(config, resumed, shards)
-    memory = estimate(config.model_copy(update={"model": source}), shards.window, ranks=ranks.size)
+    own = config.model_copy(update={"model": source})
+    memory = estimate(own, shards.window, ranks=ranks.size, footprint=policy_footprint(own, command))
     if memory["unsure"]:
         console.warn(memory["unsure"])
     require_memory(memory)
@@ -184,7 +186,7 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks) -> Trai
     loaded.require("train")
     check_tokenizer(shards, loaded.tokenizer)
     check_window(loaded, shards.window)
-    return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state, changes)
+    return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state, changes, command)
 
 
 def check_adapters(config: Config) -> None:

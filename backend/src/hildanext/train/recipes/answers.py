@@ -19,13 +19,14 @@ from hildanext.core.types import Batch
 from hildanext.decoding.trajectory import Trajectory
 from hildanext.errors import ConfigError
 from hildanext.train.loop import evaluating
+from hildanext.train.recipes.rollout import Numbered
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(Numbered):
     """tokens, canvas, steps [N, W] int64 and surprisal [N, W] as in core.policy_views.Played; spans [N, 3] int64: of
-    what counts, start and stop, and length of the row; advantage [N]; kept [N] bool; ids: of the prompts; temperature;
-    facts: plain values for the metrics, among them its number `rollout` and its `block`."""
+    what counts, start and stop, and length of the row; advantage [N]; kept [N] bool; ids: of the prompts; drawing:
+    temperature, top_k, top_p; facts: plain values for the metrics, among them its number `rollout` and its `block`."""
 
     tokens: Tensor
     canvas: Tensor
@@ -35,7 +36,7 @@ class Answers:
     advantage: Tensor
     kept: Tensor
     ids: tuple[int, ...]
-    temperature: float
+    drawing: tuple[float, int, float]
     facts: dict[str, Any]
 
     @classmethod
@@ -56,21 +57,12 @@ class Answers:
             surprisal[row, :length] = -one.probability.clamp(min=1e-30).log()
         spans = torch.tensor([[one.first, stop, len(one.tokens)] for one, stop in zip(found, stops, strict=True)])
         nothing = torch.zeros(len(found), dtype=torch.float64)
-        return cls(tokens, canvas, steps, surprisal, spans, nothing, nothing == 0, (), decode.temperature, {})
+        drawing = (decode.temperature, decode.top_k, decode.top_p)
+        return cls(tokens, canvas, steps, surprisal, spans, nothing, nothing == 0, (), drawing, {})
 
     def filled(self, advantage: Tensor, kept: Tensor, ids: list[int], facts: dict[str, Any]) -> Answers:
         """With what the rewards say."""
         return replace(self, advantage=advantage, kept=kept, ids=tuple(ids), facts=facts)
-
-    @property
-    def number(self) -> int:
-        """Which rollout of the run it is, from 0."""
-        return int(self.facts["rollout"])
-
-    @property
-    def block(self) -> int:
-        """The block size it was decoded with, tokens."""
-        return int(self.facts["block"])
 
     def learned(self, rows: int) -> int:
         """Positions of a step over so many rows, a count."""
@@ -100,7 +92,7 @@ class Answers:
         batch = Batch(cut(self.tokens, pad_id), self._counts(chosen, width), (~inside).long(), places)
         return Played(
             batch, cut(self.canvas, pad_id), cut(self.steps, -1), cut(self.surprisal, 0.0), self.advantage[chosen],
-            self.kept[chosen], self.temperature,
+            self.kept[chosen], *self.drawing,
         )  # fmt: skip
 
 

@@ -26,12 +26,12 @@ from hildanext.core.types import Batch, LossReport, Objective
 from hildanext.data.shards import ShardSet
 from hildanext.decoding.request import Request
 from hildanext.decoding.trajectory import Trajectory
-from hildanext.errors import ConfigError, DataError, HildaError
+from hildanext.errors import ConfigError, DataError
 from hildanext.models.about import about
 from hildanext.progress import Console
 from hildanext.train.loop import Notes
 from hildanext.train.recipes.conversion import DROPOUT, step_seed, train_command
-from hildanext.train.recipes.rollout import Answering, digest, drawn
+from hildanext.train.recipes.rollout import Answering, Numbered, digest, drawn, require_same_rollout, updates_of
 from hildanext.train.training import Training
 
 Prompt = tuple[int, ...]
@@ -62,7 +62,7 @@ def prompts_of(shards: ShardSet, most: int) -> list[Prompt]:
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Rollout(Numbered):
     """Decoded answers as rows. tokens, state [N, W] int64: finished text, and the noised half; spans [N, 3] int64: of
     the answer start and stop, length of the row; ids: of the prompts; facts: plain values for the metrics, among them
     its number `rollout` and its `block`."""
@@ -84,16 +84,6 @@ class Rollout:
             state[row, : len(one.tokens)] = one.state({start: _round(one, start, rng) for start in one.looks})
         spans = torch.tensor([[one.first, one.stop, len(one.tokens)] for one in found])
         return cls(tokens, state, spans, tuple(ids), dict(facts))
-
-    @property
-    def number(self) -> int:
-        """Which rollout of the run it is, from 0."""
-        return int(self.facts["rollout"])
-
-    @property
-    def block(self) -> int:
-        """The block size it was decoded with, tokens."""
-        return int(self.facts["block"])
 
     def rows(self, chosen: slice, pad_id: int) -> tuple[Batch, Tensor]:
         """(batch, state) of some answers, cut to the longest, in whole blocks."""
@@ -186,13 +176,7 @@ class OnPolicy:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on in the middle of a rollout. HildaError where prompts or the steps of a rollout are others."""
         own, saved = self.state_dict()["rollout"], state["rollout"]
-        changed = [name for name in ("updates", "prompts") if saved[name] != own[name]]
-        if changed:
-            raise HildaError(
-                f"train.resume: {' and '.join(changed)} of a rollout differ from the checkpoint's; resume with its"
-                " shards, window, train.batch, train.accumulate and rollout.prompts, or start anew with model.path set"
-                " to the checkpoint"
-            )
+        require_same_rollout(own, saved, "its shards, window, train.batch, train.accumulate and rollout.prompts")
         self._rollout = Rollout(**saved["rows"]) if "rows" in saved else None
 
 
@@ -227,13 +211,7 @@ def _round(one: Trajectory, start: int, rng: torch.Generator) -> int:
 def _updates(config: Config, ranks: int) -> int:
     if ranks > 1:
         raise ConfigError(f"train.parallel: {ranks} ranks; on-policy decodes in one process; use train.parallel=none")
-    step = config.train.batch * config.train.accumulate
-    if config.rollout.prompts % step:
-        raise ConfigError(
-            f"rollout.prompts {config.rollout.prompts}: no multiple of train.batch x train.accumulate = {step}; a"
-            " rollout is used up by whole steps"
-        )
-    return config.rollout.prompts // step
+    return updates_of(config.rollout.prompts, config, "rollout.prompts")
 
 
 def _objective(config: Config, training: Training) -> MaskAndEdit:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,14 @@ from hildanext.core.policy_objective import Known, PolicyObjective
 from hildanext.core.policy_views import Played
 from hildanext.core.types import LossReport
 from hildanext.data.chat import render
-from hildanext.data.document import BadRow
 from hildanext.data.messages import Unusable
-from hildanext.data.reading import rows
 from hildanext.data.records import prompt_of
 from hildanext.errors import ConfigError, DataError, HildaError
 from hildanext.models.about import about
 from hildanext.progress import Console
 from hildanext.train.loop import Notes, evaluating
 from hildanext.train.recipes.conversion import step_seed, train_command
+from hildanext.train.recipes.questions import file_rows
 from hildanext.train.recipes.reference import Reference, ahead, autocast, require_single
 from hildanext.train.recipes.rollout import digest, drawn
 from hildanext.train.training import Training
@@ -60,16 +60,8 @@ def dpo_command(config: Config, console: Console, path: Path | None) -> dict[str
 
 
 def _rows(settings: DpoConfig) -> list[dict[str, Any]]:
-    path, found = Path(settings.pairs), list[dict[str, Any]]()
-    if not path.is_file():
-        raise DataError(f"dpo.pairs {settings.pairs!r}: no such file; give a file of rows with chosen and rejected")
-    for number, row in rows(path):
-        if isinstance(row, BadRow):
-            raise DataError(f"{path}:{number}: {row.reason}; repair the file")
-        found.append(dict(row))
-        if settings.limit and len(found) == settings.limit:
-            break
-    return found
+    found = file_rows("dpo.pairs", settings.pairs, "give a file of rows with chosen and rejected")
+    return list(islice(found, settings.limit or None))
 
 
 def pairs_of(

@@ -1,5 +1,5 @@
 # What reinforcement learning asks: rows of a file or of the story world as prompt ids, with all that rewards need.
-# Entry points: Question, rows_of, questions_of.
+# Entry points: Question, rows_of, file_rows, questions_of.
 # The prompt is made by the chat template, as every request's is; rows whose prompt is too long are counted and said.
 """Questions with their rows."""
 
@@ -28,10 +28,11 @@ MOST_WORLD = 2000
 
 @dataclass(frozen=True)
 class Question:
-    """ids: of the prompt up to the reply; row: what the rewards read."""
+    """ids: of the prompt up to the reply; row: what the rewards read; turns: what is asked."""
 
     ids: tuple[int, ...]
     row: Mapping[str, Any]
+    turns: Sequence[Mapping[str, Any]] = ()
 
 
 def rows_of(settings: RlConfig) -> list[dict[str, Any]]:
@@ -57,10 +58,15 @@ def _read(settings: RlConfig) -> Iterator[dict[str, Any]]:
             raise ConfigError(f"rl.rows {settings.rows}: give world:<register>[:<seed>] of {', '.join(asking)}")
         yield from corpus(register, int(seed or 0), settings.limit or MOST_WORLD)
         return
-    path = Path(settings.rows)
-    if not path.is_file():
-        raise DataError(f"rl.rows {settings.rows!r}: no such file; give a file of rows, or world:arithmetic")
-    for number, row in rows(path):
+    yield from file_rows("rl.rows", settings.rows, "give a file of rows, or world:arithmetic")
+
+
+def file_rows(name: str, path: str, instead: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file that the setting `name` gives. DataError where there is none, with what to do instead, or at a
+    damaged row."""
+    if not Path(path).is_file():
+        raise DataError(f"{name} {path!r}: no such file; {instead}")
+    for number, row in rows(Path(path)):
         if isinstance(row, BadRow):
             raise DataError(f"{path}:{number}: {row.reason}; repair the file")
         yield dict(row)
@@ -72,9 +78,10 @@ def questions_of(
     """The rows whose prompt has at most `most` tokens, in order. DataError where a row asks nothing or none is left."""
     made, longer = list[Question](), 0
     for number, row in enumerate(found, 1):
-        ids = tuple(generation_prompt(_turns(row, settings, number), tokenizer))
+        turns = _turns(row, settings, number)
+        ids = tuple(generation_prompt(turns, tokenizer))
         longer += len(ids) > most
-        made += [Question(ids, row)] if len(ids) <= most else []
+        made += [Question(ids, row, turns)] if len(ids) <= most else []
     if longer:
         console.warn(f"rl.rows: {longer} of {len(found)} prompts are longer than {most} tokens and left out")
     if len(made) <= settings.held_out:

@@ -35,20 +35,19 @@ class Reference:
         if not path and config.model.path == NEW:
             raise ConfigError("model.path new: there is nothing to hold it near; name a reference, or set kl_weight=0")
         named = path or config.model.path
-        training.console.warn(
-            f"reference {named}: a frozen copy beside the model, which the memory estimate leaves out"
-        )
+        training.console.say(f"reference {named}: a frozen copy beside the model")
         self._other = known.load(named)
 
     def scores(
-        self, model: Any, objective: PolicyObjective, played: Played, block: int, views: tuple[Corruption, ...]
-    ) -> tuple[Tensor, ...] | None:
-        """Its log-probabilities at each view's scored positions; None where none is wanted."""
+        self, model: Any, objective: PolicyObjective, played: Played, block: int,
+        given: list[tuple[Corruption, Tensor | None]],
+    ) -> tuple[Tensor, ...] | None:  # fmt: skip
+        """Its log-probabilities at the scored positions of each view, with its support; None where none is wanted."""
         if not self.wanted:
             return None
         with self._off() if self._off is not None else nullcontext():
             source = model if self._other is None else self._other
-            return tuple(objective.score(source, played, block, view) for view in views)
+            return tuple(objective.score(source, played, block, *one) for one in given)
 
 
 def ahead(
@@ -59,8 +58,11 @@ def ahead(
     block, rng = where
     with evaluating(model), torch.no_grad():
         views = objective.views(model, played, block, rng)
-        own = tuple(objective.score(model, played, block, view) for view in views) if objective.reads_old else ()
-        return Known(views, own, reference.scores(model, objective, played, block, views))
+        cuts = [objective.support(model, played, block, view) for view in views]
+        support = tuple(one for one in cuts if one is not None) or None
+        given = list(zip(views, cuts, strict=True))
+        own = tuple(objective.score(model, played, block, *one) for one in given) if objective.reads_old else ()
+        return Known(views, own, reference.scores(model, objective, played, block, given), support)
 
 
 def autocast(config: Config, device: torch.device) -> AbstractContextManager[Any]:

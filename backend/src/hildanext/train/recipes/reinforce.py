@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,26 @@ import torch
 from hildanext import registry
 from hildanext.config import Config
 from hildanext.core.policy_objective import Known, PolicyObjective
+from hildanext.core.policy_views import Played
 from hildanext.core.reward import Attempt, Reward, total
 from hildanext.core.types import LossReport
 from hildanext.decoding.request import Request, Result
 from hildanext.decoding.trajectory import Trajectory
-from hildanext.errors import ConfigError, HildaError
+from hildanext.errors import ConfigError
 from hildanext.models.about import about
 from hildanext.progress import Console
 from hildanext.train.loop import Notes
 from hildanext.train.recipes.answers import Answers, first_end
 from hildanext.train.recipes.conversion import step_seed, train_command
+from hildanext.train.recipes.figures import costs, forwards_ahead, forwards_learned, kept_groups, moves, told
 from hildanext.train.recipes.questions import Question, questions_of, rows_of
 from hildanext.train.recipes.reference import Reference, ahead, autocast, require_single
-from hildanext.train.recipes.rollout import Answering, digest, drawn
+from hildanext.train.recipes.rollout import Answering, digest, drawn, require_same_rollout, updates_of
 from hildanext.train.training import Training
 
 MASKS = 1 << 21
 HELD = 1 << 22
+KEPT = ("old", "reference", "support")
 
 
 def rl_command(config: Config, console: Console, path: Path | None) -> dict[str, Any]:
@@ -63,12 +66,13 @@ def _objective(training: Training) -> PolicyObjective:
     made: PolicyObjective = registry.build("policy_objectives", config.rl.objective, "rl.objective")
     if made.pairs:
         raise ConfigError(f"rl.objective {config.rl.objective.type}: it learns from pairs; use `hildanext dpo`")
-    cuts = [name for name in ("top_k", "cfg_scale") if getattr(config.decode, name)]
-    cuts += ["top_p"] if config.decode.top_p < 1 else []
-    if cuts:
+    if config.decode.cfg_scale:
+        raise ConfigError("decode.cfg_scale: answers are scored by one forward, not by two; leave it at 0")
+    cut = "top_k" if config.decode.top_k else "top_p" if config.decode.top_p < 1 else ""
+    if cut and not made.rounds:
         raise ConfigError(
-            f"decode.{cuts[0]}: answers are scored on the whole vocabulary, so they must be drawn from it; leave it at"
-            " its default"
+            f"decode.{cut}: {config.rl.objective.type} scores answers on the whole vocabulary, so they must be drawn"
+            " from it; leave it at its default, or take agrpo or trace"
         )
     if not config.decode.temperature:
         raise ConfigError("decode.temperature 0: all answers of a group would be the same; set it to 1.0")
@@ -85,7 +89,8 @@ class Reinforce:
         require_single(config, training.ranks.size)
         self.training, self.model, self.settings = training, model, config.rl
         self.objective, self.rewards = _objective(training), rewards_of(config)
-        self.updates = _updates(config)
+        drawn_at_once = config.rl.groups * config.rl.samples
+        self.updates = updates_of(drawn_at_once, config, "rl.groups x rl.samples")
         most = training.shards.window - max(self.settings.answer, 1)
         asked = questions_of(
             rows_of(self.settings), self.settings, training.loaded.tokenizer, most, training.console
@@ -97,6 +102,7 @@ class Reinforce:
         self._pad = int(training.shards.manifest["pad_id"])
         self._answers: Answers | None = None
         self._known: list[Known] = []
+        self._learned: list[Known] = []
         self._held: list[float] = []
         self._notes = Notes(0)
 
@@ -108,12 +114,16 @@ class Reinforce:
         answers, train = self._answers, self.training.config.train
         assert answers is not None
         self._notes = Notes(answers.learned(train.batch * train.accumulate), answers.ids, answers.facts)
-        for index in range(place * train.accumulate, (place + 1) * train.accumulate):
-            known = self._known[index]
-            slot = index % (self.updates * train.accumulate)
-            played = answers.played(slice(slot * train.batch, (slot + 1) * train.batch), self._pad)
-            losses = self.objective.losses(self.model, played.to(self._device), answers.block, known)
+        places = range(place * train.accumulate, (place + 1) * train.accumulate)
+        self._learned = [replace(self._known[index], fresh=place == 0, moved=[]) for index in places]
+        for index, known in zip(places, self._learned, strict=True):
+            losses = self.objective.losses(self.model, self._batch(answers, index), answers.block, known)
             yield from [partial(next, losses)] * len(known.views)
+
+    def _batch(self, answers: Answers, index: int) -> Played:
+        train = self.training.config.train
+        slot = index % (self.updates * train.accumulate)
+        return answers.played(slice(slot * train.batch, (slot + 1) * train.batch), self._pad).to(self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -138,7 +148,7 @@ class Reinforce:
         results = self._answered(asked, step_seed(seed, start), block)
         sums, scores = self._rewarded(asked, results)
         groups, first = sums.view(settings.groups, -1), scores[0].view(settings.groups, -1)
-        kept = _kept(groups, first, settings.drop, settings.narrow)
+        kept = kept_groups(groups, first, settings.drop, settings.narrow)
         advantage = self.objective.advantages(groups).flatten()
         found = [Trajectory.of(q.ids, one, self.model.mask_id) for q, one in zip(asked, results, strict=True)]
         made = Answers.of(found, self.objective, settings.eos, self.model.mask_id, self.training.config.decode)
@@ -146,7 +156,7 @@ class Reinforce:
         facts = {
             "phase": self.training.ladder.stage(start).phase, "block": block, "rollout": number,
             "reward": float(sums.mean()), "reward_spread": float(sums.std(correction=0)), "flat": flat,
-            "kept_groups": float(kept.double().mean()), **_told(self.rewards, scores), **_costs(results),
+            "kept_groups": float(kept.double().mean()), **told(self.rewards, scores), **costs(results),
             "entropy": made.mean_surprisal(),
         }  # fmt: skip
         return made.filled(advantage, kept.repeat_interleave(settings.samples), chosen, facts)
@@ -164,7 +174,7 @@ class Reinforce:
         attempts = [
             Attempt(
                 question.row, one.text, place // self.settings.samples, one.metrics.tokens, one.metrics.forwards,
-                one.finish_reason == "eos",
+                one.finish_reason == "eos", question.turns,
             )
             for place, (question, one) in enumerate(zip(asked, results, strict=True))
         ]  # fmt: skip
@@ -173,8 +183,7 @@ class Reinforce:
     def _scored(self, answers: Answers) -> list[Known]:
         train, found = self.training.config.train, list[Known]()
         for index in range(self.updates * self.settings.epochs * train.accumulate):
-            slot = index % (self.updates * train.accumulate)
-            played = answers.played(slice(slot * train.batch, (slot + 1) * train.batch), self._pad).to(self._device)
+            played = self._batch(answers, index)
             with autocast(self.training.config, self._device):
                 where = (answers.block, self._masks(answers.number, index))
                 found.append(ahead(self.objective, self.reference, self.model, played, where))
@@ -211,27 +220,27 @@ class Reinforce:
         return made
 
     def notes(self) -> Notes:
-        """Tokens and prompts of the step, and what is known of its rollout."""
-        return self._notes
+        """Tokens and prompts of the step, what is known of its rollout, and how far its ratios moved."""
+        rows, answers = self.training.config.train.batch, self._answers
+        record = {**self._notes.record, **moves(self._learned)}
+        forwards = forwards_learned(self._learned, self.objective, rows)
+        if answers is not None and self._learned and self._learned[0].fresh:
+            forwards += answers.facts["forwards"] + forwards_ahead(self._known, self.objective, rows)
+        return replace(self._notes, record={**record, "forwards": forwards})
 
     def state_dict(self) -> dict[str, Any]:
         """The rollout at work with what was scored ahead, the held-out rewards, and what they depend on."""
         rows: dict[str, Any] = {}
         if self._answers is not None:
-            known = [{"old": list(one.old), "reference": one.reference and list(one.reference)} for one in self._known]
-            rows = {"rows": vars(self._answers), "known": known}
+            stored = [{name: getattr(one, name) and list(getattr(one, name)) for name in KEPT} for one in self._known]
+            rows = {"rows": vars(self._answers), "known": stored}
         prompts = digest([one.ids for one in (*self.questions, *self.held_out)])
         return {"rl": {"updates": self.updates, "prompts": prompts, "held": list(self._held), **rows}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on in the middle of a rollout. HildaError where prompts or the steps of a rollout are others."""
         own, saved = self.state_dict()["rl"], state["rl"]
-        changed = [name for name in ("updates", "prompts") if saved[name] != own[name]]
-        if changed:
-            raise HildaError(
-                f"train.resume: {' and '.join(changed)} of a rollout differ from the checkpoint's; resume with its"
-                " rl section, train.batch and train.accumulate, or start anew with model.path set to the checkpoint"
-            )
+        require_same_rollout(own, saved, "its rl section, train.batch and train.accumulate")
         self._held = [float(value) for value in saved["held"]]
         if "rows" not in saved:
             return
@@ -239,44 +248,11 @@ class Reinforce:
         self._known = [self._again(index, one) for index, one in enumerate(saved["known"])]
 
     def _again(self, index: int, stored: Mapping[str, Any]) -> Known:
-        answers, train = self._answers, self.training.config.train
+        answers = self._answers
         assert answers is not None
-        slot = index % (self.updates * train.accumulate)
-        played = answers.played(slice(slot * train.batch, (slot + 1) * train.batch), self._pad).to(self._device)
+        played = self._batch(answers, index)
         views = self.objective.views(self.model, played, answers.block, self._masks(answers.number, index))
-        old = tuple(one.to(self._device) for one in stored["old"])
-        theirs = stored["reference"]
-        return Known(views, old, None if theirs is None else tuple(one.to(self._device) for one in theirs))
-
-
-def _updates(config: Config) -> int:
-    answers, step = config.rl.groups * config.rl.samples, config.train.batch * config.train.accumulate
-    if answers % step:
-        raise ConfigError(
-            f"rl.groups x rl.samples = {answers}: no multiple of train.batch x train.accumulate = {step}; a rollout is"
-            " used up by whole steps"
-        )
-    return answers // step
-
-
-def _kept(sums: torch.Tensor, first: torch.Tensor, drop: tuple[str, ...], narrow: float) -> torch.Tensor:
-    gone = {
-        "all_right": (first >= 1).all(dim=1),
-        "all_wrong": (first <= 0).all(dim=1),
-        "narrow": sums.amax(dim=1) - sums.amin(dim=1) < narrow,
-    }
-    return ~torch.stack([gone[name] for name in drop] or [torch.zeros(len(sums), dtype=torch.bool)]).any(dim=0)
-
-
-def _told(rewards: tuple[Reward, ...], scores: torch.Tensor) -> dict[str, float]:
-    names = [type(reward).__module__.rsplit(".", 1)[-1] for reward in rewards]
-    return {f"reward_{name}": float(own.mean()) for name, own in zip(names, scores, strict=True)}
-
-
-def _costs(results: list[Result]) -> dict[str, float]:
-    tokens, forwards = (sum(getattr(one.metrics, name) for one in results) for name in ("tokens", "forwards"))
-    stopped = sum(one.finish_reason == "eos" for one in results) / len(results)
-    return {
-        "answer": tokens / len(results), "truncated": 1 - stopped,
-        "tokens_per_forward": tokens / forwards if forwards else math.nan,
-    }  # fmt: skip
+        old, reference, support = (
+            stored[name] and tuple(one.to(self._device) for one in stored[name]) for name in KEPT
+        )  # fmt: skip
+        return Known(views, old or (), reference, support)
