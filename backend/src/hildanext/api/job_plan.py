@@ -1,5 +1,5 @@
 # The plan of a job before it is started: the command's own --print-plan, in a process of its own, one at a time.
-# Entry points: planned, PLANNED. Nothing is written and nothing trained; the process has the server's time limit.
+# Entry points: planned. Nothing is written and nothing trained; the process has the server's time limit.
 # What the command refuses is the client's mistake, in the command's words.
 """Plan of a job."""
 
@@ -17,19 +17,19 @@ from hildanext.api.job_files import finite
 from hildanext.api.jobs import Jobs
 from hildanext.api.replies import ApiError
 from hildanext.api.schemas import JobBody
+from hildanext.command_files import job_kinds
 from hildanext.config import resolved_json
 
 PROGRAM = (sys.executable, "-m", "hildanext")
-PLANNED = frozenset({"convert-wsd", "sft", "on-policy"})
-"""Commands with --print-plan."""
 PLANNING = threading.Lock()
 
 
 def planned(jobs: Jobs, body: JobBody) -> dict[str, Any]:
     """The plan of a job as the command prints it. ApiError 400 where the command has none or refuses, 429 while another
     is made, 504 where it takes longer than a request may."""
-    if body.command not in PLANNED:
-        raise ApiError(400, f"command: {body.command} has no plan, {', '.join(sorted(PLANNED))} have", "command")
+    with_plan = [name for name, file in job_kinds().items() if file.plan]
+    if body.command not in with_plan:
+        raise ApiError(400, f"command: {body.command} has no plan, {', '.join(with_plan)} have", "command")
     config = jobs.resolved(body)
     if not PLANNING.acquire(blocking=False):
         raise ApiError(429, "plan: another one is being made", Retry_After="10")

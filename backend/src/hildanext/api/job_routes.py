@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from fastapi import Request as HttpRequest
 
-from hildanext.api.job_plan import PLANNED, planned
+from hildanext.api.job_plan import planned
 from hildanext.api.replies import served
 from hildanext.api.schemas import JobBody, JobKinds, JobList, JobLog, JobMetrics, JobReply
 from hildanext.api.state import server_of
@@ -52,7 +52,7 @@ def kinds() -> dict[str, Any]:
             {
                 "command": file.name,
                 "help": file.help,
-                "plan": file.name in PLANNED,
+                "plan": file.plan,
                 "fields": [vars(field) for field in fields_at(file.job)],
             }
             for file in found
