@@ -26,7 +26,8 @@ ORDER = (
 @dataclass(frozen=True)
 class CommandFile:
     """One command. job: the places of the configuration it reads, where it may run as a job; empty: it may not. base:
-    its own defaults; adapted: further ones where adapters are trained instead of the weights; plan: it has --print-plan."""
+    its own defaults; adapted: further ones where adapters are trained instead of the weights; plan: it can print a
+    plan (--print-plan)."""
 
     name: str
     help: str
