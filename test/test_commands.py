@@ -25,7 +25,7 @@ from hildanext.registry import plugin_problems
 from hildanext.run_dir import RunDir
 
 COMMON = {"help", "config", "set", "run_dir", "print_config", "json", "quiet"}
-VIEWS = {"print_plan"}
+VIEWS = {"resume", "watch", "print_plan"}
 NEW = 'HELP = "count to ten"\nJOB = ("seed", "train.steps")\n\ndef run(context): ...\n'
 
 
