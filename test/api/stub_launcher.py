@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import sys
@@ -15,6 +16,9 @@ from hildanext.api import launch
 from hildanext.config import load_config
 from hildanext.errors import Interrupted
 from hildanext.run_dir import RunDir, StopRequest
+
+# a PNG of one pixel
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 def command(arguments: list[str]) -> int:
@@ -41,6 +45,8 @@ def work(run: RunDir, deed: str, stop: StopRequest) -> None:
     """Steps with a falling loss."""
     steps = 3 if deed == "ok" else 2000
     stages = [{"phase": "warmup", "block": 4, "first": 0, "steps": steps}]
+    (run.path / "panels").mkdir()
+    (run.path / "panels" / "attention.png").write_bytes(base64.b64decode(PIXEL))
     run.write_json("plan.json", {"steps": steps, "window": 64, "stages": stages})
     for step in range(1, steps + 1):
         with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:

@@ -53,6 +53,17 @@ export async function* events(path, body, signal) {
   }
 }
 
+// A picture as a data: address, which an <img> may show: asked for with the key, where there is one.
+export async function picture(path) {
+  const blob = await (await checked(await fetch(path, { headers: headers() }))).blob();
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
 // The file that answers a POST.
 export async function file(path, body) {
   const options = { method: "POST", body: JSON.stringify(body), headers: headers({ "content-type": "application/json" }) };
