@@ -17,9 +17,6 @@ from hildanext.config import load_config
 from hildanext.errors import Interrupted
 from hildanext.run_dir import RunDir, StopRequest
 
-# a PNG of one pixel
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-
 
 def command(arguments: list[str]) -> int:
     """What the command line would do."""
@@ -41,12 +38,15 @@ def command(arguments: list[str]) -> int:
     return 0
 
 
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
 def work(run: RunDir, deed: str, stop: StopRequest) -> None:
-    """Steps with a falling loss."""
+    """Steps with a falling loss, and a picture of one pixel."""
+    (run.path / "panels").mkdir()
+    (run.path / "panels" / "decoding-000001.png").write_bytes(base64.b64decode(PIXEL))
     steps = 3 if deed == "ok" else 2000
     stages = [{"phase": "warmup", "block": 4, "first": 0, "steps": steps}]
-    (run.path / "panels").mkdir()
-    (run.path / "panels" / "attention.png").write_bytes(base64.b64decode(PIXEL))
     run.write_json("plan.json", {"steps": steps, "window": 64, "stages": stages})
     for step in range(1, steps + 1):
         with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:

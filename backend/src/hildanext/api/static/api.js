@@ -24,6 +24,16 @@ export async function get(path) {
   return (await checked(await fetch(path, { headers: headers() }))).json();
 }
 
+// An image that was fetched with the API key, as a data URL.
+export async function image(path) {
+  const blob = await (await checked(await fetch(path, { headers: headers() }))).blob();
+  return new Promise(done => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.readAsDataURL(blob);
+  });
+}
+
 export async function health() { return (await fetch("/health")).json(); }
 
 export async function send(method, path, body) {
@@ -51,17 +61,6 @@ export async function* events(path, body, signal) {
       if (data) yield { event: name ? name.slice(7) : "message", data: JSON.parse(data) };
     }
   }
-}
-
-// A picture as a data: address, which an <img> may show: asked for with the key, where there is one.
-export async function picture(path) {
-  const blob = await (await checked(await fetch(path, { headers: headers() }))).blob();
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(blob);
-  });
 }
 
 // The file that answers a POST.

@@ -1,8 +1,9 @@
 // The training view: what runs, its curves, plan, log; start, cancel, delete.
-import { get, picture, send } from "./api.js";
+import { get, send } from "./api.js";
 import { Curves, series } from "./curves.js";
 import { body, load, loaded } from "./job_form.js";
 import { make, twice } from "./make.js";
+import { pictures } from "./panels.js";
 import { planTable, showPlan } from "./plan.js";
 
 const POLL = 1500;
@@ -64,16 +65,13 @@ function build(job) {
   card.curves = new Curves();
   card.problem = make("div", "problem");
   card.plan = fold("Plan");
-  card.panels = fold("Panels");
-  card.panels.hidden = true;
-  card.pictures = make("div", "panels");
-  card.panels.append(card.pictures);
+  card.pictures = pictures();
   card.log = fold("Log");
   card.text = make("pre");
   card.text.tabIndex = 0;
   card.log.append(card.text);
-  for (const folded of [card.plan, card.panels, card.log]) folded.ontoggle = () => { if (folded.open) { card.seen = ""; refresh(); } };
-  card.root.append(head, card.progress, card.figures, card.curves.root, card.problem, card.plan, card.panels, card.log);
+  for (const folded of [card.plan, card.pictures.root, card.log]) folded.ontoggle = () => { if (folded.open) { card.seen = ""; refresh(); } };
+  card.root.append(head, card.progress, card.figures, card.curves.root, card.problem, card.plan, card.pictures.root, card.log);
   cards.set(job.id, card);
   return card;
 }
@@ -112,30 +110,13 @@ async function details(job) {
   card.curves.show(series(metrics), plan?.stages || []);
   card.plan.hidden = !plan;
   if (plan && card.plan.open) card.plan.replaceChildren(card.plan.firstChild, planTable(plan, job.step));
-  await panels(card, job);
+  await card.pictures.show(job.id);
   if (card.log.open) {
     const { log, output } = await get(`/jobs/${job.id}/logs?tail=200`);
     const own = log.filter(line => !output.includes(line.slice(line.indexOf(" ") + 1)));
     const text = [...output, ...own].join("\n") || "nothing yet";
     if (card.text.textContent !== text) { card.text.textContent = text; card.text.scrollTop = card.text.scrollHeight; }
   }
-}
-
-// The pictures a run has drawn, the newest first; each is fetched once for each time it is drawn anew.
-async function panels(card, job) {
-  const names = (await get(`/jobs/${job.id}/panels`)).panels;
-  card.panels.hidden = !names.length;
-  const key = `${names.join(" ")} ${job.state} ${job.step}`;
-  if (!card.panels.open || card.drawn === key) return;
-  card.drawn = key;
-  const images = await Promise.all(names.slice(0, 12).map(async name => {
-    const [folder, file] = name.split("/");
-    const image = make("img");
-    image.src = await picture(`/jobs/${job.id}/panels/${folder}/${encodeURIComponent(file)}`);
-    image.alt = file.replace(/\.png$/, "").replaceAll(/[_-]/g, " ");
-    return image;
-  }));
-  card.pictures.replaceChildren(...images);
 }
 
 export function duration(seconds) {
