@@ -114,5 +114,10 @@ def _below(place: str, field: FieldInfo) -> Iterator[Place]:
 
 
 def config_schema() -> dict[str, Any]:
-    """The JSON Schema of the whole configuration; plugin sections are open objects with a `type`."""
-    return Config.model_json_schema()
+    """The JSON Schema of the whole configuration; plugin sections are open objects with a `type`, and a key that begins
+    with // is a comment anywhere."""
+    schema = Config.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        if section.get("additionalProperties") is False:
+            section["patternProperties"] = {"^//": {"type": "string"}}
+    return schema

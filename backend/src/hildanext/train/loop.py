@@ -126,8 +126,10 @@ class Trainer:
                 while self.step < self.steps and not finishing:
                     record, stopping, finishing = self._advance(stop.received is not None, self.recorder.finishing())
                     self.recorder.write(record)
-                    bar.advance(1, loss=record["loss"], **self.work.notes().record)
+                    shown = {"loss": record["loss"], "tokens/s": round(record["tokens_per_second"])}
+                    bar.advance(1, **shown, **self.work.notes().record)
                     self._due(stopping, finishing)
+                    bar.advance(0, **({} if self.eval_nll is None else {"evaluation": self.eval_nll}))
             finally:
                 self.recorder.close()
 
