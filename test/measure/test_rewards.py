@@ -220,7 +220,9 @@ def test_a_server_scores_answers_and_what_it_may_not_say_is_one_clear_line(monke
     with pytest.raises(HildaError, match=r"did not answer.*start it"):
         made("model", url=url).ready([{"n": 1}])
     with pytest.raises(ConfigError, match="give path"):
-        made("model")
+        made("model").ready([])
+    with pytest.raises(ConfigError, match="not both"):
+        made("model", path="here", url=url)
     with pytest.raises(HildaError, match="no model folder"):
         made("model", path="nowhere").ready([])
 

@@ -88,7 +88,7 @@ async def modes(http: HttpRequest) -> dict[str, Any]:
 @router.post(
     "/generate",
     response_model=GenerateReply,
-    responses={**served(400, 401, 403, 408, 413, 422, 429, 500, 503, 504), **EVENTS},
+    responses={**served(400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 504), **EVENTS},
 )
 async def generate(body: GenerateBody, http: HttpRequest) -> Any:
     """Generate text. With "stream": true the reply is a stream of the events draft (replaceable), commit (final text)

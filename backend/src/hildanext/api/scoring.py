@@ -22,7 +22,7 @@ router = APIRouter()
 
 
 @router.post(
-    "/score", response_model=ScoreReply, responses=served(400, 401, 403, 408, 413, 422, 429, 500, 503, 504)
+    "/score", response_model=ScoreReply, responses=served(400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 504)
 )  # fmt: skip
 async def score(body: ScoreBody, http: HttpRequest) -> dict[str, Any]:
     """What the model says of given texts behind their contexts, in nats: -log p or a bound on it, of each text and of

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, PrivateAttr, model_validator
 
 from hildanext.core.reward import Attempt, Reward
-from hildanext.errors import HildaError
+from hildanext.errors import ConfigError, HildaError
 
 
 class Scored(Reward):
@@ -37,13 +37,15 @@ class Scored(Reward):
     _held: list[Any] = PrivateAttr(default_factory=list)
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
-        if bool(self.path) == bool(self.url):
+    def _not_both(self) -> Self:
+        if self.path and self.url:
             raise ValueError("give path, a folder of a sequence classifier, or url, a server; not both")
         return self
 
     def ready(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The classifier is loaded, or the server answers for the first row."""
+        """The classifier is loaded, or the server answers for the first row. ConfigError where neither is named."""
+        if not self.path and not self.url:
+            raise ConfigError("rewards.model: give path, a folder of a sequence classifier, or url, a server")
         if self.path:
             self._loaded()
         elif rows:
