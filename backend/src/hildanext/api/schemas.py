@@ -114,6 +114,8 @@ class GenerateReply(BaseModel):
     notes: list[str] = []
     seed: int | None = None
     record: list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] = []
+    said: str | None = None
     trace: list[dict[str, Any]] | None = None
 
 
