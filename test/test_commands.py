@@ -25,7 +25,7 @@ from hildanext.registry import plugin_problems
 from hildanext.run_dir import RunDir
 
 COMMON = {"help", "config", "set", "run_dir", "print_config", "json", "quiet"}
-VIEWS = {"print_plan"}
+VIEWS = {"resume", "watch", "print_plan"}
 NEW = 'HELP = "count to ten"\nJOB = ("seed", "train.steps")\n\ndef run(context): ...\n'
 
 
@@ -53,7 +53,7 @@ def test_every_command_file_is_a_command_of_the_tree() -> None:
 def test_what_can_be_a_job() -> None:
     assert set(job_kinds()) == {
         "prepare-data", "answer", "tokenize", "convert-wsd", "sft", "on-policy", "rl", "dpo", "merge-checkpoints",
-        "anchors", "trajectories",
+        "anchors", "trajectories", "sweep",
         "eval", "export",
         "bench",
         "inspect",

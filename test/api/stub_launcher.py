@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import sys
@@ -37,8 +38,13 @@ def command(arguments: list[str]) -> int:
     return 0
 
 
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
 def work(run: RunDir, deed: str, stop: StopRequest) -> None:
-    """Steps with a falling loss."""
+    """Steps with a falling loss, and a picture of one pixel."""
+    (run.path / "panels").mkdir()
+    (run.path / "panels" / "decoding-000001.png").write_bytes(base64.b64decode(PIXEL))
     steps = 3 if deed == "ok" else 2000
     for step in range(1, steps + 1):
         with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:

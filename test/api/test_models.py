@@ -75,6 +75,7 @@ def test_requests_to_two_models_at_once_get_what_each_says_alone(
         wait_ready(url)
         states = {card["name"]: card["state"] for card in httpx.get(f"{url}/models").json()["models"]}
         assert states == {"tiny": "ready", "gibberish": "not loaded"}
+        assert str(toy) in httpx.get(f"{url}/models").text and str(toy) not in httpx.get(f"{url}/health").text
         found = {key: pool.submit(ask, url, *key) for key in alone}
         assert {key: each.result() for key, each in found.items()} == alone
         assert ask(url, None, *ASKED[0]) == alone["tiny", *ASKED[0]]

@@ -121,6 +121,8 @@ def test_a_job_is_started_watched_and_cancelled(page: Browser) -> None:
     page.wait("document.querySelector('.loss polyline')", 30)
     page.click(".job summary")
     page.wait("document.querySelector('.job pre').textContent.includes('step 1')", 30)
+    page.run("document.querySelector('.job .panels').open = true")
+    page.wait("document.querySelector('.job .panels img')?.naturalWidth === 1", 30)
     shot(page, "job")
     page.click(".job .buttons button")
     page.wait("document.querySelector('.badge.cancelled')", 30)

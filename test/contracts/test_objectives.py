@@ -23,6 +23,13 @@ from hildanext.registry import build, names
 NAMES = names("objectives")
 
 
+@pytest.fixture(autouse=True)
+def actions(monkeypatch: pytest.MonkeyPatch, loaded: Any) -> None:
+    """The model's last two rows stand for the edit actions."""
+    rows = loaded.denoiser.vocab_size
+    monkeypatch.setattr(loaded.denoiser, "edit_ids", (rows - 2, rows - 1))
+
+
 def prepared(objective: Any, loaded: Any) -> Any:
     """The objective as a run would train with it."""
     special = tuple(loaded.tokenizer.all_special_ids)

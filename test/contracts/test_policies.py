@@ -30,7 +30,10 @@ def stats(source: random.Random) -> Stats:
     """Random statistics, every optional one included."""
     best = torch.tensor([source.randrange(0, MASK) for _ in range(SIZE)])
     values = torch.tensor([[source.random() for _ in range(SIZE)] for _ in range(3)])
-    return Stats(best, values[0], values[1], values[2] / 2)
+    ranked = torch.stack([(best + shift) % MASK for shift in range(4)], dim=1)
+    return Stats(
+        best, values[0], values[1], values[2] / 2, ranked, values[0, :, None] * torch.tensor([1, 0.5, 0.2, 0.1])
+    )
 
 
 def broken_promises(policy: Any, source: random.Random) -> list[str]:
@@ -70,7 +73,7 @@ def test_a_policy_looks_at_every_mask_and_asks_for_statistics_there_are(name: st
     policy = build("policies", {"type": name})
     now = canvas([1, 2, MASK, MASK, 3, MASK, 4, 5], 1, 2, 6, ())
     assert bool(policy.looked_at(now)[masked(now)].all())
-    assert policy.needs <= {"entropy", "second"} and policy.post_steps >= 0
+    assert policy.needs <= {"entropy", "second", "ranked"} and policy.post_steps >= 0
 
 
 @pytest.mark.parametrize("name", names("policies"))
@@ -78,7 +81,9 @@ def test_a_block_that_is_not_ready_is_filled_where_the_policy_is_sure_and_nowher
     policy, source = build("policies", {"type": name}), random.Random(name)
     for step in range(20):
         now, found = canvas([1, MASK, MASK, 2, MASK, 3, MASK, MASK], step, 1, 5, ()), stats(source)
-        unsure = Stats(found.best, found.probability * 0.01, found.best + 9.0, found.probability * 0.001)
+        unsure = Stats(
+            found.best, found.probability * 0.01, found.best + 9.0, found.probability * 0.001, found.ranked, found.ranks
+        )
         ready, waiting = policy.step(found, now), policy.step(found, replace(now, ready=False))
         assert not bool((waiting.unmasked & ~ready.unmasked).any())
         assert not bool(policy.step(unsure, replace(now, ready=False)).unmasked.any())

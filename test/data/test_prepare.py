@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from data.material import QUIET, configuration, read_rows, write_rows
 
+from hildanext.cli import main
 from hildanext.data import units
 from hildanext.data.prepare import prepare
 from hildanext.data.splitting import mixture_thresholds
@@ -241,3 +243,21 @@ def test_an_ended_command_leaves_no_worker_even_in_an_endless_computation(tmp_pa
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == [] and time.monotonic() < until
+
+
+def test_several_data_flags_are_sources_mixed_by_their_weights(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        rows = [json.dumps({"text": f"{name} {number} " + "word " * 20}) for number in range(200)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    flags = ["--data", f"{tmp_path / 'a.jsonl'}=3", "--data", f"{tmp_path / 'b.jsonl'}=1", "--name", "mixed"]
+    assert main(["prepare-data", *flags, "--set", f"paths.data={tmp_path}", "--set", "data.workers=1"]) == 0
+    texts = [json.loads(line)["text"] for line in (tmp_path / "processed" / "mixed" / "train.jsonl").open()]
+    counts = Counter(text[0] for text in texts)
+    assert 170 < counts["a"] <= 200 and 0.2 < counts["b"] / counts["a"] < 0.5
+
+
+@pytest.mark.parametrize("wrong", ["a.jsonl=x", "a.jsonl=0", "a.jsonl=-1", "a.jsonl=inf"])
+def test_a_weight_that_is_none_is_one_line(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prepare-data", "--data", wrong])
+    assert "weight" in capsys.readouterr().err

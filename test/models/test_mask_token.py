@@ -22,6 +22,7 @@ from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
 from hildanext.models.mask_token import EmbeddingNoise, choose_mask_token, free_rows
 from hildanext.models.meta import HildaMeta
+from hildanext.models.save import save_model
 
 Make = Callable[..., Any]
 
@@ -202,3 +203,17 @@ def test_what_a_model_was_trained_with_changes_only_on_purpose(change: dict[str,
 def test_a_parent_may_be_converted_with_any_shift(folder: Path) -> None:
     (folder / "hildanext.json").write_text(HildaMeta().text())
     assert loaded(folder, shift="clean").denoiser.shift == "clean"
+
+
+def test_edit_actions_get_two_rows_once_and_are_recorded_with_the_model(tmp_path: Path) -> None:
+    plain, asked = load_model(ModelConfig(path="tiny")), load_model(ModelConfig(path="tiny", edit_actions=True))
+    rows = plain.denoiser.vocab_size
+    assert getattr(plain.denoiser, "edit_ids", 0) is None and asked.denoiser.vocab_size == rows + 2
+    folder = save_model(asked.denoiser, asked.tokenizer, tmp_path / "model", asked.meta)
+    again = load_model(ModelConfig(path=str(folder), edit_actions=True))
+    assert getattr(again.denoiser, "edit_ids", 0) == (rows, rows + 1) == again.meta.edit_ids
+    assert again.denoiser.vocab_size == rows + 2 and len(again.tokenizer) == rows
+    meta = folder / "hildanext.json"
+    meta.write_text(meta.read_text().replace(str(rows + 1), str(rows + 7)))
+    with pytest.raises(ModelError, match="edit_ids .* restore the file"):
+        load_model(ModelConfig(path=str(folder)))

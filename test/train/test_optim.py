@@ -16,7 +16,7 @@ from hildanext.config import load_config
 from hildanext.config.train import OptimizerConfig
 from hildanext.errors import ConfigError
 from hildanext.train import optim
-from hildanext.train.optim import build_optimizer, freeze, learning_rate, part_of, set_rate
+from hildanext.train.optim import build_optimizer, freeze, learning_rate, matches, parameter_groups, part_of, set_rate
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon needs torch >= 2.9")
 
@@ -174,3 +174,44 @@ def test_wsd_reaches_its_peak_or_is_refused() -> None:
         for steps in (7, 10, 33, 100):
             rates = [learning_rate(config, step, steps) for step in range(steps)]
             assert max(rates) == pytest.approx(2.0) and rates[-1] >= 2.0 * config.final
+
+
+PATTERNS = [
+    ("model.layers.0.mlp.up_proj.weight", "mlp", True), ("model.layers.0.mlp.up_proj.weight", "attention", False),
+    ("model.layers.7.self_attn.q_proj.weight", "layers 8-9", True),
+    ("model.layers.7.self_attn.q_proj.weight", "layers 1-7", False), ("model.layers.3.x", "layers 4", True),
+    ("model.embed_tokens.weight", "embeddings", True), ("model.norm.weight", "other", True),
+    ("model.norm.weight", "*norm*", True), ("lm_head.weight", "layers 1-99", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "pattern", "fits"), PATTERNS)
+def test_a_pattern_names_parts_layers_or_parameters(name: str, pattern: str, fits: bool) -> None:
+    assert matches(name, pattern) is fits
+
+
+def test_rates_by_pattern_multiply_and_what_is_frozen_does_not_train() -> None:
+    network = torch.nn.ModuleDict({
+        "layers": torch.nn.ModuleList([
+            torch.nn.ModuleDict({"mlp": torch.nn.Linear(2, 2), "self_attn": torch.nn.Linear(2, 2)}) for _ in range(3)
+        ]),
+        "embed_tokens": torch.nn.Embedding(4, 2),
+    })  # fmt: skip
+    config = OptimizerConfig(
+        mlp=0.5, rates={"layers 2-3": 0.1, "*.bias": 2.0}, freeze=("layers 1", "embeddings"), lr=1.0, warmup=0.0,
+        schedule="constant",
+    )  # fmt: skip
+    assert freeze(network, config) == 4 * 2 + 2 * (4 + 2)
+    found = {
+        name: group["factor"]
+        for group in parameter_groups(network, config)
+        for name, parameter in network.named_parameters()
+        if any(parameter is own for own in group["params"])
+    }
+    assert found == pytest.approx({
+        f"layers.{layer}.{part}.{kind}": factor * 0.1 * (2.0 if kind == "bias" else 1.0)
+        for layer in (1, 2) for part, factor in (("mlp", 0.5), ("self_attn", 1.0)) for kind in ("weight", "bias")
+    })  # fmt: skip
+    for wrong, said in (("layers x", "names no layers"), ("layerz 1", "no parameter fits 'layerz 1'")):
+        with pytest.raises(ConfigError, match=said):
+            freeze(network, OptimizerConfig(freeze=(wrong,)))

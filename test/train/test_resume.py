@@ -234,7 +234,7 @@ def test_the_time_left_counts_what_this_process_did(copy: Path, shards: Path, mo
     with Console(quiet=True).bar("training", 1000, first=900) as bar:
         clock[0] += 50
         bar.advance(10)
-        assert "910/1000, 50 s, 450 s left" in bar._line()
+        assert "training: 910/1000 (91%), 50 s, 7 min 30 s left" in bar._line()
     with Console(quiet=True).bar("training", 1000, first=900) as bar:
         assert "left" not in bar._line()
     monkeypatch.setattr("hildanext.api.job_files.time.time", lambda: 1050.0)

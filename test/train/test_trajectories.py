@@ -102,7 +102,7 @@ class Orders:
 def objective_on(steps: Tensor, block: int = 8, known: Tensor | None = None, **fields: Any) -> trajectory.Trajectory:
     kept = Orders(steps, block, torch.ones(len(steps), dtype=torch.bool) if known is None else known)
     about = About(900, (), torch.device("cpu"), lambda path: None, kept=lambda kind, folder, model: kept)  # type: ignore[arg-type]
-    made: trajectory.Trajectory = build("trajectory", path="somewhere", **fields).prepare(about)
+    made: trajectory.Trajectory = build("trajectory", orders="somewhere", **fields).prepare(about)
     return made
 
 
@@ -210,7 +210,7 @@ def test_orders_are_written_once_read_by_a_run_and_refused_where_others(
     with pytest.raises(DataError, match="of other things"):
         write_trajectories(configuration(shards, **{**given, "decode__tau_mask": 0.9}), QUIET)
 
-    learned = {"type": "trajectory", "path": str(tmp_path / "t"), "certainty": 1.0}
+    learned = {"type": "trajectory", "orders": str(tmp_path / "t"), "certainty": 1.0}
     short = {"model__path": str(child), "ladder__fixed": 8, "train__steps": 4, "train__parity": False}
     run(tmp_path / "run", shards, objective=learned, **short)
     assert all(record["certainty"] >= 0 for record in records(tmp_path / "run") if "loss" in record)
@@ -242,7 +242,7 @@ def test_free_answers_become_rows_with_their_orders(shards: Path, child: Path, t
     assert len(rows) == report["rows"] == len((tmp_path / "t" / "answers.jsonl").read_text().splitlines()) > 3
     first = json.loads((tmp_path / "t" / "answers.jsonl").read_text().splitlines()[0])
     assert rows[0].tokens[: len(first["tokens"])].tolist() == first["tokens"]
-    learned = {"type": "trajectory", "path": str(tmp_path / "t")}
+    learned = {"type": "trajectory", "orders": str(tmp_path / "t")}
     make_eval(tmp_path / "t" / "rows", shards)
     run(
         tmp_path / "run", tmp_path / "t" / "rows", objective=learned, model__path=str(child), ladder__fixed=8,

@@ -23,7 +23,7 @@ from hildanext.command_files import command_files
 from hildanext.disk import UNWRITABLE
 from hildanext.environment import usable_cores
 from hildanext.errors import HildaError, cure
-from hildanext.progress import Console
+from hildanext.progress import Chart, Console
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
 """What the system says of a path that it refuses: a mistake of the user or of the machine, not of the program."""
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
     command = next((word for word in words if not word.startswith("-")), "")
     args = parser(command).parse_args(words)
-    console = Console(quiet=args.quiet)
+    console = Console(quiet=args.quiet, chart=_chart() if getattr(args, "watch", False) else None)
     try:
         return _dispatch(args, console)
     except HildaError as error:
@@ -88,6 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _chart() -> Chart:
+    from hildanext.report.curves import watched
+
+    return watched
+
+
 def readable(word: str) -> str:
     """The word with every byte that is not UTF-8 replaced."""
     return word.encode("utf-8", "replace").decode()
@@ -105,6 +111,7 @@ def _dispatch(args: argparse.Namespace, console: Console) -> int:
     from hildanext.registry import plugin_problems
 
     module = commands.load(args.command)
+    commands.resumed(args)
     args.set = with_flags(args.set, values_of(args))
     config = command_config(args.command, args.config, args.set, plugin_problems)
     if args.print_config:
@@ -112,7 +119,7 @@ def _dispatch(args: argparse.Namespace, console: Console) -> int:
         return 0
     set_threads(config.runtime.threads)
     with _terminable(hasattr(module, "JOB")):
-        result = module.run(commands.Context(args, config, console))
+        result = module.run(commands.Context(args, config, console, parser))
     if args.json or getattr(module, "PRINTS", False):
         print(json.dumps(result if result is not None else {}, indent=None if args.json else 2, default=str))
     return _code(result)

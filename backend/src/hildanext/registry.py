@@ -34,7 +34,7 @@ KINDS = {
     "tasks": "hildanext.measure.tasks",
     "exports": "hildanext.export",
 }
-NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "relay", "conversation"}}
+NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "relay", "conversation", "task"}}
 
 
 class Plugin(Section):

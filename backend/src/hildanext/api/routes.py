@@ -54,7 +54,7 @@ async def health(http: HttpRequest) -> Response:
         reasons=list(worker.reasons),
         capability=asdict(session.capability) if session else None,
         model=asdict(session.facts) if session else None,
-        models=server.fleet.cards(),
+        models=[{name: card[name] for name in card if name != "path"} for card in server.fleet.cards()],
         queue={"requests": server.fleet.queued, "limit": server.config.serve.queue},
         jobs=server.jobs.counts(),
         uptime_seconds=round(time.monotonic() - server.started, 3),

@@ -1,5 +1,5 @@
 # The subcommands, one file each; a file here is a subcommand (underscores become dashes).
-# Entry points: Context, load, add_model, plugin; add_request, asked, left_to_right (what generate and chat share).
+# Entry points: Context, load, add_model, add_training, resumed, plugin, source; add_request, asked, left_to_right.
 # A command file has HELP, add_arguments(parser) and run(context) -> dict | None.
 # A flag whose destination has a dot is a configuration value: dest="model.path". With JOB it may also run over HTTP.
 # No decisions in a command: it reads its values, calls a part, says what happened.
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
-from hildanext.errors import DecodeError
+from hildanext.errors import DecodeError, HildaError
 
 if TYPE_CHECKING:
     from hildanext.config import Config
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a command gets: parsed arguments, the resolved configuration, the console for human text."""
+    """What a command gets: parsed arguments, the resolved configuration, the console for human text; tree: makes the
+    whole argument tree."""
 
     args: argparse.Namespace
     config: Config
     console: Console
+    tree: Callable[[], argparse.ArgumentParser] = argparse.ArgumentParser
 
 
 class Command(Protocol):
@@ -56,9 +60,49 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """`--resume [RUN]`, which is the run's configuration, its directory and train.resume; `--watch`."""
+    parser.add_argument(
+        "--resume", nargs="?", const="latest", metavar="RUN",
+        help="go on from the newest checkpoint of a run directory, with its configuration; alone: of --run-dir",
+    )  # fmt: skip
+    parser.add_argument("--watch", action="store_true", help="draw the curves of loss and evaluation while it trains")
+
+
+def resumed(args: argparse.Namespace) -> None:
+    """Turn --resume RUN into --config, --run-dir and --set. HildaError for a directory of another command's run."""
+    from hildanext.run_dir import read_status
+
+    said = getattr(args, "resume", None)
+    if said is None:
+        return
+    if said != "latest":
+        run = Path(said)
+        command = read_status(run).get("command", args.command)
+        if command != args.command:
+            raise HildaError(f"--resume {run}: is a run of {command}; go on with `hildanext {command} --resume {run}`")
+        args.config, args.run_dir = args.config or run / "config.json", args.run_dir or run
+    args.set = [*args.set, "train.resume=latest"]
+
+
 def plugin(name: str) -> dict[str, str]:
     """The section of a plugin with its defaults, for a flag that takes its name."""
     return {"type": name}
+
+
+def source(text: str) -> dict[str, Any]:
+    """The section of a source of documents for FILE or FILE=WEIGHT, its share among the weighted ones; for argparse."""
+    file, separator, weight = text.rpartition("=")
+    if not separator or Path(text).exists():
+        file, weight = text, ""
+    kind = "tinystories" if re.search(r"\.txt(\.\w+)?$", file.lower()) else "jsonl"
+    try:
+        share = {"weight": float(weight)} if weight else {}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: {weight!r} is no weight; give FILE or FILE=WEIGHT") from None
+    if share and not 0 < share["weight"] < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: a weight is above 0")
+    return {"type": kind, "path": file, **share}
 
 
 def add_request(parser: argparse.ArgumentParser) -> None:

@@ -6,24 +6,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, source
 
 HELP = "convert a model on your data in a given time: inspects, chooses, prepares, trains, measures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """PATH, `--data FILE`, `--budget SPAN`."""
+    """PATH, `--data FILE[=WEIGHT]`, `--budget SPAN`."""
     parser.add_argument("model.path", metavar="PATH", help="Hugging Face folder, GGUF file or run")
     parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="file or folder of texts or chats (JSONL, CSV, .txt, ...)",
-    )
+        "--data", type=source, action="append", required=True, metavar="FILE[=WEIGHT]",
+        help="file or folder of texts or chats (JSONL, CSV, .txt, ...), with its share in the mixture; repeatable",
+    )  # fmt: skip
     parser.add_argument("--budget", default="30m", metavar="SPAN", help="time it may take, as 30m, 2h or 1h30m")
 
 

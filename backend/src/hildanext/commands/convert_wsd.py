@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_training
 
 HELP = "convert an AR model to block diffusion (warm-up, stable, decay), or train an AR parent"
 JOB = ("model", "objective", "ladder", "optimizer", "train", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--print-plan`."""
+    """`--resume [RUN]`, `--watch`, `--print-plan`."""
+    add_training(parser)
     parser.add_argument("--print-plan", action="store_true", help="print the plan and train nothing")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_training
 
 HELP = "train a diffusion model on chosen and rejected answers (DPO on the block bound)"
 JOB = ("model", "ladder", "optimizer", "train", "dpo", "seed")
@@ -23,6 +23,7 @@ ADAPTED = {"optimizer": {"lr": 2e-5}}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`--pairs FILE`, which is dpo.pairs."""
+    add_training(parser)
     parser.add_argument("--pairs", dest="dpo.pairs", metavar="FILE", help="rows with a prompt, chosen and rejected")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_training
 
 HELP = "distil the AR parent into a diffusion model on answers the model decodes itself"
 JOB = ("model", "objective", "ladder", "optimizer", "train", "rollout", "decode", "seed")
@@ -31,7 +31,8 @@ ADAPTED = {"optimizer": {"lr": 2e-4}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--print-plan`."""
+    """`--resume [RUN]`, `--watch`, `--print-plan`."""
+    add_training(parser)
     parser.add_argument("--print-plan", action="store_true", help="print the plan and train nothing")
 
 

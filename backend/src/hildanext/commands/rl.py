@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_training
 
 HELP = "reinforce a diffusion model on answers it decodes itself, by rewards that can be checked"
 JOB = ("model", "ladder", "optimizer", "train", "rl", "decode", "seed")
@@ -23,7 +23,8 @@ ADAPTED = {"optimizer": {"lr": 2e-5}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--print-plan`."""
+    """`--resume [RUN]`, `--watch`, `--print-plan`."""
+    add_training(parser)
     parser.add_argument("--print-plan", action="store_true", help="print the plan and its memory, and train nothing")
 
 

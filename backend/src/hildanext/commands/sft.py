@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_training
 
 HELP = "fine-tune a block-diffusion model on chat data"
 JOB = ("model", "objective", "ladder", "optimizer", "train", "seed")
@@ -30,7 +30,8 @@ ADAPTED = {"optimizer": {"lr": 2e-4}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--print-plan`."""
+    """`--resume [RUN]`, `--watch`, `--print-plan`."""
+    add_training(parser)
     parser.add_argument("--print-plan", action="store_true", help="print the plan and train nothing")
 
 

@@ -1,4 +1,4 @@
-# Config files: JSON with "extends", environment placeholders ${HILDANEXT_...}, --set a.b=value overrides.
+# Config files: JSON with "extends", keys // as comments, placeholders ${HILDANEXT_...}, --set a.b=value overrides.
 # Entry points: load_config, resolved_json. Precedence: default < extends < file < --set.
 # All problems are collected and raised together; an override's type comes from the schema. Files written before a key
 # moved still load; --set names the new place.
@@ -83,6 +83,7 @@ def _read(path: Path, seen: tuple[Path, ...], admit: Callable[[Path], None] | No
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error}); correct that place") from error
+    values = _uncommented(values)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a config is a JSON object, found {type(values).__name__}")
     _upgrade(values)
@@ -91,6 +92,12 @@ def _read(path: Path, seen: tuple[Path, ...], admit: Callable[[Path], None] | No
     for parent in [parents] if isinstance(parents, str) else parents:
         result = merge(result, _read(path.parent / parent, (*seen, path.resolve()), admit))
     return merge(result, values)
+
+
+def _uncommented(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _uncommented(item) for key, item in value.items() if not key.startswith("//")}
+    return [_uncommented(item) for item in value] if isinstance(value, list) else value
 
 
 def _upgrade(values: dict[str, Any]) -> None:

@@ -65,6 +65,9 @@ class ModelConfig(Section):
         "auto", description="where blocks start in a packed row; auto: as recorded with the model, else global"
     )
     mask_id: int | None = Field(None, ge=0, description="id of [MASK]; null: recorded one, else the first free row")
+    edit_actions: bool = Field(
+        False, description="give the model rows for DELETE and INSERT where it has none, to train with edit_actions"
+    )
     override_recorded: bool = Field(
         False, description="let mask_id and shift differ from those hildanext.json records of a model's training"
     )

@@ -34,6 +34,10 @@ class NoiseConfig(Section):
     span: float = Field(
         0.0, ge=0, le=1, description="probability that a unit's masks are one contiguous run (cyclic), not scattered"
     )
+    tilt: float = Field(
+        0.0, ge=0, le=1, description="how much more the later positions of a unit are masked, their mean rate staying;"
+        " with it the loss is no ELBO",
+    )  # fmt: skip
     replace: float = Field(0.1, ge=0, le=1, description="share r of the visible rest replaced by random tokens (T2T)")
     may_draw_original: bool = Field(True, description="a random token may be the original one")
     group: int = Field(
@@ -57,6 +61,10 @@ class NoiseConfig(Section):
             raise ValueError(f"low {self.low} (floor {self.minimum}) is above high {top}; give low <= high")
         if self.draw == "count" and (self.schedule != "linear" or self.complementary):
             raise ValueError("draw=count needs schedule=linear and complementary=false; its weights hold only there")
+        if self.tilt and (self.draw != "bernoulli" or self.complementary or self.group > 1):
+            raise ValueError(
+                "tilt needs draw=bernoulli, complementary=false, group=1: each position has a rate of its own"
+            )
         if self.group > 1 and (self.unit != "block" or self.complementary or self.schedule != "linear"):
             raise ValueError(
                 f"group {self.group}: rates of a group are a chain over its blocks; give unit=block, schedule=linear,"

@@ -16,6 +16,7 @@ from hildanext.config.bench import BenchConfig
 from hildanext.config.data import DataConfig, TokenizeConfig
 from hildanext.config.decode import DecodeConfig
 from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
+from hildanext.config.grid import GridConfig, SweepConfig
 from hildanext.config.kept import AnchorsConfig, TrajectoriesConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
@@ -67,12 +68,15 @@ class Config(Section):
     inspect: InspectConfig = InspectConfig()
     bench: BenchConfig = BenchConfig()
     tune: TuneConfig = TuneConfig()
+    grid: GridConfig = GridConfig()
+    sweep: SweepConfig = SweepConfig()
 
 
 OWNED = {
     "answer": "answer", "anchors": "anchors", "trajectories": "trajectories", "bench": "bench", "rollout": "on-policy",
     "rl": "rl", "dpo": "dpo",
-    "merge": "merge-checkpoints", "inspect": "inspect", "tune": "tune",
+    "merge": "merge-checkpoints", "inspect": "inspect", "tune": "tune", "grid": "compare",
+    "sweep": "sweep",
 }  # fmt: skip
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 
@@ -110,5 +114,10 @@ def _below(place: str, field: FieldInfo) -> Iterator[Place]:
 
 
 def config_schema() -> dict[str, Any]:
-    """The JSON Schema of the whole configuration; plugin sections are open objects with a `type`."""
-    return Config.model_json_schema()
+    """The JSON Schema of the whole configuration; plugin sections are open objects with a `type`, and a key that begins
+    with // is a comment anywhere."""
+    schema = Config.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        if section.get("additionalProperties") is False:
+            section["patternProperties"] = {"^//": {"type": "string"}}
+    return schema

@@ -62,6 +62,12 @@ class OptimizerConfig(Section):
     attention: float = Field(1.0, ge=0, description="factor on the learning rate of the attention layers")
     mlp: float = Field(1.0, ge=0, description="factor on the learning rate of the feed-forward layers")
     embedding: float = Field(1.0, ge=0, description="factor on the rate of the embedding and the output matrix")
+    rates: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {},
+        description="further factors by pattern, multiplied: a part (attention, mlp, embeddings, other), layers as"
+        " 'layers 1-8', or a parameter's name with * and ?",
+    )
+    freeze: tuple[str, ...] = Field((), description="patterns, as in `rates`, of what does not train")
     freeze_embeddings: bool = Field(False, description="do not train the embedding and the output matrix")
 
     @model_validator(mode="after")
@@ -121,6 +127,9 @@ class TrainConfig(Section):
     eval_samples: int = Field(2, ge=1, description="noise draws per evaluated row and block size, a count")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="metrics also go there; metrics.jsonl is always written"
+    )
+    panels_every: int = Field(
+        0, ge=0, description="steps between pictures in panels/ of the run, which trackers get too; 0: none"
     )
     parity: bool = Field(True, description="check the parent's logits through the adapter before a conversion")
 

@@ -1,5 +1,5 @@
 # The forward process: which maskable tokens become [MASK] (m2t), which become random tokens (t2t), which stay (keep).
-# Entry points: corrupt, plant, Corruption, units, maskable, mean_rate, allowed_tokens.
+# Entry points: corrupt, plant, Corruption, units, maskable, mean_rate, allowed_tokens, cart_weights.
 # A unit is what shares a mask rate: block, document or row. Rates are stratified within a row over its units, in a
 # random order, from streams keyed by row id; so the masks do not depend on how rows are spread over ranks. In groups of
 # blocks (Batch.groups) rates are a chain instead, never lower than that of the block before.
@@ -145,7 +145,14 @@ def _draw(
     if config.draw == "count":
         size = unit_sizes(unit, can).gather(1, unit)
         return _counted(config, unit, can, torch.maximum((rate * size).ceil(), torch.ones_like(rate)), uniforms)
+    if config.tilt:
+        rate = rate + config.tilt * (2 * _places(unit, can) - 1) * torch.minimum(rate, 1 - rate)
     return _runs(config, unit, can, can & (uniforms[2] < rate), uniforms), None
+
+
+def _places(unit: Tensor, can: Tensor) -> Tensor:
+    ordinal = can.long().cumsum(dim=1) - 1 - _unit_starts(unit, can)
+    return (ordinal + 0.5) / unit_sizes(unit, can).gather(1, unit).clamp(min=1)
 
 
 def _counted(config: NoiseConfig, unit: Tensor, can: Tensor, count: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,3 +239,19 @@ def plant(config: NoiseConfig, model: Denoiser, batch: Batch, rng: torch.Generat
 def _allowed(config: NoiseConfig, model: Denoiser) -> Tensor:
     vocabulary = config.vocabulary or model.head().shape[0]
     return allowed_tokens(vocabulary, (*config.forbidden, model.mask_id))
+
+
+def cart_weights(masked: Tensor, batch: Batch, block: int, decay: float, model: Denoiser) -> Tensor:
+    """[B, L] float64: half the sum over the tokens j that a position sees unmasked, in its document, of
+    decay (1 - decay)^(|i - j| - 1): at most 1, near 0 where nothing near it is known. masked [B, L] bool.
+    Source: Dream arXiv:2508.15487, context-adaptive rescheduling; that later blocks are not seen is ours."""
+    length = masked.shape[1]
+    blocks = block_ids(length, block if 0 < block < length else length, batch.docs, model.block_grid)
+    index = torch.arange(length, device=masked.device)
+    distance = (index[:, None] - index[None, :]).abs().clamp(min=1)
+    near = decay * (1 - decay) ** (distance - 1).double()
+    seen = (blocks[:, None, :] < blocks[:, :, None]) | (
+        (blocks[:, None, :] == blocks[:, :, None]) & ~masked[:, None, :]
+    )
+    seen = seen & (batch.docs[:, :, None] == batch.docs[:, None, :]) & (index[:, None] != index[None, :])
+    return (near * seen).sum(dim=2) / 2

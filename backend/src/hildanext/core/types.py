@@ -60,19 +60,23 @@ class LossReport:
 @dataclass(frozen=True)
 class Stats:
     """What a policy may look at, per position of one active block. best [Q] int64: argmax token with [MASK] excluded
-    (or the sampled token); probability [Q] float32 of it; entropy [Q] nats; second [Q]: the runner-up's probability."""
+    (or the sampled token); probability [Q] float32 of it; entropy [Q] nats; second [Q]: the runner-up's probability;
+    ranked [Q, 4] int64: the likeliest tokens, and their probabilities ranks [Q, 4]."""
 
     best: Tensor
     probability: Tensor
     entropy: Tensor | None = None
     second: Tensor | None = None
+    ranked: Tensor | None = None
+    ranks: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Canvas:
     """One active block. tokens [Q] int64; editable [Q] bool: False for prompt and given tokens; step: forwards the
     block has had before in which it was ready; masks: its [MASK] count at step 0; uniform [Q] in [0, 1); history:
-    (best, probability) [Q] of the forwards before; ready: whether masks may be filled on a guess."""
+    (best, probability) [Q] of the forwards before; ready: whether masks may be filled on a guess; controls: ids of the
+    model's edit actions (core/levenshtein.py); memory: what the policy kept in its last update of the block."""
 
     tokens: Tensor
     editable: Tensor
@@ -82,16 +86,23 @@ class Canvas:
     uniform: Tensor | None = None
     history: tuple[tuple[Tensor, Tensor], ...] = ()
     ready: bool = True
+    controls: Any = None
+    memory: Any = None
 
 
 @dataclass(frozen=True)
 class Update:
-    """A policy's decision. tokens [Q] int64 after it; unmasked [Q] bool; edited [Q] bool; remasked [Q] bool or None."""
+    """A policy's decision. tokens [Q] int64 after it; unmasked [Q] bool; edited [Q] bool; remasked [Q] bool or None.
+    Where tokens moved, moved [Q] int64 is the position each came from (-1: none), unmasked and edited are of their
+    places after it, and edits counts the actions; memory: for the block's next canvas."""
 
     tokens: Tensor
     unmasked: Tensor
     edited: Tensor
     remasked: Tensor | None = None
+    moved: Tensor | None = None
+    edits: int | None = None
+    memory: Any = None
 
 
 class Denoiser(Protocol):

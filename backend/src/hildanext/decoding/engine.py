@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from hildanext.config.decode import DecodeConfig
-from hildanext.core.mixture import Mixes
+from hildanext.core.levenshtein import controls_of
 from hildanext.core.types import Denoiser
+from hildanext.decoding.admission import require
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.events import Event
 from hildanext.decoding.forward import ForwardRow, forward
@@ -25,6 +26,7 @@ from hildanext.decoding.modes import resolve_mode
 from hildanext.decoding.prompt import Bounds, end_ids, prepare
 from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
+from hildanext.decoding.search import Search, searched
 from hildanext.decoding.sharing import Sharing
 from hildanext.decoding.state import Live, Opening, RequestCanvas, Window
 from hildanext.decoding.step import advance, finished, result, rows
@@ -100,8 +102,6 @@ class BlockEngine:
         """Queue a request; its number is in its events. drafts: also report the opened blocks after every step.
         DecodeError where it can never be served."""
         plan = resolve_mode(request, self.config, self.meta.decode)
-        if plan.carry is not None and not isinstance(self.denoiser, Mixes):
-            raise DecodeError("carry: this model takes tokens only, no mixtures of embeddings; use a model of kind hf")
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         denoiser, block = self.denoiser, request.block or self.block
         bounds = Bounds(
@@ -110,8 +110,11 @@ class BlockEngine:
         )  # fmt: skip
         prepared = prepare(request, self.tokenizer, bounds)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)
-        opens = Opening(plan.policy, ends)
-        canvas = RequestCanvas(prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id, opens=opens)
+        opens, controls = Opening(plan.policy, ends), controls_of(denoiser)
+        canvas = RequestCanvas(
+            prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id, controls=controls, opens=opens
+        )
+        require(plan, denoiser, canvas)
         text = TextStream(self.tokenizer, prepared.prompt, request.stop, ends)
         seed = chosen(self.config.seed if request.seed is None else request.seed)
         live = Live(
@@ -133,11 +136,11 @@ class BlockEngine:
         """Admit what fits, run one forward over the windows whose turn it is, and report what happened."""
         self._admit()
         turn, events = self._turn(), list[Event]()
-        logits = self._forward(turn)
+        logits = self._forward({live: own for live, own in turn.items() if not (_searches(live) and own.opened)})
 
         for live, window in turn.items():
             live.counters.fused += self.config.cache and bool(window.opened) and window.final_on_entry > 0
-            kept, found = advance(live, window, logits[live])
+            kept, found = self._looked(live, window, logits.get(live))
             self._commit(live, kept)
             if kept and window.start < live.begins:
                 self.sharing.hand(live)
@@ -148,6 +151,12 @@ class BlockEngine:
             self._leave(live)
             events.append(finished(live))
         return events
+
+    def _looked(self, live: Live, window: Window, logits: list[Tensor] | None) -> tuple[int, list[Event]]:
+        if logits is not None:
+            return advance(live, window, logits)
+        self.forwards += 1
+        return searched(self.denoiser, self.store if self.config.cache else None, live, window)
 
     def _admit(self) -> None:
         while self.waiting and self._has_room(self.waiting[0]):
@@ -183,7 +192,7 @@ class BlockEngine:
     def _window(self, live: Live, room: int) -> Window:
         if not self.config.cache:
             return live.canvas.window(UNBOUNDED, True)
-        return live.canvas.window(room // live.lanes, self.config.fuse)
+        return live.canvas.window(room // live.lanes, self.config.fuse and not _searches(live))
 
     def _within_budget(self, filling: Sequence[Live], room: int) -> dict[Live, Window]:
         chosen: dict[Live, Window] = {}
@@ -257,6 +266,10 @@ class BlockEngine:
         if self.pending:
             raise ValueError(f"engine: generate beside {self.pending} pending requests; use Driver(engine)")
         return Driver(self).generate(request)
+
+
+def _searches(live: Live) -> bool:
+    return isinstance(live.plan.policy, Search)
 
 
 def _is_prefill(live: Live, window: Window) -> bool:

@@ -20,11 +20,13 @@ from hildanext.registry import Plugin
 
 class BlockPolicy(Plugin):
     """A pure rule from statistics and a block to an update. `needs`: the optional Stats it reads; `random`:
-    whether it reads canvas.uniform; `remembers`: whether it reads canvas.history."""
+    whether it reads canvas.uniform; `remembers`: whether it reads canvas.history; `acts`: whether it reads the model's
+    edit actions, which no other policy is shown, and may move tokens."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     random: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    acts: ClassVar[bool] = False
     window_blocks: int = Field(
         1, ge=1, le=MOST_WINDOW_BLOCKS, description="blocks open at once at most, a count; 1: one after the other"
     )

@@ -34,6 +34,18 @@ class Record:
         self.step, self.writes = torch.zeros(2, self.length, dtype=torch.long)
         self.logprob = torch.full((self.length,), torch.nan, dtype=torch.float64)
 
+    def shift(self, start: int, moved: Tensor) -> None:
+        """The tokens of the block at `start` came from `moved` [Q] int64 (-1: a new [MASK]), and what is noted of them
+        goes with them."""
+        own, source = slice(start, start + len(moved)), moved.clamp(min=0) + start
+        fresh = moved < 0
+        self.step[own] = self.step[source].masked_fill(fresh, 0)
+        self.writes[own] = self.writes[source].masked_fill(fresh, 0)
+        self.logprob[own] = self.logprob[source].masked_fill(fresh, torch.nan)
+        kept = {start + to: self.top[at + start] for to, at in enumerate(moved.tolist()) if at + start in self.top}
+        inside = range(start, start + len(moved))
+        self.top = {place: one for place, one in self.top.items() if place not in inside} | kept
+
     def write(self, start: int, seen: Canvas, looked: Tensor, tokens: Tensor, scores: Tensor, step: int) -> None:
         """Note what a step writes into the block at `start`: tokens [Q] int64 where they differ from the canvas it saw.
         looked [Q] bool: positions of the rows of scores [n, V], the model's own logits, which are overwritten."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hildanext.core.levenshtein import Controls
 from hildanext.core.types import Canvas, Update
 from hildanext.decoding.blocks import Blocks, Span
 from hildanext.decoding.carrying import Held
@@ -30,7 +31,8 @@ class OpenBlock:
     """An opened block. masks: its [MASK] count when it was opened; before [Q]: what an edit last replaced, else -1;
     looks: forwards it has had in which it was ready; led: those with all before it final; post: those of them that
     found no mask; stable: share of visible editable tokens the last look agreed with; ready: whether it may be made to
-    fill a mask; history: (best, probability) [Q] of its forwards; held: what its next forward's inputs carry."""
+    fill a mask; history: (best, probability) [Q] of its forwards; held: what its next forward's inputs carry; memory:
+    its policy's own."""
 
     span: Span
     masks: int
@@ -42,6 +44,7 @@ class OpenBlock:
     ready: bool = True
     history: tuple[tuple[Tensor, Tensor], ...] = ()
     held: Held | None = None
+    memory: Any = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ class Opening:
 @dataclass
 class RequestCanvas:
     """tokens [length] int64 and editable [length] bool on the CPU; [0, committed) has its state in the store and
-    [0, final) will not change; opened: blocks at work, by position; opens: whether to open the next one beside them,
-    asked once after every step."""
+    [0, final) will not change; opened: blocks at work, by position; controls: the model's edit actions; opens: whether
+    to open the next one beside them, asked once after every step."""
 
     blocks: Blocks
     tokens: Tensor
@@ -106,6 +109,7 @@ class RequestCanvas:
     committed: int = 0
     final: int = 0
     opened: tuple[OpenBlock, ...] = ()
+    controls: Controls | None = None
     opens: Callable[[RequestCanvas], bool] = Opening()
 
     def __post_init__(self) -> None:
@@ -164,7 +168,7 @@ class RequestCanvas:
         span = slice(block.span.start, block.span.stop)
         return Canvas(
             self.tokens[span], self.editable[span], self.mask_id, block.looks, block.masks, uniform, block.history,
-            block.ready,
+            block.ready, self.controls, block.memory,
         )  # fmt: skip
 
     def forced(self, block: OpenBlock, policy: BlockPolicy) -> bool:
@@ -178,8 +182,11 @@ class RequestCanvas:
         tokens = self.tokens[block.span.start : block.span.stop]
         old, leads = tokens.clone(), block is self.opened[0]
         full, changed = self.mask_id not in old.tolist(), not torch.equal(update.tokens, old)
-        applied, reverted = sum(update.edited.tolist()), 0
-        if applied:
+        applied, reverted = update.edits if update.edits is not None else sum(update.edited.tolist()), 0
+        block.memory = update.memory
+        if update.moved is not None:
+            block.before = torch.where(update.moved < 0, -1, block.before[update.moved])
+        elif applied:
             reverted = int((update.edited & (update.tokens == block.before)).sum())
             block.before = torch.where(update.edited, old, block.before)
         tokens.copy_(update.tokens)

@@ -15,6 +15,8 @@ from hildanext.core.head import draw_tokens, exclude_token, kept_scores, row_sli
 from hildanext.core.types import Stats
 
 LARGE, PART = 4096, 256
+RANKED = 4
+Chunk = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 """From this vocabulary on the likeliest token is looked for in parts of this size."""
 
 
@@ -57,9 +59,10 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
 def statistics(
     logits: Tensor, mask_id: int, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None, bias: Bias | None
 ) -> Stats:
-    """Statistics [n] of logits [n, V], with [MASK] excluded. needs: of {'entropy', 'second'}; uniform [n] in [0, 1)
-    decides the samples (unless greedy); bias is added first. float32 logits are overwritten. Ties go to the lowest id.
-    Of a drawn token that is not the likeliest, entropy is at least its surprisal and second the likeliest's."""
+    """Statistics [n] of logits [n, V], with [MASK] excluded. needs: of {'entropy', 'second', 'ranked'}; uniform [n] in
+    [0, 1) decides the samples (unless greedy); bias is added first. float32 logits are overwritten. Ties go to the
+    lowest id. Of a drawn token that is not the likeliest, entropy is at least its surprisal and second the
+    likeliest's."""
     chunks = list(row_slices(logits.shape[0], logits.shape[1], copies=4))
     if len(chunks) < 2:
         return Stats(*_chunk(_prepared(logits, mask_id, bias), sampling, needs, uniform))
@@ -67,7 +70,7 @@ def statistics(
     for rows in chunks:
         scores = _prepared(logits[rows], mask_id, None if bias is None else bias.at(rows))
         parts.append(_chunk(scores, sampling, needs, None if uniform is None else uniform[rows]))
-    return Stats(*(_joined([part[index] for part in parts]) for index in range(4)))  # type: ignore[arg-type]
+    return Stats(*(_joined([part[index] for part in parts]) for index in range(6)))  # type: ignore[arg-type]
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:
@@ -82,17 +85,23 @@ def _prepared(logits: Tensor, mask_id: int, bias: Bias | None) -> Tensor:
     return exclude_token(scores, mask_id)
 
 
-def _chunk(
-    scores: Tensor, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def _chunk(scores: Tensor, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None) -> Chunk:
     top = likeliest(scores)
     if sampling.greedy:
-        return top, *_measures(scores, top, top, needs)
+        return top, *_measures(scores, top, top, needs), *_ranked(scores, needs)
     if uniform is None:
         raise ValueError("statistics: temperature > 0 needs uniform numbers")
     cut = kept_scores(scores, sampling.temperature, sampling.top_k, sampling.top_p)
     best = draw_tokens(cut, uniform)
-    return best, *_measures(scores if sampling.confidence == "raw" else cut, best, top, needs)
+    read = scores if sampling.confidence == "raw" else cut
+    return best, *_measures(read, best, top, needs), *_ranked(read, needs)
+
+
+def _ranked(scores: Tensor, needs: frozenset[str]) -> tuple[Tensor | None, Tensor | None]:
+    if "ranked" not in needs:
+        return None, None
+    found = scores.topk(RANKED, dim=1)
+    return found.indices, (found.values - scores.logsumexp(dim=1, keepdim=True)).exp()
 
 
 def likeliest(scores: Tensor) -> Tensor:

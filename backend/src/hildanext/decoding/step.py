@@ -20,6 +20,7 @@ from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event, To
 from hildanext.decoding.forward import ForwardRow
 from hildanext.decoding.policy import masked
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
+from hildanext.decoding.record import Record
 from hildanext.decoding.request import FinishReason, Metrics, Result, TokenRecord
 from hildanext.decoding.sharing import sequences
 from hildanext.decoding.state import Live, Look, OpenBlock, Window
@@ -68,6 +69,8 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         count = sum(looked.tolist())
         own, rest = [one[:count] for one in rest], [one[count:] for one in rest]
         scores = guided(own[0], own[1], live.plan.sampling.cfg_scale) if len(own) > 1 else own[0]
+        if canvas.controls is not None and not policy.acts:
+            scores = scores.index_fill(1, torch.tensor(canvas.controls[:2], device=scores.device), -torch.inf)
         carry = live.plan.carry
         found = observed(carry, seen, looked, scores) if carry else None
         raw = scores.float().clone() if live.record else scores
@@ -78,10 +81,11 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         update = _completed(update, stats, seen) if forced else update
         if live.record:
             step = len(live.counters.mask_share) + 1
-            live.record.write(block.span.start, seen, looked, update.tokens, raw, step)
+            _noted(live.record, block.span.start, (seen, looked, raw), update, step)
         looks.append(canvas.look(block, update, policy, forced))
         if carry is not None and found is not None:
-            block.held = carried_on(carry, block.held, seen, found, (update.tokens, stats))
+            moved = update.moved is not None
+            block.held = None if moved else carried_on(carry, block.held, seen, found, (update.tokens, stats))
         # counted behind the update: the rewrites that the model still proposes
         proposed += _rewrites(seen, looked, stats) if policy.revises else 0
         drafted += _drafted(live, block, seen, stats, update)
@@ -92,6 +96,29 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
     if canvas.final > before:
         events += _emit(live)
     return window.final_on_entry + kept, events
+
+
+def written(live: Live, window: Window, update: Update) -> tuple[int, list[Event]]:
+    """The final tokens of the one opened block, whoever chose them: what `advance` returns."""
+    (block,), canvas = window.opened, live.canvas
+    seen = canvas.canvas(block)
+    look = canvas.look(block, update, live.plan.policy, True)
+    _count(live, window, [look], 0)
+    unknown = Stats(update.tokens, torch.zeros(len(update.tokens)))
+    events = _draft(live, window, _drafted(live, block, seen, unknown, update))
+    kept = canvas.close([look])
+    return window.final_on_entry + kept, events + _emit(live)
+
+
+def _noted(record: Record, start: int, saw: tuple[Canvas, Tensor, Tensor], update: Update, step: int) -> None:
+    seen, looked, raw = saw
+    written = update.tokens
+    if update.moved is not None:  # noted where they were read, then moved
+        written, here = seen.tokens.clone(), update.moved >= 0
+        written[update.moved[here]] = update.tokens[here]
+    record.write(start, seen, looked, written, raw, step)
+    if update.moved is not None:
+        record.shift(start, update.moved)
 
 
 def _uniform(live: Live, block: OpenBlock, purpose: int) -> Tensor:
@@ -111,12 +138,20 @@ def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, scores:
         _spread(found.probability, looked, nothing),
         None if found.entropy is None else _spread(found.entropy, looked, nothing),
         None if found.second is None else _spread(found.second, looked, nothing),
+        *(None if one is None else _spread_rows(one, looked) for one in (found.ranked, found.ranks)),
     )
 
 
 def _spread(values: Tensor, looked: Tensor, otherwise: Tensor) -> Tensor:
     own = values.to(otherwise)
     return own if own.shape == looked.shape else torch.masked_scatter(otherwise, looked, own)
+
+
+def _spread_rows(values: Tensor, looked: Tensor) -> Tensor:
+    own = values.to(looked.device)
+    made = own.new_zeros(looked.shape[0], own.shape[1])
+    made[looked] = own
+    return made
 
 
 def _agreement(canvas: Canvas, stats: Stats) -> float:
@@ -156,8 +191,9 @@ def _drafted(live: Live, block: OpenBlock, before: Canvas, stats: Stats, update:
     tokens = []
     for index, token in enumerate(update.tokens.tolist()):
         text = "" if token == before.mask_id else live.text.piece(token)
-        state = _state(index, before, update)
-        tokens.append(DraftToken(block.span.start + index, token, text, float(stats.probability[index]), state))
+        state, source = _state(index, before, update), index if update.moved is None else int(update.moved[index])
+        sure = float(stats.probability[source]) if source >= 0 else 0.0
+        tokens.append(DraftToken(block.span.start + index, token, text, sure, state))
     return tokens
 
 

@@ -24,7 +24,8 @@ from hildanext.models.shape import Shape
 
 class HFDenoiser(nn.Module):
     """A causal LM as Denoiser: logit i predicts token i. attention: auto | dense | sliced | flex; shift: none | clean
-    (token i is read from position i-1, a block's first token from the clean stream); block_grid: see core/masks.py."""
+    (token i is read from position i-1, a block's first token from the clean stream); block_grid: see core/masks.py;
+    edit_ids: the rows of DELETE and INSERT, where the model has them."""
 
     def __init__(
         self, model: Any, mask_id: int, *, attention: str = "auto", shift: str = "none", block_grid: str = "global"
@@ -32,6 +33,7 @@ class HFDenoiser(nn.Module):
         super().__init__()
         self.model, self.mask_id = model, mask_id
         self.attention, self.shift, self.block_grid = attention, shift, block_grid
+        self.edit_ids: tuple[int, int] | None = None
         self._layout: bool | None = None
         self._install()
 

@@ -1,5 +1,6 @@
 # Which id is [MASK], and the noise on its embedding during the first steps of a conversion.
-# Entry points: mask_id_of, shift_of (settings against what is recorded), choose_mask_token, free_rows, EmbeddingNoise.
+# Entry points: mask_id_of, edit_ids_of, shift_of (settings against what is recorded), choose_mask_token, free_rows,
+# EmbeddingNoise.
 # A row the tokenizer does not use is taken before the matrix is resized: a resize changes the shape of a shared format.
 """The mask token."""
 
@@ -100,6 +101,22 @@ def choose_mask_token(model: Any, tokenizer: Any) -> int:
             " holes; add a mask token to the tokenizer by hand and set model.mask_id"
         )
     return int(found)
+
+
+def edit_ids_of(model: ModelConfig, meta: HildaMeta, network: Any, tokenizer: Any) -> tuple[int, int] | None:
+    """Ids of DELETE and INSERT: the recorded ones, else with model.edit_actions the first two free rows, which may add
+    some; None without. The tokenizer does not know them: they are predicted, never written. ModelError for recorded
+    ids that are no rows."""
+    rows = int(network.get_input_embeddings().weight.shape[0])
+    if meta.edit_ids is not None:
+        if not all(0 <= one < rows for one in meta.edit_ids) or len({*meta.edit_ids, meta.mask_id}) < 3:
+            raise ModelError(f"{META_FILE}: edit_ids {list(meta.edit_ids)} are no two rows of {rows}; restore the file")
+        return meta.edit_ids
+    if not model.edit_actions:
+        return None
+    first = free_rows(network, tokenizer).start
+    _grow(network, first + 2)
+    return first, first + 1
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ class HildaMeta(BaseModel):
     format: Literal[1] = 1
     kind: str = Field("hf", description="plugin of hildanext.models.kinds that loads and saves the folder")
     mask_id: int | None = Field(None, description="token id of [MASK]")
+    edit_ids: tuple[int, int] | None = Field(None, description="ids of the edit actions DELETE and INSERT")
     shift: Literal["none", "clean"] = Field("none", description="whether logit i predicts token i or i+1")
     block: int | None = Field(None, description="block size decoding should use, tokens")
     block_grid: Literal["global", "per_document"] = "global"

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from hildanext.core.levenshtein import Acts
 from hildanext.core.types import Denoiser
 from hildanext.disk import replacing, write_atomic
 from hildanext.errors import RunError, cure, first_line
@@ -34,6 +35,7 @@ def save_model(
 def write_model(denoiser: Denoiser, tokenizer: Any, folder: Path, meta: HildaMeta, origin: Path | None = None) -> None:
     """The same into a folder that is still being made (see disk.replacing). RunError where the disk is full."""
     facts = {"mask_id": denoiser.mask_id, "shift": denoiser.shift, "block_grid": denoiser.block_grid}
+    facts["edit_ids"] = denoiser.edit_ids if isinstance(denoiser, Acts) else None
     facts |= {"recommended": None}  # tuned for the weights it was found with
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,6 @@ import torch
 from hildanext.config import Config
 from hildanext.config.for_command import command_config
 from hildanext.config.loader import merge
-from hildanext.data.archives import suffix_of
 from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet
 from hildanext.data.tokenize import tokenize
@@ -45,17 +45,20 @@ SAMPLED = 200
 INFORMATION = Path("/proc/meminfo")
 
 
-def convert(config: Config, data: Path, seconds: float, root: Path | None, console: Console) -> dict[str, Any]:
-    """The report of the conversion of model.path on a file or folder of rows within about `seconds`; what `config` sets
-    itself is kept. A run that was begun goes on, one that is done is shown. root: its directory, default one below
-    paths.runs named after model and data. ConfigError where the directory is of other inputs."""
+Sources = Sequence[Mapping[str, Any]]
+
+
+def convert(config: Config, data: Sources, seconds: float, root: Path | None, console: Console) -> dict[str, Any]:
+    """The report of the conversion of model.path on sources of rows {"type", "path", "weight"} within about `seconds`;
+    what `config` sets itself is kept. A run that was begun goes on, one that is done is shown. root: its directory,
+    default one below paths.runs named after model and data. ConfigError where the directory is of other inputs."""
     folder = model_folder(config.model.path)
-    asked = {"model": str(config.model.path), "data": str(data), "bytes": _bytes(data)}
-    root = root or Path(config.paths.runs) / f"convert-{name_of(folder)}-{data.name.split('.')[0]}"
+    asked = _Asked(config.model.path, data, seconds)
+    root = root or Path(config.paths.runs) / f"convert-{name_of(folder)}-{asked.name}"
     if (root / CHOICE).is_file():
-        _require_same(root, asked)
+        _require_same(root, asked.record())
     else:
-        _chosen(config, folder, asked, seconds, root, console)
+        _chosen(config, folder, asked, root, console)
     final = command_config("convert-wsd", root / CHOICE, (), plugin_problems)
     if (root / "report.json").is_file() and (root / "model").is_dir():
         console.say(f"{root}: is done; nothing was trained. Name another directory with --run-dir to convert anew")
@@ -66,6 +69,24 @@ def convert(config: Config, data: Path, seconds: float, root: Path | None, conso
         train_command(final.model_copy(update={"train": train}), console, "convert-wsd", root)
     report = json.loads((root / "report.json").read_text(encoding="utf-8"))
     return _told(report, root, final, console)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    model: str
+    data: Sources
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return "-".join(Path(source["path"]).name.split(".")[0] for source in self.data)[:60]
+
+    def record(self) -> dict[str, Any]:
+        said = [
+            f"{one['path']}={one['weight']:g}" if one.get("weight") else str(Path(one["path"])) for one in self.data
+        ]
+        size = sum(_bytes(Path(source["path"])) for source in self.data)
+        return {"model": self.model, "data": ", ".join(said), "bytes": size}
 
 
 def _bytes(data: Path) -> int:
@@ -82,24 +103,21 @@ def _require_same(root: Path, asked: Mapping[str, Any]) -> None:
         raise ConfigError(f"{root}: is a conversion of other things ({'; '.join(other)}); name another with --run-dir")
 
 
-def _chosen(
-    config: Config, folder: Path, asked: Mapping[str, Any], seconds: float, root: Path, console: Console
-) -> None:  # fmt: skip
-    begun, data = time.monotonic(), Path(asked["data"])
+def _chosen(config: Config, folder: Path, asked: _Asked, root: Path, console: Console) -> None:
+    begun, record = time.monotonic(), asked.record()
     report = inspect(str(folder))
     if not report["architecture"]["supported"]:
         raise ModelError(f"{folder}: {report['architecture']['reason']}")
     given = config.model_dump(mode="json", exclude_unset=True)
-    kind = "tinystories" if suffix_of(data) == ".txt" else "jsonl"
     named: list[Decision] = [
-        Decision("description", f"conversion of {name_of(folder)} on {data.name}", "what it is"),
+        Decision("description", f"conversion of {name_of(folder)} on {asked.name}", "what it is"),
         Decision("model.path", str(config.model.path), "as asked"),
         Decision("data.name", root.resolve().name, "the run's name"),
-        Decision("data.sources", [{"type": kind, "path": str(data)}], "as asked"),
+        Decision("data.sources", [dict(one) for one in asked.data], "as asked"),
         Decision("train.prepare", True, "the rows are made where they are missing"),
     ]
     prepared, named = _prepared(given, named, console)
-    facts = _facts(prepared, folder, report, seconds, console)
+    facts = _facts(prepared, folder, report, asked.seconds, console)
     flat = dict(_leaves(given))
     decisions = [*named, *choose(facts, lambda values: _fits(_config(given, named, values)), flat)]
     final = _config(given, decisions, {})
@@ -107,8 +125,8 @@ def _chosen(
     tokens = _tokens(final)
     per_step = _step_seconds(final, root, console)
     each = tokens_per_step(final, final.tokenize.window, 1)
-    decisions += kept(steps_for(seconds - (time.monotonic() - begun), per_step, tokens, each), flat)
-    _written(given, decisions, root, asked, console)
+    decisions += kept(steps_for(asked.seconds - (time.monotonic() - begun), per_step, tokens, each), flat)
+    _written(given, decisions, root, record, console)
 
 
 def _leaves(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:

@@ -126,13 +126,16 @@ class Trainer:
                 while self.step < self.steps and not finishing:
                     record, stopping, finishing = self._advance(stop.received is not None, self.recorder.finishing())
                     self.recorder.write(record)
-                    bar.advance(1, loss=record["loss"], **self.work.notes().record)
+                    shown = {"loss": record["loss"], "tokens/s": round(record["tokens_per_second"])}
+                    bar.advance(1, **shown, **self.work.notes().record)
                     self._due(stopping, finishing)
+                    bar.advance(0, **({} if self.eval_nll is None else {"evaluation": self.eval_nll}))
             finally:
                 self.recorder.close()
 
     def _advance(self, stopping: bool, finishing: bool) -> tuple[dict[str, Any], bool, bool]:
-        begun, rate = time.perf_counter(), learning_rate(self.rates, self.step, self.steps)
+        begun, spent = time.perf_counter(), time.process_time()
+        rate = learning_rate(self.rates, self.step, self.steps)
         set_rate(self.optimizer, rate)
         forwards = list(self.work.micro_batches(self.step))
         if not forwards:
@@ -161,7 +164,8 @@ class Trainer:
         record = {
             "step": self.step, "loss": sums["total"] / normaliser if finite else None, **_means(sums), **notes.record,
             "lr": rate, "grad_norm": norm if finite else None, "tokens_per_second": round(notes.tokens / seconds, 1),
-            "seconds": round(seconds, 6), "memory": peak_memory(self.device), "time": round(time.time(), 3),
+            "seconds": round(seconds, 6), "processor": round(time.process_time() - spent, 6),
+            "memory": peak_memory(self.device), "time": round(time.time(), 3),
         }  # fmt: skip
         return record, sums["stopping"] > 0, sums["finishing"] > 0
 

@@ -166,7 +166,9 @@ def _gathered(loaded: Loaded, ranks: Ranks) -> HFDenoiser:
         own = {name.removeprefix("model."): value for name, value in state.items()}
         model.load_state_dict(own, assign=True)
         model.tie_weights()
-    return HFDenoiser(model, denoiser.mask_id, shift=denoiser.shift, block_grid=denoiser.block_grid)
+    made = HFDenoiser(model, denoiser.mask_id, shift=denoiser.shift, block_grid=denoiser.block_grid)
+    made.edit_ids = denoiser.edit_ids
+    return made
 
 
 def _write_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path) -> None:

@@ -1,5 +1,5 @@
 # The optimiser, its parameter groups (one per part of the network, decayed or not) and its rate at every step.
-# Entry points: build_optimizer, freeze, learning_rate, set_rate, OptimizerChoice.
+# Entry points: build_optimizer, freeze, matches, learning_rate, set_rate, OptimizerChoice.
 # The 8-bit optimisers come from bitsandbytes; where it cannot run, AdamW stands in and the choice says why. Optimisers
 # are built with rate 0: the rate is a pure function of the step, set before each.
 """Optimisers and learning rates."""
@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from hildanext.errors import ConfigError
 from hildanext.models.hardware import multiplies
 from hildanext.models.lora import quiet_bitsandbytes
 
+LAYER = re.compile(r"(?:^|[.])(?:layers|h|blocks)[.]([0-9]+)[.]")
 PARTS = {"embedding": ("embed_tokens", "lm_head"), "attention": ("self_attn", "attention"), "mlp": ("mlp",)}
 
 
@@ -38,31 +41,53 @@ def part_of(name: str) -> str:
     return found[0] if found else "other"
 
 
+def matches(name: str, pattern: str) -> bool:
+    """Whether a parameter's name fits a pattern of optimizer.rates and optimizer.freeze: a part of the network, `layers
+    A-B` counted from 1, or the name itself with * and ?. ConfigError for layers that are no numbers."""
+    if pattern.startswith("layers "):
+        first, _, last = pattern.removeprefix("layers ").partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise ConfigError(f"optimizer: {pattern!r} names no layers; write 'layers 1-8', counted from 1")
+        found = LAYER.search(name)
+        return found is not None and int(first) <= int(found[1]) + 1 <= int(last or first)
+    part = {"embeddings": "embedding"}.get(pattern, pattern)
+    return part_of(name) == part if part in (*PARTS, "other") else fnmatchcase(name, pattern)
+
+
 def freeze(module: nn.Module, config: OptimizerConfig) -> int:
-    """Stop training the embedding and the output matrix where the configuration says so; returns parameters frozen."""
-    names = [pair for pair in module.named_parameters() if config.freeze_embeddings and part_of(pair[0]) == "embedding"]
-    for _, parameter in names:
-        parameter.requires_grad_(False)
-    return sum(parameter.numel() for _, parameter in names)
+    """Stop training what the configuration says, by part or pattern; returns parameters frozen. ConfigError for a
+    pattern that nothing fits."""
+    patterns = [*config.freeze, *(["embeddings"] if config.freeze_embeddings else [])]
+    names = [name for name, _ in module.named_parameters()]
+    for pattern in (*patterns, *config.rates):
+        if not any(matches(name, pattern) for name in names):
+            raise ConfigError(f"optimizer: no parameter fits {pattern!r}; parts are {', '.join(PARTS)} and other")
+    frozen = 0
+    for name, parameter in module.named_parameters():
+        if any(matches(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+            frozen += parameter.numel()
+    return frozen
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Groups with `factor` on the learning rate and their weight decay; vectors are not decayed. A factor of 0 trains
     nothing of that part. ConfigError where no parameter is left."""
     factors = {"attention": config.attention, "mlp": config.mlp, "embedding": config.embedding, "other": 1.0}
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         part = part_of(name)
-        if parameter.requires_grad and factors[part] > 0:
-            groups.setdefault((part, parameter.dim() > 1), []).append(parameter)
+        factor = factors[part] * math.prod(rate for pattern, rate in config.rates.items() if matches(name, pattern))
+        if parameter.requires_grad and factor > 0:
+            groups.setdefault((part, factor, parameter.dim() > 1), []).append(parameter)
     if not groups:
         raise ConfigError("optimizer: every parameter is frozen; train at least one part")
     return [
         {
-            "params": members, "factor": factors[part], "weight_decay": config.weight_decay if matrix else 0.0,
-            "part": part, "matrix": matrix,
+            "params": members, "factor": factor, "weight_decay": config.weight_decay if matrix else 0.0, "part": part,
+            "matrix": matrix,
         }
-        for (part, matrix), members in groups.items()
+        for (part, factor, matrix), members in groups.items()
     ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from hildanext.train.evaluation import Evaluator
 from hildanext.train.loop import Recorder, Trainer
 from hildanext.train.model_files import ModelFiles, written_dtype
 from hildanext.train.optim import OptimizerChoice
+from hildanext.train.panels import Panels
 from hildanext.train.resume import settings
 from hildanext.train.trackers import Tracker, open_trackers
 from hildanext.train.training import Training
@@ -44,6 +45,7 @@ class RunRecorder(Recorder):
         self.history: list[dict[str, Any]] = list(state.get("history", []))
         self.trackers: list[Tracker] = []
         self._status, self._step, self._wish = 0.0, 0, training.run.path / "finish"
+        self.panels = Panels(training, training.loaded.denoiser) if _drawn(training) else None
 
     def begin(self, trainer: Trainer) -> None:
         """Before the first step: env.json, then the first evaluation, or all that the resumed checkpoint holds. Nothing
@@ -125,6 +127,16 @@ class RunRecorder(Recorder):
         if "loss" in record and self.training.ranks.first and time.monotonic() - self._status > STATUS_SECONDS:
             self._status = time.monotonic()
             self.training.run.status(step=record["step"], total=self.training.ladder.steps, loss=record["loss"])
+        every = self.training.config.train.panels_every
+        if self.panels is not None and "loss" in record and record["step"] % every == 0:
+            self._draw(self.panels, int(record["step"]))
+
+    def _draw(self, panels: Panels, step: int) -> None:
+        for tracker in self.trackers:
+            tracker.flush()
+        for kind, path in panels.draw(step):
+            for tracker in self.trackers:
+                tracker.picture(f"panels/{kind}", path, step)
 
     def measure(self, step: int) -> Mapping[str, Any]:
         """The evaluation of the model at a step."""
@@ -201,3 +213,14 @@ class RunRecorder(Recorder):
             rows.append(("AR parent, without end tokens", f"{report['parent_nll_without_ends']:.4f}", ""))
         console.table(rows, ("evaluation NLL, nats/token", "before", "after"))
         console.say(f"model: {report['model']}")
+
+
+def _drawn(training: Training) -> bool:
+    if not training.config.train.panels_every or training.causal or not training.ranks.first:
+        return False
+    if training.ranks.kind == "fsdp2":
+        training.console.warn(
+            "train.panels_every: weights that are sharded (fsdp2) are not whole on one rank; no panels"
+        )
+        return False
+    return True

@@ -24,6 +24,9 @@ class Tracker(Protocol):
     def write(self, record: Mapping[str, Any]) -> None:
         """Take one record."""
 
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Take a PNG file of a step."""
+
     def flush(self) -> None:
         """Write what is still held back."""
 
@@ -44,6 +47,9 @@ class JsonLines:
         self.lines.append(json.dumps(dict(record)))
         if time.monotonic() - self.written > FLUSH_SECONDS:
             self.flush()
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """The file is where it is."""
 
     def flush(self) -> None:
         """Write the lines held back."""
@@ -84,6 +90,14 @@ class TensorBoard:
         for name, value in flat(record).items():
             self.writer.add_scalar(name, value, int(record["step"]))
 
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """An image of that name."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
     def flush(self) -> None:
         """Write the events held back."""
         self.writer.flush()
@@ -103,6 +117,10 @@ class Hosted:
     def write(self, record: Mapping[str, Any]) -> None:
         """Log the numbers of a record."""
         self.library.log(flat(record), step=int(record["step"]))
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """An image of that name."""
+        self.library.log({name: self.library.Image(str(path))}, step=step)
 
     def flush(self) -> None:
         """Nothing is held back here."""

@@ -79,7 +79,7 @@ def _told(store: RowStore, sums: dict[str, int], console: Console) -> dict[str, 
         right = f", {sums['right'] / sums['tokens']:.1%} filled rightly" if "right" in sums else ""
         console.say(f"{sums['tokens']:,} tokens, {report['tokens_per_forward']:.2f} per forward{right}")
     console.say(
-        f"{store.folder}: {len(store.places)} rows, {report['bytes'] / 2**20:.2f} MiB; objective.path={store.folder}"
+        f"{store.folder}: {len(store.places)} rows, {report['bytes'] / 2**20:.2f} MiB; objective.orders={store.folder}"
     )
     return report
 

@@ -24,6 +24,16 @@ export async function get(path) {
   return (await checked(await fetch(path, { headers: headers() }))).json();
 }
 
+// An image that was fetched with the API key, as a data URL.
+export async function image(path) {
+  const blob = await (await checked(await fetch(path, { headers: headers() }))).blob();
+  return new Promise(done => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.readAsDataURL(blob);
+  });
+}
+
 export async function health() { return (await fetch("/health")).json(); }
 
 export async function send(method, path, body) {

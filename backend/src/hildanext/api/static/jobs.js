@@ -1,6 +1,7 @@
 // The jobs view: what runs, its loss, its log; start, cancel, delete.
 import { get, send } from "./api.js";
 import { drawLoss } from "./chart.js";
+import { pictures } from "./panels.js";
 
 const POLL = 1500;
 const cards = new Map();
@@ -96,7 +97,8 @@ function build(job) {
   card.details.append(make("summary", "", "Log"), card.log);
   card.details.ontoggle = () => { card.seen = ""; };
   card.problem = make("div", "problem");
-  card.root.append(head, card.progress, card.figures, card.loss, card.axis, card.problem, card.details);
+  card.pictures = pictures();
+  card.root.append(head, card.progress, card.figures, card.loss, card.axis, card.problem, card.details, card.pictures.root);
   cards.set(job.id, card);
   return card;
 }
@@ -132,6 +134,7 @@ async function details(job) {
     card.loss.setAttribute("aria-label", `loss from ${range.high.toFixed(3)} to ${range.low.toFixed(3)}`);
     card.axis.replaceChildren(make("span", "", `step ${range.first}`), make("span", "", `loss ${range.low.toFixed(3)} to ${range.high.toFixed(3)}`), make("span", "", `step ${range.last}`));
   }
+  await card.pictures.show(job.id);
   if (card.details.open) {
     const { log, output } = await get(`/jobs/${job.id}/logs?tail=200`);
     const own = log.filter(line => !output.includes(line.slice(line.indexOf(" ") + 1)));

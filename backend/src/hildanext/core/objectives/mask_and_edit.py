@@ -21,7 +21,7 @@ from hildanext.core.groups import grouped
 from hildanext.core.head import HeadOptions, sample_tokens
 from hildanext.core.linear_cross_entropy import TokenScores, weighted_cross_entropy
 from hildanext.core.loss_report import autoregressive_report, joined, merged, sums_of
-from hildanext.core.noise import Corruption, corrupt, maskable, mean_rate, unit_sizes, units
+from hildanext.core.noise import Corruption, cart_weights, corrupt, maskable, mean_rate, unit_sizes, units
 from hildanext.core.objective import BaseObjective
 from hildanext.core.row_streams import row_uniforms
 from hildanext.core.types import About, Batch, Denoiser, LossReport, Pass
@@ -49,8 +49,14 @@ class MaskAndEdit(BaseObjective):
     renamed: ClassVar[dict[str, str]] = {"masked_weight": "m2t_weight", "edit_weight": "t2t_weight"}
 
     noise: NoiseConfig = Field(NoiseConfig(), description="mask rates, mask sets and replaced tokens")
-    weighting: Literal["elbo", "uniform"] = Field(
-        "elbo", description="weight of a masked position: that of the ELBO (1/p for linear time), or 1"
+    weighting: Literal["elbo", "uniform", "cart"] = Field(
+        "elbo",
+        description="weight of a masked position: that of the ELBO (1/p for linear time), 1, or by the visible tokens"
+        " near it (CART; the part elbo then has these weights)",
+    )
+    cart: float = Field(0.3, gt=0, lt=1, description="decay of CART with the distance, a probability")
+    path: float = Field(
+        0.0, ge=0, description="factor of cross-entropy once more, weighed by the probability of the masked token"
     )
     normaliser: Literal["token", "masked", "document", "sequence", "position"] = Field(
         "token",
@@ -99,7 +105,7 @@ class MaskAndEdit(BaseObjective):
     def parts_cost(self) -> tuple[Pass, ...]:
         """One for each view, one for the side term; both views in one where their entropy terms share a count."""
         shares = self._scored_shares()
-        reads = 1 if self.confidence > 0 else 0
+        reads = (self.confidence > 0) + (self.path > 0)
         if self._views_together:
             made = [Pass(sum(shares) / len(shares), len(shares), reads=reads)]
         else:
@@ -170,7 +176,10 @@ class MaskAndEdit(BaseObjective):
 
     def views(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> tuple[Corruption, ...]:
         """The corrupted views of a batch; one, or the two of a complementary pair."""
-        return corrupt(self.noise, model, batch, block, rng)
+        made = corrupt(self.noise, model, batch, block, rng)
+        if self.weighting != "cart":
+            return made
+        return tuple(replace(view, elbo=cart_weights(view.m2t, batch, block, self.cart, model)) for view in made)
 
     def prepare(self, about: About) -> Self:
         """The same objective drawing random tokens of the tokenizer's only, and never a special id."""
@@ -181,8 +190,7 @@ class MaskAndEdit(BaseObjective):
     def weights(self, view: Corruption, batch: Batch, share: float = 1.0) -> Tensor:
         """[B, L] float32: each position's weight in the numerator. share: one over the number of views, for the terms
         that every view estimates by itself (all but uniformly weighted masks, which the views divide among them)."""
-        elbo = self.weighting == "elbo"
-        masked = view.elbo * share if elbo else torch.ones_like(view.elbo)
+        masked = view.elbo * share if self.weighting != "uniform" else torch.ones_like(view.elbo)
         weight = torch.where(view.m2t, masked * self.m2t_weight, 0.0)
         weight = torch.where(view.t2t, share * self.t2t_weight, weight)
         weight = torch.where(view.keep, share * self.keep_weight, weight)
@@ -231,6 +239,10 @@ class MaskAndEdit(BaseObjective):
         features = model.noisy_features(view.tokens, given.batch, block, select)
         head, targets, weight = model.head(), given.batch.tokens[select], given.weight[select]
         options = HeadOptions(model.mask_id if self.exclude_mask else None, self.smoothing)
+        if self.path > 0:
+            with torch.no_grad():
+                _, known = weighted_cross_entropy(features, head, targets, torch.zeros_like(weight), options)
+            weight = weight * (1 + self.path * view.m2t[select] * (-known.nll).exp()).to(weight)
         if self.confidence > 0:
             entropy = self._entropy_weights((features, head, targets), options, view.m2t[select], normaliser)
             weight = torch.stack([weight, entropy])

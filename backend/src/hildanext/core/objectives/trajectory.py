@@ -30,7 +30,9 @@ class Trajectory(MaskAndEdit, noise=RATIO, weighting="uniform", normaliser="mask
     times the entropy of right predictions. Source: d3LLM arXiv:2601.07568, pseudo-trajectories, curriculum of the mask
     ratio, certainty term; all blocks of a row at once is ours."""
 
-    path: str = Field("", description="folder that `hildanext trajectories` wrote; empty: every order is left to right")
+    orders: str = Field(
+        "", description="folder that `hildanext trajectories` wrote; empty: every order is left to right"
+    )
     unrecorded: Literal["refuse", "random"] = Field(
         "refuse", description="a row without a recorded order, as replayed rows are: an error, or a random order"
     )
@@ -38,7 +40,7 @@ class Trajectory(MaskAndEdit, noise=RATIO, weighting="uniform", normaliser="mask
     certainty: float = Field(0.0, ge=0, description="factor of the entropy at rightly predicted masked positions")
     certainty_temperature: float = Field(0.5, gt=0, description="temperature of that entropy")
 
-    _orders: Kept | None = PrivateAttr(None)
+    _recorded: Kept | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -52,10 +54,10 @@ class Trajectory(MaskAndEdit, noise=RATIO, weighting="uniform", normaliser="mask
     def prepare(self, about: About) -> Self:
         """With the orders at hand. DataError where they are of another tokenizer."""
         made = super().prepare(about)
-        if self.path:
+        if self.orders:
             if about.kept is None:
-                raise ConfigError("objective.path: orders of decoding cannot be read here")
-            made._orders = about.kept("trajectories", self.path, "")
+                raise ConfigError("objective.orders: recorded orders cannot be read here")
+            made._recorded = about.kept("trajectories", self.orders, "")
         return made
 
     def at(self, done: float) -> Self:
@@ -90,15 +92,15 @@ class Trajectory(MaskAndEdit, noise=RATIO, weighting="uniform", normaliser="mask
         """[B, L] float64: what is filled earlier has the lower number, within every block. DataError for a row that has
         no recorded order and must have one."""
         index = torch.arange(uniform.shape[1], device=uniform.device, dtype=torch.float64).expand(uniform.shape)
-        if self._orders is None:
+        if self._recorded is None:
             return index
-        known = self._orders.known(batch) if self.unrecorded == "random" else torch.ones(len(index), dtype=torch.bool)
+        known = self._recorded.known(batch) if self.unrecorded == "random" else torch.ones(len(index), dtype=torch.bool)
         rows = known.nonzero()[:, 0].tolist()
         some = Batch(
             batch.tokens[rows], batch.learn[rows], batch.docs[rows], tuple(batch.ids[row] for row in rows if batch.ids)
         )
-        steps = self._orders.rows(some).double()
-        recorded = units("block", batch, int(self._orders.facts["block"]), model.block_grid)[rows]
+        steps = self._recorded.rows(some).double()
+        recorded = units("block", batch, int(self._recorded.facts["block"]), model.block_grid)[rows]
         made = uniform.clone()
         # blocks larger than the recorded ones take these one after the other
         made[rows] = recorded * float(steps.max() + 2 if len(rows) else 1) + steps

@@ -23,7 +23,7 @@ from hildanext.models.footprint import NetworkFootprint
 from hildanext.models.inspection import parity
 from hildanext.models.kind import ModelKind, Use
 from hildanext.models.lora import has_adapter
-from hildanext.models.mask_token import MASK_TEXT, mask_id_of, shift_of
+from hildanext.models.mask_token import MASK_TEXT, edit_ids_of, mask_id_of, shift_of
 from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
 from hildanext.models.support import check_supported, text_config
@@ -43,9 +43,11 @@ class Hf(ModelKind):
         """The network behind HFDenoiser; without a recorded [MASK] one is chosen, which may add a row."""
         held = _fresh(model, tokenizer) if folder is None else read_network(folder, model, dtype, device)
         mask_id = mask_id_of(model, meta, held, tokenizer)
+        edit_ids = edit_ids_of(model, meta, held, tokenizer)
         shift = shift_of(model, meta)
         grid = meta.block_grid if model.block_grid == "auto" else model.block_grid
         denoiser = HFDenoiser(held, mask_id, attention=model.attention, shift=shift, block_grid=grid)
+        denoiser.edit_ids = edit_ids
         if not getattr(held, "is_quantized", False):
             denoiser = denoiser.to(device, dtype)
         denoiser.eval().probe()  # here, before ranks share the weights

@@ -114,10 +114,10 @@ def new_toy(seed: int) -> Any:
 
 
 class ToyWork:
-    """A step is 64 fresh rows of all three tasks under the mask_and_edit objective, over the whole canvas."""
+    """A step is 64 fresh rows of all three tasks under an objective, over the whole canvas."""
 
-    def __init__(self, model: HFDenoiser, seed: int) -> None:
-        self.model, self.objective = model, build("objectives", OBJECTIVE)
+    def __init__(self, model: HFDenoiser, seed: int, objective: Mapping[str, Any]) -> None:
+        self.model, self.objective = model, build("objectives", objective)
         self.streams = {task: items(task, seed, 1 << 40) for task in TASKS}
         self.rng = torch.Generator().manual_seed(seed)
 
@@ -161,7 +161,10 @@ class Cost:
     loss: float
 
 
-def train_toy(loaded: Any, steps: int, seed: int, advance: Callable[..., None] | None = None) -> Cost:
+def train_toy(
+    loaded: Any, steps: int, seed: int, advance: Callable[..., None] | None = None,
+    objective: Mapping[str, Any] = OBJECTIVE,
+) -> Cost:  # fmt: skip
     """Train on all three tasks, 64 rows a step, in the loop that trains every model, without a run directory."""
     rates = OptimizerConfig(
         name="muon" if hasattr(torch.optim, "Muon") else "adamw", lr=3e-3, weight_decay=0.01, schedule="linear",
@@ -171,7 +174,7 @@ def train_toy(loaded: Any, steps: int, seed: int, advance: Callable[..., None] |
     optimizer = build_optimizer(model, rates).optimizer
     started, cpu = time.monotonic(), time.process_time()
     settings = TrainConfig(eval_every=0, checkpoint_every=0)
-    Trainer(ToyWork(model, seed), model, optimizer, steps, rates, settings, curve).fit()
+    Trainer(ToyWork(model, seed, objective), model, optimizer, steps, rates, settings, curve).fit()
     model.eval()
     ends, size = curve.losses[-20:], sum(parameter.numel() for parameter in model.parameters())
     return Cost(steps, time.process_time() - cpu, time.monotonic() - started, size, sum(ends) / len(ends))

@@ -1,0 +1,132 @@
+# The results of a grid as one page: two charts, a table with intervals, and every seed.
+# Entry points: grid_page, table_of, told.
+# Seeds of a cell are averaged; what stands behind +- is half the range over seeds, in brackets the interval over texts.
+"""Page of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from hildanext.progress import Console
+from hildanext.report.charts import Axes, Series, lines
+from hildanext.report.page import Section, page
+
+HEADER = (
+    "cell", "bound, nats/token", "against the first", "area", "right at 0.9", "TPF at 0.9", "steps", "tokens",
+    "tokens/s", "seconds", "memory, MiB",
+)  # fmt: skip
+DETAIL = ("cell", "seed", "bound", "area", "steps", "processor seconds", "tasks")
+
+
+def by_cell(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The results of each cell, over its seeds, in the order of the grid."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for one in results:
+        found.setdefault(str(one["cell"]), []).append(one)
+    return found
+
+
+def _point(one: Mapping[str, Any], tau: float) -> Mapping[str, Any]:
+    nearest: Mapping[str, Any] = min(one["curve"], key=lambda point: abs(point["tau"] - tau))
+    return nearest
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    text = format(mean(values), form)
+    return text if len(values) < 2 else f"{text} ± {format((max(values) - min(values)) / 2, form)}"
+
+
+def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each cell, under HEADER."""
+    cells, rows = by_cell(results), list[tuple[str, ...]]()
+    first = next(iter(cells.values()))
+    for name, seeds in cells.items():
+        low, high = (mean(one["bound"][end] for one in seeds) for end in ("low", "high"))
+        gains = [
+            100 * (one["bound"]["value"] / other["bound"]["value"] - 1)
+            for one in seeds
+            for other in first
+            if one["seed"] == other["seed"]
+        ]
+        rows.append((
+            name, f"{_spread([one['bound']['value'] for one in seeds], '.3f')} [{low:.3f}, {high:.3f}]",
+            "-" if seeds is first or not gains else f"{_spread(gains, '+.1f')} %",
+            _spread([one["area"] for one in seeds], ".2f"),
+            _spread([100 * _point(one, 0.9)["y"] for one in seeds], ".1f") + " %",
+            _spread([_point(one, 0.9)["x"] for one in seeds], ".2f"),
+            f"{mean(one['steps'] for one in seeds):.0f}", f"{mean(one['tokens'] for one in seeds):,.0f}",
+            f"{mean(one['tokens'] / one['processor'] for one in seeds):,.0f}",
+            f"{mean(one['processor'] for one in seeds):.0f}", f"{mean(one['memory'] for one in seeds) / 2**20:.0f}",
+        ))  # fmt: skip
+    return rows
+
+
+def _curves(results: Sequence[Mapping[str, Any]]) -> str:
+    series = []
+    for name, seeds in by_cell(results).items():
+        points = [
+            {
+                part: mean(one["curve"][index][part] for one in seeds) for part in ("x", "y", "low", "high")
+            }
+            for index in range(len(seeds[0]["curve"]))
+        ]  # fmt: skip
+        series.append(Series(name, sorted(points, key=lambda point: point["x"])))
+    return lines(series, Axes("tokens per forward", "filled rightly", percent=True))
+
+
+def _ends(one: Mapping[str, Any]) -> dict[str, float]:
+    return {end: one["bound"][end] for end in ("low", "high")}
+
+
+def _bounds(report: Mapping[str, Any]) -> str:
+    series = [
+        Series(name, [{"x": index, "y": one["bound"]["value"], **_ends(one)} for one in seeds], joined=False)
+        for index, (name, seeds) in enumerate(by_cell(report["results"]).items(), start=1)
+    ]
+    if report["parent"]:
+        nll = report["parent"]["value"]
+        series.append(Series("AR parent", [{"x": 0, "y": nll}, {"x": len(series) + 1, "y": nll}], dashed=True))
+    return lines(series, Axes("cell, in the order of the table", "nats per token"))
+
+
+def grid_page(report: Mapping[str, Any], description: str) -> str:
+    """The whole page of the report of run_grid."""
+    results = report["results"]
+    best = min(by_cell(results).items(), key=lambda item: mean(one["bound"]["value"] for one in item[1]))
+    widest = max(by_cell(results).items(), key=lambda item: mean(one["area"] for one in item[1]))
+    facts = [
+        (report["budget"], "for every cell and seed"), (best[0], "lowest bound"), (widest[0], "largest area"),
+        (str(len(results)), "trainings"),
+    ]  # fmt: skip
+    prose = (
+        "Held-out rows, the same for every cell. The bound is that of the block size the model is decoded with, in"
+        " brackets its interval over documents; ± is half the range over seeds. The curve decodes the held-out text"
+        " itself: at each threshold the tokens filled per forward, and how many of them the model would have filled"
+        " rightly then. Area: under the best share at each speed, from one token per forward on. Tokens/s: of training,"
+        " per processor second, everything a cell needs beforehand included."
+    )
+    sections = [
+        Section("Cells", prose, HEADER, table_of(results), (_bounds(report), _curves(results)), wide=True),
+        Section("Every training", "One row for each cell and seed.", DETAIL, _details(results), wide=True),
+    ]  # fmt: skip
+    return page("Conversion methods beside each other", description, facts, sections, f"run: {report['run']}")
+
+
+def _details(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(one["cell"]), str(one["seed"]), f"{one['bound']['value']:.4f}", f"{one['area']:.3f}", str(one["steps"]),
+            f"{one['processor']:.1f}",
+            ", ".join(f"{name} {value['value']:.3g}" for name, value in one["tasks"].items()),
+        )
+        for one in results
+    ]  # fmt: skip
+
+
+def told(report: Mapping[str, Any], console: Console) -> None:
+    """The table on the console."""
+    if report["parent"]:
+        console.say(f"AR parent, left to right: {report['parent']['value']:.3f} nats per token")
+    console.table(table_of(report["results"]), HEADER)

@@ -1,0 +1,112 @@
+# A grid of trainings: stages within a budget, results kept by cell, a page; the area under a curve by hand.
+# Entry points: pytest.
+# Cells train a few steps on random text; what is tested is who runs when, with which values, and what is made of it.
+"""Tests of bench/grid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from train.material import QUIET, configuration, make_shards, run
+
+from hildanext.bench.grid import cell as cells
+from hildanext.bench.grid import running
+from hildanext.bench.grid.page import HEADER, by_cell, table_of
+from hildanext.bench.grid.running import run_grid
+from hildanext.bench.grid.scoring import area
+from hildanext.config import Config
+from hildanext.errors import ConfigError
+
+SECOND: list[dict[str, Any]] = [
+    {"share": 1.0},
+    {"command": "trajectories", "set": {"decode": {"tau_edit": None}, "trajectories": {"rows": 4}}},
+    {
+        "share": 3.0,
+        "set": {"objective": {"type": "trajectory", "orders": "{cell}/trajectories", "unrecorded": "random"}},
+    },
+]
+ALIGNED: list[dict[str, Any]] = [{"set": {"objective": {"type": "align", "parent": "{parent}", "weight": 2.0}}}]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("grid")
+    shards = make_shards(root / "shards")
+    run(root / "parent", shards, objective__type="autoregressive", train__steps=2)
+    return shards, root / "parent" / "model"
+
+
+def grid(place: tuple[Path, Path], cells: dict[str, Any], **more: Any) -> Config:
+    budget = {"seconds": 0, "tokens": 512, "rows": 4, "samples": 2, "taus": [0.1, 0.9], "seeds": [0, 1], **more}
+    return configuration(
+        place[0], model__path=str(place[1]), ladder__fixed=8, train__parity=False, model__new={},
+        grid={"cells": cells, **budget},
+    )  # fmt: skip
+
+
+def test_cells_share_a_budget_keep_their_results_and_a_new_one_is_an_entry(
+    place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = run_grid(grid(place, {"plain": [{}], "orders": SECOND}), QUIET, tmp_path)
+    found = by_cell(report["results"])
+    assert [one["steps"] for one in found["plain"]] == [8, 8]
+    assert [stage.get("steps") for stage in found["orders"][0]["stages"]] == [2, None, 6]
+    assert all(one["tokens"] == 512 and one["block"] == 8 and one["memory"] > 0 for one in report["results"])
+    assert report["parent"]["value"] > 0 and len(table_of(report["results"])[0]) == len(HEADER)
+    assert "<svg" in (tmp_path / "grid.html").read_text() and "orders" in (tmp_path / "grid.html").read_text()
+
+    ran, once = list[str](), cells.run_cell
+    monkeypatch.setattr(running, "run_cell", lambda cell, console: (ran.append(cell.name), once(cell, console))[1])
+    more = run_grid(grid(place, {"plain": [{}], "orders": SECOND, "aligned": ALIGNED}), QUIET, tmp_path)
+    assert ran == ["aligned", "aligned"] and len(more["results"]) == 6
+    stage = json.loads((tmp_path / "cells" / "aligned-1" / "stage-1.json").read_text())
+    assert stage["objective"]["parent"] == str(place[1]) and stage["seed"] == 1
+    assert more["results"][0] == report["results"][0]
+    with pytest.raises(ConfigError, match="was run with other values"):
+        run_grid(grid(place, {"plain": [{}]}, rows=3), QUIET, tmp_path)
+
+
+def test_a_stopped_cell_goes_on_where_it_was(
+    place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, once = grid(place, {"orders": SECOND}, seeds=[0]), cells.write_trajectories
+
+    def stopped(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cells, "write_trajectories", stopped)
+        run_grid(config, QUIET, tmp_path)
+    before = (tmp_path / "cells" / "orders-0" / "stage-1-done.json").stat().st_mtime_ns
+    monkeypatch.setattr(cells, "write_trajectories", once)
+    report = run_grid(config, QUIET, tmp_path)
+    assert (tmp_path / "cells" / "orders-0" / "stage-1-done.json").stat().st_mtime_ns == before
+    assert [stage.get("steps") for stage in report["results"][0]["stages"]] == [2, None, 6]
+
+
+def test_a_budget_of_seconds_becomes_steps_by_the_pace_of_the_probe(
+    place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paces = [{"processor": pace} for pace in (9.0, 9.0, 0.5, 0.25, 0.75)]
+    monkeypatch.setattr(cells, "_train", lambda command, config, path, console: path.mkdir(parents=True))
+    monkeypatch.setattr(cells, "_records", lambda path: paces)
+    own = cells.Cell("orders", 0, tmp_path, grid(place, {"orders": SECOND}, seconds=40.0))
+    assert cells._steps(own, 0, own.config, [], QUIET) == 20
+    assert cells._steps(own, 2, own.config, [{"processor": 10.0}, {"processor": 4.0}], QUIET) == 52
+
+
+def test_the_area_is_that_under_the_best_share_at_each_speed() -> None:
+    curve = [{"x": 2.0, "y": 0.9}, {"x": 4.0, "y": 0.5}, {"x": 3.0, "y": 0.4}]
+    assert area(curve) == pytest.approx(1 * 0.9 + 1 * 0.5 + 1 * 0.5)
+    assert area([{"x": 1.0, "y": 1.0}]) == 0.0
+    assert area([*curve, {"x": 3.5, "y": 0.95}]) == pytest.approx(2.5 * 0.95 + 0.5 * 0.5)
+
+
+def test_what_no_grid_can_be_is_said(place: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match="has no stage that trains"):
+        grid(place, {"a": [{"command": "anchors"}]})
+    with pytest.raises(ConfigError, match="seconds and tokens are both 0"):
+        grid(place, {"a": [{}]}, tokens=0)
