@@ -1,7 +1,7 @@
 # Prints the table of edits in docs/decoding-methods.md: faults planted in stories, and what is left of them.
 # Entry points: `python docs/edits.py --model runs/edit/model`; `--stories`, `--policies`.
 # Every block of a story is a trial: the text before it is as it was, the block is damaged or not, the decoder begins
-# from that. Seconds and forwards are not of interest here.
+# from that. An insertion pushes the block's last token out, which nothing tells: `taken out` does not count it.
 """Repair of deletions, insertions and substitutions."""
 
 from __future__ import annotations
@@ -80,11 +80,13 @@ def row(policy: dict[str, Any], asked: Sequence[Trial], made: Sequence[Sequence[
         wanted = list(trial.ids[trial.start :])
         seen[trial.fault] += 1
         right[trial.fault] += list(block) == wanted
+        right["taken out"] += trial.fault == "insertion" and list(block)[:-1] == wanted[:-1]
         if trial.fault == "none":
             tokens += len(wanted)
             changed += sum(a != b for a, b in zip(block, wanted, strict=True))
     cells = [f"`{json.dumps(policy)}`"]
-    for fault in FAULTS[1:]:
+    seen["taken out"] = seen["insertion"]
+    for fault in (*FAULTS[1:3], "taken out", *FAULTS[3:]):
         found = share(right[fault], seen[fault])
         cells.append(f"{100 * found.value:.1f} % ({100 * found.low:.0f} to {100 * found.high:.0f}) of {seen[fault]}")
     return f"| {' | '.join(cells)} | {100 * changed / max(1, tokens):.2f} % of {tokens} |"
@@ -100,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     loaded = load_model(Config().model.model_copy(update={"path": asked.model}))
     tried = trials(loaded.tokenizer, loaded.meta.block or 32, asked.stories, asked.seed)
-    print("| policy | deletions repaired | insertions | substitutions | right tokens changed |\n|---|---|---|---|---|")
+    print("| policy | deletions repaired | insertions | insertions taken out | substitutions | right tokens changed |")
+    print("|---|---|---|---|---|---|")
     for policy in asked.policies or [{"type": "threshold_indel"}, {"type": "threshold_edit"}]:
         print(row(policy, tried, edited(loaded, tried, policy)), flush=True)
 

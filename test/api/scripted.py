@@ -1,6 +1,7 @@
 # A session without a model: its text follows from the request alone, its drafts fill and edit like a real canvas.
 # Entry points: ScriptedSession, story.
-# The seed shapes the text only above temperature 0, as it does in a real engine.
+# Its events follow docs/events.md: some words are drafted wrong and edited a step later. The seed shapes the text only
+# above temperature 0, as it does in a real engine.
 # Prompts "fail" and "slow" make a step raise, or take `slow` seconds; "lost" fails alone.
 """Scripted engine session for the tests of the server."""
 
@@ -16,7 +17,7 @@ from hildanext.engines.protocol import Capability, Facts, Failed
 from hildanext.errors import DecodeError, RunError
 
 WORDS = ("the", "a", "old", "fox", "boat", "river", "stone", "girl", "ran", "found", "kept", "gave", "slowly", "again")
-BLOCK = 8
+BLOCK, MASK = 8, len(WORDS)
 
 
 def story(request: Request) -> list[str]:
@@ -27,6 +28,11 @@ def story(request: Request) -> list[str]:
     return [" " + rng.choice(WORDS) for _ in range(request.max_new_tokens or 16)]
 
 
+def id_of(word: str) -> int:
+    """The token id of a word, the mask's for none."""
+    return WORDS.index(word.strip()) if word else MASK
+
+
 @dataclass
 class Work:
     """One request at work."""
@@ -35,6 +41,7 @@ class Work:
     drafts: bool
     words: list[str]
     filled: list[bool] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
     start: int = 0
     steps: int = 0
     text: str = ""
@@ -86,7 +93,7 @@ class ScriptedSession:
     def _advance(self, number: int, work: Work) -> list[Event]:
         block = work.words[work.start : work.start + BLOCK]
         if not work.filled:
-            work.filled = [False] * len(block)
+            work.filled, work.shown = [False] * len(block), [""] * len(block)
         work.steps += 1
         rng = random.Random(f"{number}{work.steps}")
         hidden = [i for i, done in enumerate(work.filled) if not done]
@@ -100,18 +107,21 @@ class ScriptedSession:
         tokens = []
         for i, word in enumerate(block):
             state = "mask" if not work.filled[i] else "new" if i in fresh else "kept"
-            if state == "kept" and rng.random() < 0.15:
+            if state == "kept" and work.shown[i] != word:
                 state = "edited"
+            if state != "mask":
+                wrong = state == "new" and not all(work.filled) and rng.random() < 0.3
+                work.shown[i] = f" {rng.choice(WORDS)}" if wrong else word
             pos = 10 + work.start + i
             confidence = 0.0 if state == "mask" else round(0.4 + 0.6 * rng.random(), 3)
-            tokens.append(DraftToken(pos, i, "" if state == "mask" else word, confidence, state))
+            tokens.append(DraftToken(pos, id_of(work.shown[i]), work.shown[i], confidence, state))
         return Draft(number, work.steps, tuple(tokens))
 
     def _commit(self, number: int, work: Work, block: list[str]) -> list[Event]:
         text = "".join(block)
         stop = min([place for mark in work.request.stop if (place := (work.text + text).find(mark)) >= 0], default=-1)
         whole = work.text + text if stop < 0 else (work.text + text)[:stop]
-        events: list[Event] = [Commit(number, whole[len(work.text) :], tuple(range(len(block))))]
+        events: list[Event] = [Commit(number, whole[len(work.text) :], tuple(map(id_of, block)))]
         work.text = whole
         work.start += len(block)
         work.filled = []
@@ -125,7 +135,7 @@ class ScriptedSession:
             forwards=work.steps, tokens=work.start, prompt_tokens=5, steps=work.steps, seconds=0.01,
             tokens_per_forward=work.start / max(1, work.steps), first_block_seconds=0.005, cached_tokens=2,
         )  # fmt: skip
-        ids, seed = tuple(range(work.start)), work.request.seed
+        ids, seed = tuple(map(id_of, work.words[: work.start])), work.request.seed
         return Result(work.text, ids, reason, metrics, "scripted", seed=seed)  # type: ignore[arg-type]
 
     def cancel(self, number: int) -> Result | None:

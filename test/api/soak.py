@@ -22,6 +22,8 @@ from api.probe import FAULTS, watching
 PROMPTS = [
     f"{who} {what}" for who in ("the fox", "a girl", "one boat", "old stone") for what in ("ran", "gave", "kept")
 ]
+RULED = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 9}
+"""What a quarter of the answers must be: they are decoded under this schema, and read as JSON."""
 HEALTH_MS = 100.0
 GROWTH_MB, GROWTH_SHARE, SAMPLES = 8.0, 0.02, 6
 BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -55,10 +57,16 @@ def post(connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.c
     return reply
 
 
+def body_of(prompt: str, new_tokens: int) -> dict[str, Any]:
+    """The request of a prompt, of every fourth one under a schema."""
+    grammar = {} if PROMPTS.index(prompt) % 4 else {"grammar": {"type": "json_schema", "text": RULED}}
+    return {"prompt": prompt, "max_new_tokens": new_tokens, "seed": 1, **grammar}
+
+
 def stream_one(connection: http.client.HTTPConnection, prompt: str, new_tokens: int, tally: Tally) -> None:
     """One streamed generation."""
     begun, text, first, result, name = time.monotonic(), "", 0.0, None, b""
-    reply = post(connection, {"prompt": prompt, "max_new_tokens": new_tokens, "seed": 1, "stream": True})
+    reply = post(connection, body_of(prompt, new_tokens) | {"stream": True})
     for line in reply:
         name = line[7:].strip() if line.startswith(b"event: ") else name
         if line.startswith(b"data: ") and name in (b"commit", b"done"):
@@ -90,7 +98,7 @@ def run_client(url: str, number: int, until: float, new_tokens: int, tally: Tall
 def alone(url: str, new_tokens: int) -> dict[str, str]:
     """The text of every prompt, one request after the other."""
     connection = connect(url)
-    bodies = {prompt: {"prompt": prompt, "max_new_tokens": new_tokens, "seed": 1} for prompt in PROMPTS}
+    bodies = {prompt: body_of(prompt, new_tokens) for prompt in PROMPTS}
     found = {prompt: str(json.loads(post(connection, body).read())["text"]) for prompt, body in bodies.items()}
     connection.close()
     return found

@@ -46,9 +46,12 @@ def work(run: RunDir, deed: str, stop: StopRequest) -> None:
     (run.path / "panels").mkdir()
     (run.path / "panels" / "decoding-000001.png").write_bytes(base64.b64decode(PIXEL))
     steps = 3 if deed == "ok" else 2000
+    stages = [{"phase": "warmup", "block": 4, "first": 0, "steps": steps}]
+    run.write_json("plan.json", {"steps": steps, "window": 64, "stages": stages})
     for step in range(1, steps + 1):
         with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "loss": 1.0 / step}) + "\n")
+            record = {"step": step, "loss": 1.0 / step, "reward": step, "reward_spread": step % 7, "note": "text"}
+            file.write(json.dumps(record) + "\n")
         run.status(step=step, total=steps, loss=1.0 / step)
         run.log(f"step {step}")
         if stop.received and deed != "stubborn":

@@ -75,7 +75,7 @@ def test_a_job_runs_to_its_report_with_log_and_metrics(tmp_path: Path) -> None:
         assert done["report"] == {"final": 1.5, "bad": None}
         logs = client.get(f"/jobs/{job['id']}/logs").json()
         assert logs["output"] == ["hello from the job"] and len(logs["log"]) == 3
-        assert client.get(f"/jobs/{job['id']}/metrics?tail=2").json()["metrics"][-1] == {"step": 3, "loss": 1 / 3}
+        assert client.get(f"/jobs/{job['id']}/metrics?tail=2").json()["metrics"][-1]["loss"] == 1 / 3
         assert [found["id"] for found in client.get("/jobs").json()["jobs"]] == [job["id"]]
 
 

@@ -17,11 +17,13 @@ from api.live import config_in, live_server, wait_ready
 from api.scripted import ScriptedSession, story
 from api.test_jobs import STUB
 
-from hildanext.api import jobs
+from hildanext.api import job_plan, jobs
 from hildanext.api.worker import opened
 from hildanext.command_files import job_kinds
+from hildanext.config.root import fields_at
 from hildanext.decoding.request import Request
 
+PLANNER = Path(__file__).with_name("stub_planner.py")
 REASONS = ("dinfer: no CUDA device", "dinfer: no vllm", "transformers: no model folder")
 pytestmark = pytest.mark.skipif(
     shutil.which("chromedriver") is None, reason="Chromium is not installed (apt-get install chromium-driver)"
@@ -30,7 +32,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    before, jobs.LAUNCHER = jobs.LAUNCHER, (sys.executable, str(STUB))
+    before = jobs.LAUNCHER, job_plan.PROGRAM
+    jobs.LAUNCHER, job_plan.PROGRAM = (sys.executable, str(STUB)), (sys.executable, str(PLANNER))
     config = config_in(tmp_path_factory.mktemp("project"))
     opener = opened(ScriptedSession(seconds=0.03), REASONS)
     with live_server(config, opener=opener) as (url, _), browser() as found:
@@ -38,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         found.go(url)
         found.wait("document.querySelectorAll('input[name=mode]').length")
         yield found
-    jobs.LAUNCHER = before
+    jobs.LAUNCHER, job_plan.PROGRAM = before
 
 
 def shot(page: Browser, name: str) -> None:
@@ -105,21 +108,31 @@ def test_after_a_refusal_nothing_of_the_run_before_is_left(page: Browser) -> Non
 
 
 def test_the_keyboard_moves_between_tabs(page: Browser) -> None:
-    page.run("document.getElementById('tab-generate').focus()")
-    page.run("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}))")
-    assert page.run("return document.activeElement.id") == "tab-jobs"
-    assert page.run("return document.getElementById('view-jobs').hidden") is False
+    page.run("document.getElementById('tab-write').focus()")
+    for key, tab in (("ArrowRight", "chat"), ("ArrowLeft", "write"), ("ArrowLeft", "training")):
+        page.run(
+            "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0], bubbles: true}))",
+            key,
+        )
+        assert page.run("return document.activeElement.id") == f"tab-{tab}"
+    assert page.run("return document.getElementById('view-training').hidden") is False
 
 
 def test_a_job_is_started_watched_and_cancelled(page: Browser) -> None:
-    page.click("#tab-jobs")
+    page.click("#tab-training")
     page.wait("document.getElementById('job-command').options.length")
-    page.run("document.getElementById('job-command').value = 'convert-wsd'")
+    choose(page, "convert-wsd")
     page.type("#job-set", "description=sleep")
     page.click("#job-form .primary")
     page.wait("document.querySelector('.badge.running')", 30)
-    page.wait("document.querySelector('.loss polyline')", 30)
-    page.click(".job summary")
+    page.wait("document.querySelectorAll('.loss polyline').length > 1", 30)
+    names = page.run("return [...document.querySelectorAll('.curve figcaption span')].map(c => c.textContent)")
+    assert names == ["loss", "reward", "reward spread"]
+    page.wait("document.querySelector('.job details:not([hidden])')", 30)
+    page.run("document.querySelectorAll('.job details')[0].open = true")
+    page.wait("document.querySelector('.job tr[aria-current=step]')", 30)
+    page.run("document.querySelectorAll('.job details')[1].open = true")
+    page.run("document.querySelectorAll('.job details')[2].open = true")
     page.wait("document.querySelector('.job pre').textContent.includes('step 1')", 30)
     page.run("document.querySelector('.job .panels').open = true")
     page.wait("document.querySelector('.job .panels img')?.naturalWidth === 1", 30)
@@ -129,19 +142,70 @@ def test_a_job_is_started_watched_and_cancelled(page: Browser) -> None:
     assert page.run("return document.querySelectorAll('.badge.running').length") == 0
 
 
+def choose(page: Browser, command: str) -> None:
+    page.run(
+        "const s = document.getElementById('job-command'); s.value = arguments[0];"
+        " s.dispatchEvent(new Event('change'))",
+        command,
+    )
+
+
 def test_the_job_form_is_made_of_the_kinds_the_server_lists(page: Browser) -> None:
-    page.click("#tab-jobs")
+    page.click("#tab-training")
     page.wait("document.getElementById('job-command').options.length")
     listed = page.run("return [...document.getElementById('job-command').options].map(option => option.value)")
     assert listed == list(job_kinds())
-    page.run(
-        "const s = document.getElementById('job-command'); s.value = 'merge-checkpoints';"
-        " s.dispatchEvent(new Event('change'))"
+    for command in ("merge-checkpoints", "rl", "convert-wsd"):
+        choose(page, command)
+        assert page.run("return document.getElementById('job-help').textContent") == job_kinds()[command].help
+        places = page.run("return [...document.querySelectorAll('[data-place]')].map(one => one.dataset.place)")
+        assert sorted(places) == sorted(field.place for field in fields_at(job_kinds()[command].job))
+
+
+def test_a_value_has_the_control_and_the_limits_of_its_schema(page: Browser) -> None:
+    choose(page, "convert-wsd")
+    of = "const at = place => document.querySelector(`[data-place='${place}']`);"
+    assert page.run(f"{of} const i = at('train.steps'); return [i.type, i.min, i.step]") == ["number", "1", "1"]
+    assert page.run(f"{of} const i = at('train.shorten'); return [i.min, i.max, i.step]") == ["0", "1", "any"]
+    kinds = page.run(f"{of} return [...at('train.parallel').options].map(option => option.text)")
+    assert kinds == ["none", "ddp", "fsdp2"]
+    assert page.run(f"{of} return at('train.prepare').value") == "false"
+
+
+def test_only_what_was_changed_is_sent_and_the_defaults_again_are_not(page: Browser) -> None:
+    set_ = (
+        "const i = document.querySelector(`[data-place='${arguments[0]}']`); i.value = arguments[1];"
+        " i.dispatchEvent(new Event('input')); i.dispatchEvent(new Event('change'))"
     )
-    assert page.run("return document.getElementById('job-help').textContent") == job_kinds()["merge-checkpoints"].help
-    page.run("document.getElementById('job-set').value = 'seed=3'")
-    page.run("[...document.querySelectorAll('#job-fields button')].find(b => b.textContent === 'merge.best').click()")
-    assert page.run("return document.getElementById('job-set').value") == "seed=3\nmerge.best=3"
+    changed = "return document.getElementById('job-changed').textContent"
+    page.run(set_, "train.steps", "7")
+    page.run(set_, "train.split", 'a"b')
+    page.run(set_, "train.prepare", "true")
+    assert page.run(changed) == 'Changed: train.steps=7, train.split="a\\"b", train.prepare=true'
+    page.run(set_, "train.steps", "1000")
+    page.run(set_, "train.split", "")
+    page.run(set_, "train.prepare", "false")
+    assert page.run(changed) == "Nothing is changed."
+
+
+def test_settings_are_found_by_their_words(page: Browser) -> None:
+    page.type("#job-find", "optimiser steps")
+    shown = page.run("return [...document.querySelectorAll('.job-field:not([hidden])')].map(f => f.dataset.words)")
+    assert shown and all("optimiser" in words and "steps" in words for words in shown)
+    page.run("const f = document.getElementById('job-find'); f.value = ''; f.dispatchEvent(new Event('input'))")
+
+
+def test_the_plan_is_shown_before_anything_is_started(page: Browser) -> None:
+    choose(page, "merge-checkpoints")
+    assert page.run("return document.getElementById('job-plan').hidden") is True
+    choose(page, "convert-wsd")
+    page.run("document.getElementById('job-set').value = 'train.steps=30'")
+    page.click("#job-plan")
+    page.wait("document.querySelectorAll('#plan tbody tr').length", 30)
+    cells = page.run("return [...document.querySelectorAll('#plan tbody tr:last-child td')].map(c => c.textContent)")
+    assert cells == ["stable", "16", "10", "20", "1,280", "2.0"]
+    assert "30 steps of 64 tokens" in page.run("return document.getElementById('plan').textContent")
+    shot(page, "plan")
 
 
 def test_what_the_server_refused_of_a_job_stays_to_be_read(page: Browser) -> None:
@@ -164,7 +228,7 @@ def test_a_run_is_deleted_by_the_second_click_only(page: Browser) -> None:
 
 
 def test_the_reasons_of_a_fallback_are_listed_under_the_engines_name(page: Browser) -> None:
-    page.click("#tab-generate")
+    page.click("#tab-write")
     page.run("document.getElementById('length').value = 8")
     page.type("#prompt", "a browser")
     page.click("#go")

@@ -14,7 +14,7 @@ from train.material import QUIET, configuration, make_shards, run
 
 from hildanext.bench.grid import cell as cells
 from hildanext.bench.grid import running
-from hildanext.bench.grid.page import HEADER, by_cell, table_of
+from hildanext.bench.grid.page import by_cell, header_of, table_of
 from hildanext.bench.grid.running import run_grid
 from hildanext.bench.grid.scoring import area
 from hildanext.config import Config
@@ -55,7 +55,10 @@ def test_cells_share_a_budget_keep_their_results_and_a_new_one_is_an_entry(
     assert [one["steps"] for one in found["plain"]] == [8, 8]
     assert [stage.get("steps") for stage in found["orders"][0]["stages"]] == [2, None, 6]
     assert all(one["tokens"] == 512 and one["block"] == 8 and one["memory"] > 0 for one in report["results"])
-    assert report["parent"]["value"] > 0 and len(table_of(report["results"])[0]) == len(HEADER)
+    rows, header = table_of(report["results"]), header_of(report["results"])
+    assert report["parent"]["value"] > 0 and len(rows[0]) == len(header) and header[4] == "right at 0.9"
+    gaps = [one["bound"]["value"] - other["bound"]["value"] for one, other in zip(*found.values(), strict=True)]
+    assert float(rows[1][2].split()[0]) == pytest.approx(-sum(gaps) / 2, abs=1e-3)
     assert "<svg" in (tmp_path / "grid.html").read_text() and "orders" in (tmp_path / "grid.html").read_text()
 
     ran, once = list[str](), cells.run_cell

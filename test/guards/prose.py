@@ -17,7 +17,7 @@ PAPER = re.compile(r"arXiv:\d{4}\.\d{5}")
 PAGE = re.compile(r"\bdocs/([\w-]+\.md)(?:#([\w-]+))?")
 NOTE = re.compile(r"\b(?:recipe|training_infra|acceleration|conversion_methods)(?:\.md)? (?:eq\. |sec\. )?[A-Z\d]")
 OUTSIDE = re.compile(
-    r"\b(?:windows|hybrids|latent|ecosystem|acceleration|training_infra|conversion_methods|recipe)\.md\b"
+    r"(?<![/([])\b(?:windows|hybrids|latent|ecosystem|acceleration|training_infra|conversion_methods|recipe)\.md\b"
 )
 ITEM = re.compile(r"`?([A-Za-z_]\w*)")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from models.hybrids import HYBRIDS, hybrid
 
 from hildanext.decoding.statistics import Sampling
 from hildanext.decoding.text import TextStream
@@ -41,12 +42,12 @@ def greedy(model: Any, row: Row) -> list[int]:
     return list(whole[0, ids.shape[1] :].tolist())
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "lfm2", "qwen3_5_text"])
 @pytest.mark.parametrize("layout", [True, False])
 def test_every_row_is_what_transformers_writes_for_it_alone(
     family: str, layout: bool, random_model: Callable[..., Any]
 ) -> None:
-    model = random_model(family)
+    model = hybrid(family) if family in HYBRIDS else random_model(family)
     wanted = [greedy(model, row) for row in rows_to_write(10, ends=range(0, 60, 6))]
     denoiser = HFDenoiser(model, MASK).eval()
     assert denoiser.takes_layout

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from models.families import FAMILIES, network, tiny
+from models.hybrids import configuration
 from models.oracle import MASK, batch
 from models.table_kind import Entry
 
@@ -209,6 +210,30 @@ def test_models_that_are_not_llama_shaped_are_weighed_too(name: str, length: int
     measured = kept_bytes(HFDenoiser(held, MASK, attention="dense"), length, 16)
     share = found["activations"] / (config(tmp_path).train.batch * measured)
     assert share == pytest.approx(1, abs=0.03), f"{share:.2f} of the measured bytes"
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
+@pytest.mark.parametrize("block", [1, 16])
+def test_states_of_recurrent_layers_at_block_boundaries_are_counted(family: str, block: int, tmp_path: Path) -> None:
+    settings = configuration(family)
+    settings.save_pretrained(tmp_path)
+    wanted = {"ladder.fixed": block, "train.batch": 2, "decode.requests": 3, "decode.prefix_bytes": 0}
+    found = estimate(config(tmp_path, **wanted), 32, available=2**40)
+    model = HFDenoiser(network(settings), MASK, attention="dense")
+    assert found["activations"] == pytest.approx(kept_bytes(model, 32, block, 2), rel=0.02) and not found["unsure"]
+    decoding = estimate(config(tmp_path, **wanted), 32, training=False, available=2**40)
+    assert decoding["kv"] == 3 * model.state_bytes(32)
+
+
+def test_a_recomputed_hybrid_counts_its_widest_layer(tmp_path: Path) -> None:
+    configuration("qwen3_5_text").save_pretrained(tmp_path)
+    wanted = {"ladder.fixed": 16, "train.batch": 2, "train.gradient_checkpointing": "true"}
+    found = estimate(config(tmp_path, **wanted), 32, available=2**40)["activations"]
+    alone = configuration("qwen3_5_text", num_hidden_layers=2, layer_types=["linear_attention", "full_attention"])
+    both = configuration("qwen3_5_text", num_hidden_layers=3, layer_types=["linear_attention"] * 2 + ["full_attention"])
+    kept = [kept_bytes(HFDenoiser(network(one), MASK, attention="dense"), 32, 16, 2) for one in (alone, both)]
+    inputs = 3 * 2 * 64 * 32 * 4
+    assert kept[1] - kept[0] < found - inputs < 1.15 * (kept[1] - kept[0]) + 0.2 * kept[0]
 
 
 @pytest.mark.parametrize(("family", "name"), [("qwen3", "dense"), ("llama", "sliced"), ("gpt2", "dense")])

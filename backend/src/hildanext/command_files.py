@@ -26,13 +26,15 @@ ORDER = (
 @dataclass(frozen=True)
 class CommandFile:
     """One command. job: the places of the configuration it reads, where it may run as a job; empty: it may not. base:
-    its own defaults; adapted: further ones where adapters are trained instead of the weights."""
+    its own defaults; adapted: further ones where adapters are trained instead of the weights; plan: it can print a
+    plan (--print-plan)."""
 
     name: str
     help: str
     job: tuple[str, ...] = ()
     base: Mapping[str, Any] = field(default_factory=dict)
     adapted: Mapping[str, Any] = field(default_factory=dict)
+    plan: bool = False
 
 
 @cache
@@ -49,12 +51,14 @@ def job_kinds(folder: Path = FOLDER) -> dict[str, CommandFile]:
 
 def _read(path: Path) -> CommandFile:
     said: dict[str, Any] = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    text = path.read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if isinstance(target, ast.Name) and isinstance(node, ast.Assign) and target.id in SAID:
             said[target.id] = ast.literal_eval(node.value)
     name, job = path.stem.replace("_", "-"), tuple(said.get("JOB", ()))
-    return CommandFile(name, str(said.get("HELP", "")), job, said.get("BASE", {}), said.get("ADAPTED", {}))
+    base, adapted = said.get("BASE", {}), said.get("ADAPTED", {})
+    return CommandFile(name, str(said.get("HELP", "")), job, base, adapted, '"--print-plan"' in text)
 
 
 def _place(file: CommandFile) -> tuple[int, str]:

@@ -28,6 +28,7 @@ KINDS = {
     "policy_objectives": "hildanext.core.policy_objectives",
     "rewards": "hildanext.measure.rewards",
     "models": "hildanext.models.kinds",
+    "mixers": "hildanext.models.mixers",
     "carries": "hildanext.core.carries",
     "policies": "hildanext.decoding.policies",
     "engines": "hildanext.engines",

@@ -114,7 +114,7 @@ class JobFiles:
         return "cancelled" if self.cancelling() or code == INTERRUPTED else "failed"
 
     def reply(self, full: bool = False) -> JobReply:
-        """What the API says about it; `full` adds the report."""
+        """What the API says about it; `full` adds the report and the plan."""
         status, state, record = self.status, self.state(), self.record
         report = read_json(self.path / "report.json") if full else {}
         return JobReply(
@@ -131,6 +131,7 @@ class JobFiles:
             exit_code=self.exit_code(),
             error=_text(status.get("error")) or self._unreadable() or self._last_words(state),
             report=finite(report) or None,
+            plan=finite(read_json(self.path / "plan.json") if full else {}) or None,
         )
 
     def _unreadable(self) -> str | None:

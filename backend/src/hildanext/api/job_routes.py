@@ -10,12 +10,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from fastapi import Request as HttpRequest
 
+from hildanext.api.job_plan import planned
 from hildanext.api.replies import served
 from hildanext.api.schemas import JobBody, JobKinds, JobList, JobLog, JobMetrics, JobReply
 from hildanext.api.state import server_of
 from hildanext.api.streams import EVENTS, event_stream, follow
 from hildanext.command_files import job_kinds
-from hildanext.config.root import fields_at
+from hildanext.config.root import config_schema, fields_at
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 Tail = Annotated[int, Query(ge=1, le=10_000, description="lines from the end, a count")]
@@ -48,10 +49,29 @@ def kinds() -> dict[str, Any]:
     found = job_kinds().values()
     return {
         "kinds": [
-            {"command": file.name, "help": file.help, "fields": [vars(field) for field in fields_at(file.job)]}
+            {
+                "command": file.name,
+                "help": file.help,
+                "plan": file.plan,
+                "fields": [vars(field) for field in fields_at(file.job)],
+            }
             for file in found
         ]
     }
+
+
+@router.get("/schema", response_model=dict[str, Any], responses=served(401))
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the whole configuration: the type and limits of every value a job may set."""
+    return config_schema()
+
+
+@router.post(
+    "/plan", response_model=dict[str, Any], responses=served(400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 504)
+)
+def plan(body: JobBody, http: HttpRequest) -> dict[str, Any]:
+    """What a training command would do, without doing it: stages, steps, tokens, estimated seconds and memory."""
+    return planned(server_of(http).jobs, body)
 
 
 @router.get("/{name}", response_model=JobReply, responses=served(401, 404, 422))

@@ -99,10 +99,8 @@ class Jobs:
     def create(self, body: JobBody, key: str | None) -> tuple[JobFiles, bool]:
         """Queue a job, or find the one this idempotency key made; the flag says whether it is new.
         ApiError 409 where the key was used for another body, 429 when the queue is full."""
-        if not self.config.serve.jobs:
-            raise ApiError(403, "jobs: switched off on this server (serve.jobs)")
+        config = self.resolved(body)
         digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-        config = self._confinement.resolved(body.config, body.set, body.command)
         with self._lock:
             known = self._known(key, digest)
             if known is not None:
@@ -116,6 +114,12 @@ class Jobs:
                 self._keys[key] = (digest, files.path.name)
             self._recount()
         return files, True
+
+    def resolved(self, body: JobBody) -> Config:
+        """The configuration of a job, confined. ApiError 403 where jobs are switched off or it leads out."""
+        if not self.config.serve.jobs:
+            raise ApiError(403, "jobs: switched off on this server (serve.jobs)")
+        return self._confinement.resolved(body.config, body.set, body.command)
 
     def _written(self, config: Config, command: str, record: dict[str, Any]) -> JobFiles:
         path = new_path(config, command)

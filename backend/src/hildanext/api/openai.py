@@ -20,15 +20,16 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import format_sse_event
 
 from hildanext.api.fleet import Slot
-from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_unsupported
+from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_grammar, refuse_unsupported
 from hildanext.api.openai_logprobs import Offsets, Records, chat_logprobs
+from hildanext.api.openai_tools import call_delta, message_calls
 from hildanext.api.replies import ApiError, served, told
 from hildanext.api.state import Generation, Server, log_result, results, server_of
 from hildanext.api.streams import EVENTS, PING, event_stream
 from hildanext.config.decode import FRESH
 from hildanext.decoding.events import Commit, Done, Event
 from hildanext.decoding.randomness import chosen
-from hildanext.decoding.request import Request, Result
+from hildanext.decoding.request import CallDelta, Request, Result
 from hildanext.errors import HildaError
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -54,9 +55,22 @@ class Shape:
 
     def choice(self, index: int, result: Result) -> dict[str, Any]:
         """One finished choice."""
-        body = {"message": {"role": "assistant", "content": result.text}} if self.chat else {"text": result.text}
+        body = {"message": self.message(index, result)} if self.chat else {"text": result.text}
         told = None if result.record is None else self.logprobs(result.record, Offsets())
-        return {"index": index, **body, "logprobs": told, "finish_reason": REASONS[result.finish_reason]}
+        return {"index": index, **body, "logprobs": told, "finish_reason": reason_of(result)}
+
+    def message(self, index: int, result: Result) -> dict[str, Any]:
+        """What the assistant says and calls."""
+        said = result.text if result.said is None else result.said
+        if not result.tool_calls:
+            return {"role": "assistant", "content": said}
+        calls = message_calls(result.tool_calls, self.number, index)
+        return {"role": "assistant", "content": said or None, "tool_calls": calls}
+
+    def called(self, index: int, piece: CallDelta) -> dict[str, Any]:
+        """One chunk of a reply that may call tools."""
+        choice = {"index": index, "delta": call_delta(piece, self.number, index), "logprobs": None}
+        return self.head(True) | {"choices": [choice | {"finish_reason": None}]}
 
     def logprobs(self, record: Records, offsets: Offsets) -> dict[str, Any]:
         """What a choice or a chunk says of its tokens."""
@@ -68,6 +82,12 @@ class Shape:
         opening = {"role": "assistant"} if text is None and not reason else {}
         body = {"delta": opening | content} if self.chat else {"text": text or ""}
         return self.head(True) | {"choices": [{"index": index, **body, "logprobs": logprobs, "finish_reason": reason}]}
+
+
+def reason_of(result: Result) -> str:
+    """OpenAI's word for how a reply ended."""
+    complete = result.tool_calls and result.finish_reason != "length"
+    return "tool_calls" if complete else REASONS[result.finish_reason]
 
 
 @router.get("/models", responses=served(401, 503))
@@ -104,6 +124,7 @@ async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequ
     server = server_of(http)
     slot = server.model(body.model)
     refuse_unsupported(body)
+    await refuse_grammar(body)
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options: only with stream", "stream_options")
     count = body.n or 1
@@ -157,7 +178,9 @@ def _ours(found: list[Result]) -> dict[str, Any]:
     notes = list(dict.fromkeys(note for result in found for note in result.notes))
     first = found[0]
     said = {"engine": first.engine, "reasons": list(first.reasons), "exact": first.exact, "preset": first.preset}
-    return {"hildanext": said | costs | {"seed": first.seed, "notes": notes}}
+    ruled = [result.metrics.grammar for result in found if result.metrics.grammar is not None]
+    under = {name: sum(one[name] for one in ruled) for name in ("tokens", "forced", "forwards") if ruled}
+    return {"hildanext": said | costs | {"seed": first.seed, "notes": notes} | ({"grammar": under} if ruled else {})}
 
 
 async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:
@@ -173,12 +196,15 @@ async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest
             elif isinstance(item, HildaError | ApiError):
                 yield _data(told(item, http.url.path))
                 return
-            elif isinstance(item, Commit) and (item.text or item.record):
+            elif isinstance(item, Commit) and (item.text or item.record or item.told):
                 known = None if item.record is None else shape.logprobs(item.record, offsets[index])
-                yield _data(shape.delta(index, item.text, logprobs=known))
+                if item.told is None or known is not None:
+                    yield _data(shape.delta(index, item.text if item.told is None else "", logprobs=known))
+                for piece in item.told or ():
+                    yield _data(shape.called(index, piece))
             elif isinstance(item, Done):
                 done[index] = item.result
-                yield _data(shape.delta(index, None, REASONS[item.result.finish_reason]) | _ours([item.result]))
+                yield _data(shape.delta(index, None, reason_of(item.result)) | _ours([item.result]))
         if usage:
             found = [done[index] for index in sorted(done)]
             yield _data(shape.head(True) | {"choices": [], "usage": _usage(found, usage)})

@@ -114,6 +114,8 @@ class GenerateReply(BaseModel):
     notes: list[str] = []
     seed: int | None = None
     record: list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] = []
+    said: str | None = None
     trace: list[dict[str, Any]] | None = None
 
 
@@ -211,10 +213,12 @@ class JobField(BaseModel):
 
 
 class JobKind(BaseModel):
-    """A command that may run as a job, and the configuration values it reads."""
+    """A command that may run as a job, and the configuration values it reads; plan: POST /jobs/plan tells ahead what it
+    would do."""
 
     command: str
     help: str
+    plan: bool = False
     fields: list[JobField]
 
 
@@ -240,6 +244,7 @@ class JobReply(BaseModel):
     exit_code: int | None = None
     error: str | None = None
     report: dict[str, Any] | None = None
+    plan: dict[str, Any] | None = None
 
 
 class JobList(BaseModel):

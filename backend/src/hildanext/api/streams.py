@@ -61,7 +61,8 @@ async def generation_events(generation: Generation, http: HttpRequest, trace: bo
 def _plain(item: Draft | Commit) -> dict[str, Any]:
     if isinstance(item, Commit):
         known = {} if item.record is None else {"record": [asdict(one) for one in item.record]}
-        return {name: value for name, value in vars(item).items() if name != "record"} | known
+        known |= {} if item.told is None else {"told": [asdict(one) for one in item.told]}
+        return {name: value for name, value in vars(item).items() if name not in ("record", "told")} | known
     return {**vars(item), "tokens": [vars(token) for token in item.tokens]}
 
 

@@ -142,6 +142,12 @@ def _report(context: Context, result: Any, told: Sequence[str]) -> None:
         f"{metrics.tokens_per_forward:.2f} tokens per forward{_width(metrics)}, "
         f"{metrics.tokens_per_second:.1f} tokens/s, first block after {metrics.first_block_seconds:.2f} s"
     )
+    if metrics.grammar:
+        under = metrics.grammar
+        say(
+            f"grammar: {under['tokens']:.0f} tokens, {under['forced']:.0f} of them forced, in {under['forwards']:.0f}"
+            f" forwards: {under['tokens_per_forward']:.2f} per forward"
+        )
     preset = result.preset or {}
     edits = f"{sum(metrics.edits_applied)} edits, {sum(metrics.edits_reverted)} reverted"
     mode = f"{preset.get('mode') or 'values'} from the {preset.get('source')}"

@@ -48,20 +48,23 @@ def prompt_ids(
     messages: Sequence[Mapping[str, Any]] | None,
     start: Sequence[int] | None = None,
     thinking: bool = False,
+    tools: Sequence[Any] | None = None,
 ) -> list[int]:
     """Ids of what a reply follows: those of a chat up to its reply, else of a text as training rows begin one, with
     `start` (None: what the tokenizer puts there) and nothing behind it. The only way from a request to ids: the child,
     the AR baseline and the harness are asked with the same ones."""
     if messages is None:
         return begun(list(tokenizer(text, add_special_tokens=False)["input_ids"]), tokenizer, start)
-    return generation_prompt(messages, tokenizer, thinking)
+    return generation_prompt(messages, tokenizer, thinking, tools)
 
 
-def generation_prompt(messages: Sequence[Mapping[str, Any]], tokenizer: Any, thinking: bool = False) -> list[int]:
+def generation_prompt(
+    messages: Sequence[Mapping[str, Any]], tokenizer: Any, thinking: bool = False, tools: Sequence[Any] | None = None
+) -> list[int]:
     """Ids of everything before the reply, exactly as render() puts them before an assistant message; with `thinking`
     as it puts them before one that begins with a thought."""
     with within():
-        parts = opening(messages, tokenizer, thinking)
+        parts = opening(messages, tokenizer, thinking, tools)
     return _ids(parts, tokenizer, reply=False).ids
 
 

@@ -123,13 +123,15 @@ def written(chat: Chat, tokenizer: Any, last_only: bool = False, tools: Sequence
     return [part for part in parts if part.text or part.closes]
 
 
-def opening(messages: Chat, tokenizer: Any, thinking: bool = False) -> list[Part]:
+def opening(messages: Chat, tokenizer: Any, thinking: bool = False, tools: Sequence[Any] | None = None) -> list[Part]:
     """The parts of everything before the next reply, as `written` puts them before it: before its words, or with
-    `thinking` before its thought, where the template leaves that to the model."""
+    `thinking` before its thought, where the template leaves that to the model; tools: what the reply may call."""
     if not thinking:
         asked = [*messages, {"role": "assistant", "content": "A"}]
-        return [part for part in written(asked, tokenizer, True) if part.message != len(messages)]
-    switch = {"add_generation_prompt": True, "enable_thinking": True}
+        return [part for part in written(asked, tokenizer, True, tools) if part.message != len(messages)]
+    _no_control_tokens(messages, tokenizer, tools)
+    switch: dict[str, Any] = {"add_generation_prompt": True, "enable_thinking": True}
+    switch |= {"tools": list(tools)} if tools else {}
     held, slots = _held(messages, tokenizer)
     texts, numbers = _split(_rendered(held, tokenizer, **switch))
     _complete(numbers, slots, messages)

@@ -22,8 +22,9 @@ from hildanext.decoding.admission import require
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.events import Event
 from hildanext.decoding.forward import ForwardRow, forward
+from hildanext.decoding.guide import Guide, guided
 from hildanext.decoding.modes import resolve_mode
-from hildanext.decoding.prompt import Bounds, end_ids, prepare
+from hildanext.decoding.prompt import Bounds, Prepared, end_ids, prepare
 from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
 from hildanext.decoding.search import Search, searched
@@ -32,6 +33,7 @@ from hildanext.decoding.state import Live, Opening, RequestCanvas, Window
 from hildanext.decoding.step import advance, finished, result, rows
 from hildanext.decoding.store import StateStore
 from hildanext.decoding.text import TextStream
+from hildanext.decoding.tools import with_tools
 from hildanext.errors import DecodeError
 from hildanext.models.meta import HildaMeta
 
@@ -101,7 +103,8 @@ class BlockEngine:
     def submit(self, request: Request, drafts: bool = False) -> int:
         """Queue a request; its number is in its events. drafts: also report the opened blocks after every step.
         DecodeError where it can never be served."""
-        plan = resolve_mode(request, self.config, self.meta.decode)
+        request, tools = with_tools(request, self.tokenizer)
+        plan = guided(resolve_mode(request, self.config, self.meta.decode), request)
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         denoiser, block = self.denoiser, request.block or self.block
         bounds = Bounds(
@@ -119,7 +122,8 @@ class BlockEngine:
         seed = chosen(self.config.seed if request.seed is None else request.seed)
         live = Live(
             next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.blocks.given,
-            denoiser.exact, (*prepared.notes, *self.meta.cautions(block)),
+            denoiser.exact, (*prepared.notes, *self.meta.cautions(block)), guide=self._guide(request, prepared, ends),
+            tools=tools,
         )  # fmt: skip
         if not self._fits(live.lanes, canvas.blocks.length):
             raise DecodeError(
@@ -128,6 +132,11 @@ class BlockEngine:
             )
         self.waiting.append(live)
         return live.number
+
+    def _guide(self, request: Request, prepared: Prepared, ends: frozenset[int]) -> Guide | None:
+        if request.grammar is None:
+            return None
+        return Guide.of(request.grammar, self.tokenizer, self.denoiser.vocab_size, ends, prepared.blocks.new)
 
     def _fits(self, lanes: int, positions: int) -> bool:
         return lanes * self.denoiser.state_bytes(positions) <= self.config.kv_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hildanext.decoding.request import Result, TokenRecord
+from hildanext.decoding.request import CallDelta, Result, TokenRecord
 from hildanext.errors import HildaError
 
 TokenState = Literal["mask", "new", "edited", "kept", "given"]
@@ -39,12 +39,14 @@ class Draft:
 
 @dataclass(frozen=True)
 class Commit:
-    """Text that will not change, to be appended. record: of each of token_ids, where it was asked for."""
+    """Text that will not change, to be appended. record: of each of token_ids, where it was asked for; told: what the
+    text means in a chat with tools."""
 
     request: int
     text: str
     token_ids: tuple[int, ...]
     record: tuple[TokenRecord, ...] | None = None
+    told: tuple[CallDelta, ...] | None = None
     kind: Literal["commit"] = "commit"
 
 

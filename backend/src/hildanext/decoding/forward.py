@@ -102,7 +102,7 @@ def _padded(denoiser: Denoiser, store: StateStore | None, rows: Sequence[Forward
         tokens[index, : sizes[index]] = row.tokens
         select[index, : sizes[index]] = row.select
     positions = torch.tensor([row.start for row in rows]).unsqueeze(1) + torch.arange(width)
-    cache = store.view(*_placed(rows)) if store is not None else None
+    cache = store.view(*_placed(rows), [row.block for row in rows]) if store is not None else None
     mask = visibility(rows, positions, cache.keys if cache else width)
     moved = [tensor.to(device) for tensor in (tokens, positions, mask, select)]
     return denoiser(moved[0], moved[1], moved[2], cache=cache, select=moved[3])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hildanext.core.mixture import Mixture
 from hildanext.decoding.store import KeysValues, PaddedView
+from hildanext.errors import ModelError
 from hildanext.models.denoiser import HFDenoiser
 
 Replay = Callable[[], None]
@@ -123,6 +124,11 @@ class Graphed:
     takes_layout = False
 
     def __init__(self, denoiser: HFDenoiser, slots: int, capacity: int, capture: Callable[[Replay], Replay]) -> None:
+        if denoiser.mixers:
+            raise ModelError(
+                "graphs: recurrent layers keep another state than keys and values, which captured forwards do not know;"
+                " decode without capture"
+            )
         self.denoiser, self.capture = denoiser, capture
         self.room = (1 << (slots - 1).bit_length(), -(-capacity // KEYS) * KEYS)
         self.layers: dict[int, Fixed] = {}

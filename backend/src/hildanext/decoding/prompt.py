@@ -86,7 +86,7 @@ def _encode(request: Request, tokenizer: Any, bounds: Bounds) -> list[int]:
         raise DecodeError("prompt: this model folder has no tokenizer; give prompt_ids")
     thinking = bounds.thinking if request.thinking is None else request.thinking
     try:
-        return prompt_ids(tokenizer, request.prompt, request.messages, bounds.start, thinking)
+        return prompt_ids(tokenizer, request.prompt, request.messages, bounds.start, thinking, request.called)
     except HildaError:
         raise
     except Exception as error:  # tokenizers raises plain ones, for a word it has no token for

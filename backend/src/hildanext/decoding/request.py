@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BeforeValidator, Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from hildanext.config.base import Section
 from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, CarryOver, Policy, Scalar, Tokens, unasked
 from hildanext.config.nearest import describe
 from hildanext.errors import DecodeError
 from hildanext.registry import Plugin
 
-MOST_ALTERNATIVES = 20
+MOST_ALTERNATIVES, MOST_GRAMMAR, MOST_TOOLS = 20, 100_000, 128
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
 TokenId = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
@@ -25,11 +26,11 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
     "native": {"sample": None},
     "openai": {
         "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "infill": None, "trace": None,
-        "logprobs": None, "max_new_tokens": "max_tokens",
+        "logprobs": None, "tools": None, "tool_choice": None, "several_calls": None, "max_new_tokens": "max_tokens",
     },
     "cli": {
         "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "block": None, "overrides": None,
-        "trace": None, "infill": None, "ignore_eos": None,
+        "trace": None, "infill": None, "ignore_eos": None, "tools": None, "tool_choice": None, "several_calls": None,
     },
 }  # fmt: skip
 """Where an interface gives a field another name, or (None) withholds it or gives it a form of its own."""
@@ -37,6 +38,24 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
 
 def _or_plugin(value: Any, section: ValidatorFunctionWrapHandler) -> Any:
     return value if isinstance(value, Plugin) else section(value)
+
+
+def _or_kind(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    kind, _, text = value.partition(":")
+    return {"type": kind, "text": text}
+
+
+class Grammar(Section):
+    """What a text must match. Written as `type` or `type:text` too."""
+
+    type: Literal["json_schema", "json_object", "regex", "lark", "gbnf"] = Field(
+        description="language it is written in"
+    )
+    text: Annotated[str, Field(max_length=MOST_GRAMMAR)] | dict[str, Any] = Field(
+        "", description="the grammar; of json_schema the schema, as text or as an object; of json_object nothing"
+    )
 
 
 @unasked
@@ -65,9 +84,24 @@ class Request(Asked[None]):
     trace: bool = Field(False, description="keep the canvas after every step in the result")
     infill: bool = Field(False, description="fill the gaps marked <gap:N> in the prompt")
     ignore_eos: bool = Field(False, description="go on to max_new_tokens whatever is generated")
+    grammar: Annotated[Grammar, BeforeValidator(_or_kind, json_schema_input_type=str | Grammar)] | None = Field(
+        None, description="what the text must match: json_schema:TEXT, json_object, regex:TEXT, lark:TEXT or gbnf:TEXT"
+    )
+    tools: Annotated[tuple[dict[str, Any], ...], Strict(False), Field(max_length=MOST_TOOLS)] = Field(
+        (), description="functions a chat's reply may call, as OpenAI's clients write them"
+    )
+    tool_choice: Annotated[str, Field(max_length=64)] = Field(
+        "auto", description="auto: the reply may call; none: tools are not shown; required: it does; a name: that tool"
+    )
+    several_calls: bool = Field(True, description="a reply that must call may make more than one call")
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = Field(
         None, description="keep each token's step, edits and log-probability, and this many alternatives; null: none"
     )
+
+    @property
+    def called(self) -> tuple[dict[str, Any], ...]:
+        """The tools that the template shows: none where none may be called."""
+        return () if self.tool_choice == "none" else self.tools
 
     @classmethod
     def of(cls, **values: Any) -> Request:
@@ -91,12 +125,11 @@ def names_in(interface: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a generation cost. forwards: those it took part in, prefill and commits too; tokens: generated, with infill
-    those of the gaps; prompt_tokens: given; the tuples have one entry per
-    denoising step; mask_share in [0, 1] is of the open blocks after the step. fused: forwards that also committed what
-    was final, the prompt or a block (unfused, each costs one more); positions: computed from the first generated block
-    on, per forward its mean width; cached_tokens: of the prompt, taken from earlier requests instead of computed. None
-    where the engine does not tell. Source: docs/choosing-thresholds.md."""
+    """What a generation cost. forwards: prefill and commits too; tokens: generated (of gaps, with infill);
+    prompt_tokens: given; tuples have one entry per denoising step; mask_share in [0, 1]: of the open blocks after it;
+    fused: forwards that also committed what was final (unfused, each costs one more); positions: computed from the
+    first generated block on, per forward its mean width; cached_tokens: of the prompt, from earlier requests; grammar:
+    tokens under one, forced ones, forwards, rate. None: not told. Source: docs/choosing-thresholds.md."""
 
     forwards: int = 0
     tokens: int = 0
@@ -118,6 +151,26 @@ class Metrics:
     tokens_per_forward_unfused: float | None = None
     positions_per_forward: float | None = None
     cached_tokens: int | None = None
+    grammar: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class CallDelta:
+    """A piece of a reply that may call tools: text that is said; or, of the call `index`, its name, which begins it, or
+    further text of its arguments, JSON."""
+
+    content: str = ""
+    index: int | None = None
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call. arguments: JSON text, cut where max_new_tokens cut the reply."""
+
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True)
@@ -151,8 +204,8 @@ class TokenRecord:
 class Result:
     """A finished generation. text holds nothing after EOS, a stop string or the limit; token_ids keep the first EOS.
     exact: every number came from an exact cache; preset: mode (null where it gave nothing), source, values used;
-    seed: the one used, by which a draw can be repeated; None where the engine draws nothing of ours; record: of each of
-    token_ids, None where it was not asked for (logprobs)."""
+    seed: the one used, None where the engine draws nothing of ours; record: of each of token_ids, None where it was not
+    asked for (logprobs); tool_calls, said: of a chat with tools, the calls and what else was said."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -166,6 +219,8 @@ class Result:
     notes: tuple[str, ...] = ()
     seed: int | None = None
     record: tuple[TokenRecord, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    said: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the trace."""

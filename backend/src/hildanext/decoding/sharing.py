@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hildanext.config.decode import DecodeConfig
 from hildanext.core.types import Denoiser
-from hildanext.decoding.prefixes import Found, Kept, Key, PrefixTree, Run
+from hildanext.decoding.prefixes import Cuttable, Found, Kept, Key, PrefixTree, Run
 from hildanext.decoding.state import Live, Window
 from hildanext.decoding.store import StateStore
 
@@ -23,7 +23,8 @@ from hildanext.decoding.store import StateStore
 @dataclass
 class Sharing:
     """What the requests of one engine know of each other: the tree, and for each request at work the runs its sequences
-    end in. It is off without a store, without room, and for models whose numbers depend on who shares a forward."""
+    end in. It is off without a store, without room, for models whose numbers depend on who shares a forward, and where
+    what a layer keeps cannot be cut into positions (recurrent layers)."""
 
     denoiser: Denoiser
     store: StateStore
@@ -34,7 +35,8 @@ class Sharing:
     @property
     def on(self) -> bool:
         """Whether anything is shared."""
-        return self.config.cache and self.config.prefix_bytes > 0 and self.denoiser.exact
+        wanted = self.config.cache and self.config.prefix_bytes > 0 and self.denoiser.exact
+        return wanted and all(isinstance(state, Cuttable) for state in self.store.layers.values())
 
     @property
     def limit(self) -> int:

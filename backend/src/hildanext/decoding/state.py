@@ -19,11 +19,13 @@ from hildanext.core.levenshtein import Controls
 from hildanext.core.types import Canvas, Update
 from hildanext.decoding.blocks import Blocks, Span
 from hildanext.decoding.carrying import Held
+from hildanext.decoding.guide import Guide
 from hildanext.decoding.modes import ResolvedMode
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.record import Record
 from hildanext.decoding.request import FinishReason, Request
 from hildanext.decoding.text import TextStream
+from hildanext.decoding.tools import ToolStream
 
 
 @dataclass
@@ -235,7 +237,7 @@ class Counters:
 class Live:
     """A request with its state. ends: token ids that end the text; slots: rows of the store, two with guidance, none
     while it waits; shown: position up to which text was emitted; emitted: ids that were; finish: set at its end;
-    record: where one is asked for."""
+    record, guide, tools: where they are asked for."""
 
     number: int
     request: Request
@@ -254,6 +256,8 @@ class Live:
     emitted: list[int] = field(default_factory=list)
     trace: list[dict[str, Any]] = field(default_factory=list)
     record: Record | None = None
+    guide: Guide | None = None
+    tools: ToolStream | None = None
 
     def __post_init__(self) -> None:
         if self.request.logprobs is not None:

@@ -21,7 +21,7 @@ from hildanext.decoding.forward import ForwardRow
 from hildanext.decoding.policy import masked
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
 from hildanext.decoding.record import Record
-from hildanext.decoding.request import FinishReason, Metrics, Result, TokenRecord
+from hildanext.decoding.request import FinishReason, Metrics, Result, TokenRecord, ToolCall
 from hildanext.decoding.sharing import sequences
 from hildanext.decoding.state import Live, Look, OpenBlock, Window
 from hildanext.decoding.statistics import guided, statistics
@@ -74,10 +74,12 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         carry = live.plan.carry
         found = observed(carry, seen, looked, scores) if carry else None
         raw = scores.float().clone() if live.record else scores
+        scores = live.guide.masked(scores, looked, seen) if live.guide else scores
         stats = _stats(live, block, seen, looked, scores)
         block.stable = _agreement(seen, stats)
         block.history += ((stats.best, stats.probability),) if policy.remembers else ()
-        update, forced = policy.step(stats, seen), canvas.forced(block, policy)
+        update = live.guide.update(stats, seen) if live.guide else policy.step(stats, seen)
+        forced = canvas.forced(block, policy)
         update = _completed(update, stats, seen) if forced else update
         if live.record:
             step = len(live.counters.mask_share) + 1
@@ -231,7 +233,8 @@ def _emit(live: Live) -> list[Event]:
     live.emitted.extend(kept)
     live.counters.first_block = live.counters.first_block or time.monotonic()
     first = live.canvas.blocks.given + len(live.emitted) - len(kept)
-    return [Commit(live.number, delta, kept, record(live, first, kept))] if delta or kept else []
+    told = live.tools.push(delta, live.finish is not None) if live.tools else None
+    return [Commit(live.number, delta, kept, record(live, first, kept), told)] if delta or kept or told else []
 
 
 def record(live: Live, first: int, ids: Sequence[int]) -> tuple[TokenRecord, ...] | None:
@@ -256,10 +259,14 @@ def result(live: Live) -> Result:
         tokens / seconds if seconds > 0 else 0.0, peak_memory(), live.plan.name, live.canvas.blocks.block,
         tuple(counters.mask_share), tuple(counters.proposed), tuple(counters.applied), tuple(counters.reverted),
         counters.fused, counters.positions, tokens / max(1, counters.forwards + counters.fused),
-        counters.positions / max(1, counters.forwards), counters.cached,
+        counters.positions / max(1, counters.forwards), counters.cached, live.guide.counts if live.guide else None,
     )  # fmt: skip
     reason: FinishReason = live.finish or "cancelled"
+    reason = "length" if live.guide and live.guide.broken and reason == "eos" else reason
+    calls = tuple(ToolCall(*call) for call in live.tools.calls) if live.tools else ()
+    notes = (*live.notes, *(live.guide.notes if live.guide else ()))
     return Result(
         live.text.text, tuple(kept), reason, metrics, exact=live.exact, preset=live.plan.preset,
-        trace=tuple(live.trace), notes=live.notes, seed=live.seed, record=record(live, given, kept),
+        trace=tuple(live.trace), notes=notes, seed=live.seed, record=record(live, given, kept),
+        tool_calls=calls, said=live.tools.content if live.tools else None,
     )  # fmt: skip

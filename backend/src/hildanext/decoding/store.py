@@ -1,8 +1,8 @@
 # What the layers of a model keep of committed tokens, one opaque state per layer with a row for every slot of a batch.
-# Entry points: StateStore (reserve, add, view, packed, commit, release), LayerState (what a kind of state must do),
-# KeysValues (the kind attention uses), PaddedView and PackedView (what a forward gets as its cache).
+# Entry points: StateStore, LayerState (what a kind of state must do), KeysValues (the kind attention uses), PaddedView
+# and PackedView (what a forward gets as its cache).
 # Letters: S slots, R rows, H key heads, C capacity in positions, Q new positions of a row, N of all rows, D head width.
-"""State store of block decoding: keys and values today, whatever a layer needs to go on in general."""
+"""State store of block decoding: keys and values, or whatever else a layer needs to go on."""
 
 from __future__ import annotations
 
@@ -130,11 +130,12 @@ def _write(held: Tensor, new: Tensor, places: Sequence[Place]) -> None:
 
 @dataclass
 class View:
-    """The store during one forward, passed to the model as its cache: which slots take part, and where their new
-    positions are. A layer asks for its state, reads its past and appends to it."""
+    """The store during one forward, passed to the model as its cache: which slots take part, where their new
+    positions are, and their block sizes. A layer asks for its state, reads its past and appends to it."""
 
     store: StateStore
     places: tuple[Place, ...]
+    blocks: tuple[int, ...]
 
     def state(self, layer: int, kind: type[Kind]) -> Kind:
         """The state of one layer, made at its first use."""
@@ -172,9 +173,7 @@ class BlockQueries(NamedTuple):
 @dataclass
 class PackedView(View):
     """Any slots, their tokens end to end in a single row, without padding and without a mask: cache and attention
-    layout in one. blocks: block size of each row; attention runs block by block over the store."""
-
-    blocks: tuple[int, ...]
+    layout in one; attention runs block by block over the store."""
 
     def __post_init__(self) -> None:
         self.queries = [found for pair in zip(self.places, self.blocks, strict=True) for found in _queries(*pair)]
@@ -247,12 +246,14 @@ class StateStore:
         self.lengths.append(0)
         return len(self.lengths) - 1
 
-    def view(self, rows: Sequence[int], starts: Sequence[int], sizes: Sequence[int]) -> PaddedView:
+    def view(
+        self, rows: Sequence[int], starts: Sequence[int], sizes: Sequence[int], blocks: Sequence[int] = ()
+    ) -> PaddedView:
         """A cache for one forward over consecutive slots `rows`, each with `sizes` tokens written from index `starts`
-        on: its committed length, or less where committed tokens are run again."""
+        on: its committed length, or less where committed tokens are run again; blocks: their block sizes."""
         if list(rows) != list(range(rows[0], rows[0] + len(rows))):
             raise ValueError(f"store: slots {list(rows)} of one forward must be consecutive")
-        return PaddedView(self, self._places(rows, starts, sizes, range(len(rows)), [0] * len(rows)))
+        return PaddedView(self, self._places(rows, starts, sizes, range(len(rows)), [0] * len(rows)), tuple(blocks))
 
     def packed(
         self, rows: Sequence[int], starts: Sequence[int], sizes: Sequence[int], blocks: Sequence[int]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from hildanext.config import Config
@@ -35,7 +35,8 @@ class Capability:
 
 @dataclass(frozen=True)
 class Facts:
-    """The model behind a session. window: prompt plus new tokens at most, 0 unknown; block: its block size, tokens."""
+    """The model behind a session. window: prompt plus new tokens at most, 0 unknown; block: its block size, tokens;
+    about: what its folder says of it, plain values by name (kind, parameters, mask_id, parent, history)."""
 
     model: str
     device: str
@@ -43,6 +44,7 @@ class Facts:
     dtype_reason: str = ""
     window: int = 0
     block: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Session(Steps, Protocol):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
 from hildanext.config import Config
 from hildanext.decoding.engine import BlockEngine
@@ -61,7 +63,19 @@ class NativeSession:
             BUNDLED if self.name == BUNDLED else name_of(loaded.path) if loaded.path else NEW
         )
         dtype = str(loaded.dtype).removeprefix("torch.")
-        return Facts(name, str(loaded.device), dtype, loaded.dtype_reason, engine.window, engine.block)
+        return Facts(name, str(loaded.device), dtype, loaded.dtype_reason, engine.window, engine.block, self.about)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the folder says of the model."""
+        meta, denoiser = self.loaded.meta, self.loaded.denoiser
+        counted = sum(one.numel() for one in denoiser.parameters()) if isinstance(denoiser, nn.Module) else None
+        return {
+            "kind": meta.kind, "parameters": counted, "mask_id": denoiser.mask_id, "shift": meta.shift,
+            "converted": meta.block is not None, "parent": meta.parent, "run": meta.run,
+            "base": meta.base and meta.base.name,
+            "presets": meta.decode, "history": meta.history,
+        }  # fmt: skip
 
     @property
     def pending(self) -> int:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from hildanext.core.types import Denoiser
 from hildanext.decoding.randomness import SAMPLE, uniform
 from hildanext.decoding.statistics import Sampling, statistics
+from hildanext.decoding.store import Place
 from hildanext.decoding.text import TextStream
 from hildanext.models.denoiser import HFDenoiser, hugging_face
 
@@ -84,6 +85,9 @@ class _Slots:
     _ends: Tensor | None = None
     _mask: Tensor | None = None
     _layer: int = 0
+    places: tuple[Place, ...] = ()
+    blocks: tuple[int, ...] = ()
+    pairs: dict[int, Any] = field(default_factory=dict)
 
     def begin(self, rows: Sequence[Row]) -> Tensor:
         """Hidden states [B, D] behind the prompts of new rows, which take the next slots."""
@@ -94,9 +98,14 @@ class _Slots:
         tokens = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
         positions = torch.arange(longest, device=device)
         self._source, causal = source, (positions[None] <= positions[:, None])[None, None]
+        # recurrent layers keep what is behind each prompt; new slots lie behind those of the rows
+        self._place([len(self.rows) + row for row in range(len(prompts))], [0] * len(prompts), list(map(len, prompts)))
         hidden = self.model.body(tokens, positions.expand_as(tokens), causal, cache=self)
+        for state in self.pairs.values():
+            state.spread(len(self.rows), source.tolist())
         self.rows += rows
         self.lengths += [len(row.prompt) for row in rows]
+        self._commit(range(len(self.rows) - len(rows), len(self.rows)))
         last = torch.tensor([len(row.prompt) - 1 for row in rows], device=device)
         return hidden[source, last]
 
@@ -107,9 +116,27 @@ class _Slots:
         self._mask = (torch.arange(width, device=device) <= self._ends[:, None])[:, None, None]
         tokens = torch.tensor([[row.token] for row in self.rows], device=device)
         layout = self if self.model.takes_layout else None
+        self._place(range(len(self.rows)), self.lengths, [1] * len(self.rows))
         hidden = self.model.body(tokens, self._ends[:, None], self._mask, cache=self, layout=layout)
         self.lengths = [length + 1 for length in self.lengths]
+        self._commit(range(len(self.rows)))
         return hidden[:, -1]
+
+    def _place(self, slots: Iterable[int], starts: Iterable[int], sizes: Sequence[int]) -> None:
+        if not self.model.mixers:
+            return
+        found = enumerate(zip(slots, starts, sizes, strict=True))
+        self.places = tuple(Place(slot, start, size, row, 0) for row, (slot, start, size) in found)
+        self.blocks = tuple(max(size, 1) for size in sizes)
+
+    def _commit(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            for state in self.pairs.values():
+                state.commit(slot, self.lengths[slot])
+
+    def state(self, layer: int, kind: type[Any]) -> Any:
+        """What a layer keeps of each slot beside keys and values."""
+        return self.pairs.setdefault(layer, kind(0, 0))
 
     def leave(self) -> Iterator[Row]:
         """The rows that have ended; the last slots move into theirs."""
@@ -119,6 +146,10 @@ class _Slots:
             done, last = self.rows[place], len(self.rows) - 1
             for tensor in (one for pair in self.held.values() for one in pair if place < last):
                 tensor[place, :, : self.lengths[last]] = tensor[last, :, : self.lengths[last]]
+            for state in self.pairs.values():
+                if place < last:
+                    state.move(last, place, self.lengths[last])
+                state.release(last)
             self.rows[place], self.lengths[place] = self.rows[last], self.lengths[last]
             del self.rows[last], self.lengths[last]
             yield done

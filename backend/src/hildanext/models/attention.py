@@ -1,5 +1,5 @@
 # The attention function of a loaded model, the layouts that replace a mask, and what a layer asks of a decoder's store.
-# Entry points: install, Layout, Cache, Probe; diffusion_slices, document_slices, causal_slices, flex_layout.
+# Entry points: install, Layout, Cache, Keeping, Probe; diffusion_slices, document_slices, causal_slices, flex_layout.
 # A Slices object names, for every query range, the key ranges it sees in full; no mask tensor exists. FlexLayout is one
 # compiled kernel that skips tiles no query sees: for GPUs only, on the CPU it has no backward. A layout travels to the
 # attention layers as the keyword `layout`; without it the model attends as transformers' "sdpa" does.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,10 +30,7 @@ class Layout(Protocol):
 
 
 class Cache(Protocol):
-    """What a layer asks of the decoder's store in one forward; nothing else may know what a layer's state is. A layer
-    whose state has a fixed size (convolution tail, recurrence) would need two methods: the state at the last commit,
-    and proposing its state behind n of this forward's tokens, which the store keeps if a commit ends exactly there:
-    a fused forward holds final tokens before open ones, so the engine asks for the state at each block's end."""
+    """What a layer asks of the decoder's store in one forward; nothing else may know what a layer's state is."""
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """This forward's key and value [B, H, Q, D] of one layer -> those its queries attend to, [B, H, K, D]."""
@@ -41,6 +38,20 @@ class Cache(Protocol):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Committed positions of the longest row; transformers asks where it is given no positions."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Cache, Protocol):
+    """A cache that keeps states of another kind, too. A layer whose state has a fixed size (convolution tail,
+    recurrence) asks for the state at each place's start and gives one at each block's end, of which the store keeps the
+    one at which a commit ends: a fused forward holds final tokens before open ones (models/mixer.py)."""
+
+    places: tuple[Any, ...]
+    blocks: tuple[int, ...]
+
+    def state(self, layer: int, kind: type[Any]) -> Any:
+        """What the store keeps for one layer, made at its first use."""
         ...
 
 

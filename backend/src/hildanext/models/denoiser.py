@@ -1,4 +1,5 @@
-# Any Hugging Face causal LM as a block-diffusion denoiser, through 4-D masks, position ids and nothing else.
+# Any Hugging Face causal LM as a block-diffusion denoiser, through 4-D masks and position ids; recurrent layers, where
+# it has some, are told in which order they read (models/runs.py).
 # Entry points: HFDenoiser, network and module (of a denoiser), hugging_face, position_bytes.
 # A denoiser's parameters are the network's; every computation passes through forward(kind, ...), so that a DDP or FSDP2
 # wrapper sees it.
@@ -19,7 +20,10 @@ from hildanext.errors import ModelError
 from hildanext.models import attention
 from hildanext.models.attention import Cache, Layout
 from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan_causal, plan_diffusion
+from hildanext.models.mixer import install, pair_bytes
+from hildanext.models.runs import Runs
 from hildanext.models.shape import Shape
+from hildanext.models.support import FULL, recurrent_layers, text_config
 
 
 class HFDenoiser(nn.Module):
@@ -39,6 +43,7 @@ class HFDenoiser(nn.Module):
 
     def _install(self) -> None:
         attention.install(self.model)
+        self.mixers = install(self.model)
 
     @property
     def vocab_size(self) -> int:
@@ -75,8 +80,9 @@ class HFDenoiser(nn.Module):
         return frozenset(found)
 
     def state_bytes(self, positions: int) -> int:
-        """Key and value bytes of `positions` tokens in all layers."""
-        return positions * position_bytes(self.config, self.dtype.itemsize)
+        """Key and value bytes of `positions` tokens in all layers; of recurrent layers what they keep of any text."""
+        kept = (1 if self.shift == "none" else 2) * pair_bytes(self.mixers, self.dtype)
+        return positions * position_bytes(self.config, self.dtype.itemsize) + kept
 
     @property
     def device(self) -> torch.device:
@@ -147,20 +153,36 @@ class HFDenoiser(nn.Module):
         return features
 
     def body(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache | None = None, layout: Layout | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: Cache | None = None,
+        layout: Layout | None = None,
+        runs: Runs | None = None,
     ) -> Tensor:
         """Hidden states [B, Q, D] after the final norm. mask [B or 1, 1, Q, K] bool or additive float; it is ignored
-        where a layout is given."""
+        where a layout is given. runs: order of recurrent layers; None: rows are texts, from their beginning or from
+        what the cache keeps of them. ModelError where positions say otherwise."""
         if mask.dtype != torch.bool:
             mask = mask.to(self.dtype)
-        extra = {} if layout is None else {"layout": layout}
+        extra: dict[str, Any] = {} if layout is None else {"layout": layout}
+        given: Any = mask
+        if self.mixers:
+            extra["runs"] = self._order(positions, cache) if runs is None else runs
+            given = {kind: mask if kind == FULL else None for kind in text_config(self.config).layer_types}
         with dense_kernel(self.device):
             output = self.model.base_model(
-                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                input_ids=tokens, attention_mask=given, position_ids=positions, past_key_values=cache,
                 use_cache=cache is not None, **extra,
             )  # fmt: skip
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def _order(self, positions: Tensor, cache: Cache | None) -> Runs:
+        if isinstance(cache, attention.Keeping):
+            return Runs.decoding(cache.places, cache.blocks, positions, self.shift == "clean")
+        return Runs.of_positions(positions)
 
     def _logits(
         self,
@@ -180,7 +202,8 @@ class HFDenoiser(nn.Module):
         if bool((select & (batch.positions() == 0)).any()):
             raise ValueError("causal_features: select holds a document's first position, which nothing predicts")
         mask, layout = plan_causal(self.backend(batch.tokens.shape[1], 1), batch.docs)
-        hidden = self.body(batch.tokens, batch.positions(), additive(mask, self.dtype), layout=layout)
+        runs = Runs.causal(batch.docs) if self.mixers else None
+        hidden = self.body(batch.tokens, batch.positions(), additive(mask, self.dtype), layout=layout, runs=runs)
         return hidden[:, :-1][select[:, 1:]]
 
     def _noisy(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
@@ -191,11 +214,17 @@ class HFDenoiser(nn.Module):
         if block < length:
             tokens, positions = torch.cat([noisy, batch.tokens], 1), torch.cat([positions, positions], 1)
         # a bool mask would be turned into one such bias per layer, and kept for the backward pass
-        hidden = self.body(tokens, positions, additive(mask, self.dtype), layout=layout)
+        runs = self._read(batch, block) if self.mixers else None
+        hidden = self.body(tokens, positions, additive(mask, self.dtype), layout=layout, runs=runs)
         if self.shift == "none":
             return hidden[:, :length][select]
         rows, columns = select.nonzero(as_tuple=True)
         return hidden[rows, self._sources(batch, block)[rows, columns]]
+
+    def _read(self, batch: Batch, block: int) -> Runs:
+        if block >= batch.tokens.shape[1]:
+            return Runs.causal(batch.docs)
+        return Runs.diffusion(batch.docs, block, self.block_grid, batch.groups)
 
     def _sources(self, batch: Batch, block: int) -> Tensor:
         length = batch.tokens.shape[1]
@@ -243,4 +272,4 @@ def position_bytes(config: Any, size: int) -> int:
     """Bytes of keys and values that one token costs in all layers of a Hugging Face configuration; size: bytes of one
     element. Latent attention (fewer bytes) is not known to it."""
     shape = Shape.of(config)
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * size
+    return 2 * (shape.layers - recurrent_layers(config)) * shape.kv_heads * shape.head_dim * size

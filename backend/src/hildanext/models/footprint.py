@@ -24,9 +24,11 @@ from hildanext.models.backend import capability, choose_backend
 from hildanext.models.denoiser import position_bytes
 from hildanext.models.files import skeleton
 from hildanext.models.load import NEW, choose_device, choose_dtype, model_folder, new_tokenizer
+from hildanext.models.mixer import mixers_of, pair_bytes
 from hildanext.models.new import new_model
 from hildanext.models.shallow import Forward, Kept, kept_bytes
 from hildanext.models.shape import Shape
+from hildanext.models.support import recurrent_layers
 from hildanext.registry import build
 
 FORMULAS = ("llama", "mistral", "qwen2", "qwen3")
@@ -37,7 +39,7 @@ QUANTISED_BYTES = {"qlora": 0.5 + 1 / 64 + 4 / 64 / 256, "lora8bit": 1.0}
 @dataclass(frozen=True)
 class NetworkFootprint:
     """Counts of parameters: all, of embedding and output matrix, of the other linear layers, and of their rank-one
-    updates; see models.kind.Footprint."""
+    updates; pair: float32 bytes that recurrent layers keep of a text; see models.kind.Footprint."""
 
     config: Any
     total: int
@@ -46,6 +48,7 @@ class NetworkFootprint:
     rank_one: int
     query_norm: bool
     gated: bool = True
+    pair: int = 0
 
     @classmethod
     def of(cls, model: ModelConfig) -> NetworkFootprint:
@@ -66,6 +69,7 @@ class NetworkFootprint:
             sum(module.in_features + module.out_features for module in linears),
             any("q_norm" in name for name, _ in network.named_parameters()),
             any("gate" in name for name, _ in network.named_parameters()),
+            pair_bytes(mixers_of(network), torch.float32),
         )
 
     def weights(self, dtype: torch.dtype) -> float:
@@ -107,11 +111,12 @@ class NetworkFootprint:
         shape, decode = Shape.of(self.config), config.decode
         position = position_bytes(self.config, dtype.itemsize)
         wide = shape.feed * 3 + shape.hidden * 4
+        shared = 0 if self.pair else decode.cache * decode.prefix_bytes
         return {
             "parameters": float(self.total * dtype.itemsize), "gradients": 0.0, "optimizer": 0.0,
             "activations": float(decode.step_tokens * wide * dtype.itemsize),
             "logits": float(decode.requests * max(decode.block, 32) * shape.vocabulary * 4),
-            "kv": float(min(decode.kv_bytes, decode.requests * window * position + decode.cache * decode.prefix_bytes)),
+            "kv": float(min(decode.kv_bytes, decode.requests * (window * position + self.pair) + shared)),
         }  # fmt: skip
 
     def layer_bytes(self, length: int, block: int, backend: str, size: int) -> dict[str, float]:
@@ -159,7 +164,7 @@ class NetworkFootprint:
             kept = found.total(rows, shape.layers)
             if config.train.gradient_checkpointing:
                 positions = window if forward.block >= window else 2 * window
-                kept = found.total(rows, 1) + shape.layers * rows * positions * shape.hidden * forward.dtype.itemsize
+                kept = found.single(rows) + shape.layers * rows * positions * shape.hidden * forward.dtype.itemsize
                 kept += found.once[1] * (shape.layers - 1) * (config.model.adapter.kind == "none")
             worst = max(worst, kept)
         return worst
@@ -173,7 +178,7 @@ class NetworkFootprint:
         for block in {window if one.causal else min(block, window) for block in blocks}:
             name = choose_backend(config.model.attention, device, window, block).name
             kernel = "math" if name == "dense" and level is not None and level < (7, 0) else name
-            grain = block if kernel == "sliced" or block == window else 1
+            grain = block if kernel == "sliced" or block == window or recurrent_layers(self.config) else 1
             yield Forward(window, grain, kernel, dtype, narrow)
 
     def _kept(self, forward: Forward, device: torch.device) -> Kept:

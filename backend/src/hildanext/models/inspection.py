@@ -24,9 +24,10 @@ from hildanext.models.files import skeleton
 from hildanext.models.load import Loaded, kind_at, model_folder
 from hildanext.models.mask_token import mask_id_of, shift_of
 from hildanext.models.meta import HildaMeta
+from hildanext.models.runs import Runs
 from hildanext.models.tensors import Tensors
 
-ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+ATTENTION = ("self_attn", "attn", "attention", "self_attention", "linear_attn", "conv")
 SHORT, LONGEST = (16, 64), 256
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
@@ -143,8 +144,9 @@ def _clean_half(denoiser: HFDenoiser, batch: Batch) -> tuple[Tensor, list[Tensor
 def _run(
     denoiser: HFDenoiser, tokens: Tensor, positions: Tensor, mask: Tensor, layout: Any
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    runs = Runs.causal((positions == 0).long().cumsum(1)) if denoiser.mixers else None
     with _recorded(denoiser.model) as record:
-        hidden = denoiser.body(tokens, positions, mask, layout=layout)
+        hidden = denoiser.body(tokens, positions, mask, layout=layout, runs=runs)
     return _logits(denoiser, hidden), record
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 from hildanext.core.masks import additive
 from hildanext.models.backend import Backend, plan_diffusion
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.models.support import text_config
+from hildanext.models.runs import Runs
+from hildanext.models.support import recurrent_layers, text_config
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,38 @@ class Forward:
 @dataclass(frozen=True)
 class Kept:
     """Bytes a forward keeps for its backward, parameters left out: of every row, and once for all (autocast's copies
-    of weights, a shared mask); each is (whatever the layers, for each layer)."""
+    of weights, a shared mask); each is (whatever the layers, for each layer). Where layers differ that is their mean,
+    and widest holds (row, once) of the layer that keeps most."""
 
     row: tuple[float, float]
     once: tuple[float, float] = (0.0, 0.0)
+    widest: tuple[float, float] = (0.0, 0.0)
 
     def total(self, rows: int, layers: int) -> float:
         """Bytes of `rows` rows through `layers` layers."""
         fixed, layer = (rows * row + once for row, once in zip(self.row, self.once, strict=True))
         return fixed + layers * layer
 
+    def single(self, rows: int) -> float:
+        """Bytes of `rows` rows through the layer that keeps most."""
+        row, once = self.widest
+        return self.total(rows, 0) + max(self.total(rows, 1) - self.total(rows, 0), rows * row + once)
+
 
 def fewest_layers(config: Any) -> int:
     """Layers of the least copy whose last layer is like those that follow: one, or more where a family begins with
-    layers of another kind; a count."""
+    layers of another kind; of a hybrid as many as its kinds of layers take to come round; a count."""
     held = text_config(config)
+    if recurrent_layers(config):
+        kinds = list(held.layer_types)
+        periods = (n for n in range(1, len(kinds)) if all(one == kinds[i % n] for i, one in enumerate(kinds)))
+        return next(periods, len(kinds))
     return min(int(held.num_hidden_layers), 1 + int(getattr(held, "first_k_dense_replace", 0) or 0))
 
 
-def shallow(config: Any, layers: int, dtype: torch.dtype = torch.float32) -> Any:
-    """A network of the configuration with its first `layers` layers and random weights, on torch's default device."""
+def shallow(config: Any, layers: int, dtype: torch.dtype = torch.float32, kinds: Sequence[str] = ()) -> Any:
+    """A network of the configuration with its first `layers` layers and random weights, on torch's default device;
+    kinds: of its layers, where they are others than the first ones'."""
     from transformers import AutoModelForCausalLM
 
     made = copy.deepcopy(config)
@@ -68,6 +81,8 @@ def shallow(config: Any, layers: int, dtype: torch.dtype = torch.float32) -> Any
                 setattr(held, name, value[:layers])
         if old is not None:
             held.num_hidden_layers = layers
+        if kinds and getattr(held, "layer_types", None):
+            held.layer_types = list(kinds)
     return AutoModelForCausalLM.from_config(made, dtype=dtype)
 
 
@@ -80,19 +95,39 @@ def kept_bytes(config: Any, forward: Forward, device: torch.device) -> Kept | st
 @lru_cache(maxsize=64)
 def _kept(kind: Any, text: str, forward: Forward, device: torch.device) -> Kept | str:
     config = kind.from_dict(json.loads(text))
-    fewest = fewest_layers(config)
 
-    def split(rows: int) -> tuple[float, float]:
-        less, more = (_traced(config, layers, rows, forward, device) for layers in (fewest, fewest + 1))
-        return less - fewest * (more - less), more - less
+    def traced(rows: int, layers: int, kinds: Sequence[str] = ()) -> float:
+        network = partial(shallow, config, layers, kinds=kinds)
+        return _traced(config, network, rows, forward, device)
 
+    split = _of_kinds if recurrent_layers(config) else _of_one_kind
     try:
         with _quiet():
-            (fixed, layer), (fixed_two, layer_two) = split(1), split(2)
+            (fixed, layer, most), (fixed_two, layer_two, most_two) = (
+                split(config, partial(traced, 1)),
+                split(config, partial(traced, 2)),
+            )
     except Exception as error:  # whatever a family's code does to tensors without storage
         said, *_ = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {said}"
-    return Kept((fixed_two - fixed, layer_two - layer), (2 * fixed - fixed_two, 2 * layer - layer_two))
+    once = (2 * fixed - fixed_two, 2 * layer - layer_two)
+    return Kept((fixed_two - fixed, layer_two - layer), once, (most_two - most, 2 * most - most_two))
+
+
+def _of_one_kind(config: Any, traced: Callable[..., float]) -> tuple[float, float, float]:
+    fewest = fewest_layers(config)
+    less, more = (traced(layers) for layers in (fewest, fewest + 1))
+    return less - fewest * (more - less), more - less, more - less
+
+
+def _of_kinds(config: Any, traced: Callable[..., float]) -> tuple[float, float, float]:
+    held = text_config(config)
+    every, dense = list(held.layer_types), int(getattr(held, "num_dense_layers", 0) or 0)
+    kinds = sorted(set(every)) * (1 + dense)
+    base, least = traced(len(kinds), kinds), sorted(set(every))
+    each = {kind: traced(len(kinds) + 1, [*kinds, kind]) - base for kind in least}
+    fixed = base - sum(each[kind] for kind in kinds)
+    return fixed, sum(each[kind] for kind in every) / len(every), max(each.values())
 
 
 @contextmanager
@@ -105,7 +140,7 @@ def _quiet() -> Iterator[None]:
         logger.disabled = old
 
 
-def _traced(config: Any, layers: int, rows: int, forward: Forward, device: torch.device) -> float:
+def _traced(config: Any, made: Callable[..., Any], rows: int, forward: Forward, device: torch.device) -> float:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     docs = torch.zeros(rows, forward.length, dtype=torch.long)
@@ -114,6 +149,8 @@ def _traced(config: Any, layers: int, rows: int, forward: Forward, device: torch
     dtype = torch.bfloat16 if experts else forward.dtype
     positions = torch.arange(forward.length).repeat(rows, 1 if forward.block >= forward.length else 2)
     kept: dict[int, tuple[float, Tensor]] = {}
+    whole = forward.block >= forward.length
+    runs = Runs.causal(docs) if whole else Runs.diffusion(docs, forward.block, "global")
 
     def pack(tensor: Tensor) -> Tensor:
         storage, wide = tensor.untyped_storage(), experts and tensor.dtype == torch.bfloat16
@@ -122,12 +159,12 @@ def _traced(config: Any, layers: int, rows: int, forward: Forward, device: torch
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.device(device):
-        network = shallow(config, layers, dtype)
+        network = made(dtype=dtype)
         denoiser = HFDenoiser(network, 0, attention=forward.backend).train()
         own = {weight.untyped_storage()._cdata for weight in network.parameters()}
         given = [mode.from_tensor(tensor).to(device) for tensor in (positions, additive(mask, dtype))]
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast(forward, device):
-            denoiser.body(torch.zeros_like(given[0]), given[0], given[1], layout=layout)
+            denoiser.body(torch.zeros_like(given[0]), given[0], given[1], layout=layout, runs=runs)
     return float(sum(size for storage, (size, _) in kept.items() if storage not in own))
 
 

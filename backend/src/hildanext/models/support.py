@@ -1,16 +1,25 @@
 # Which architectures become block diffusion by masks and positions alone, and why the others are refused.
-# Entry points: check_supported (a configuration), check_head, recompute (a network), text_config.
+# Entry points: check_supported (a configuration), mixer_of, recurrent_layers, check_head, recompute, text_config.
 # Every rule reads the configuration of the text model, also where it is nested in one of several modalities.
 """Supported architectures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from hildanext.errors import ModelError
+from hildanext.registry import build, names
 
 LENGTH_DEPENDENT = ("dynamic", "longrope")
+FULL = "full_attention"
+BROKEN = {
+    "bamba": "its code forgets the recurrent state whenever more than one token follows it",
+    "jamba": "its code forgets the recurrent state whenever more than one token follows it",
+    "kimi_linear": "its code does not continue from its own cache",
+}
+UNKNOWN = ("granitemoehybrid", "nemotron_h", "falcon_h1", "zamba2")
 SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping", "lm_head_multiplier")
 
 
@@ -24,7 +33,8 @@ def text_config(config: Any) -> Any:
 def check_supported(config: Any, where: str) -> None:
     """ModelError, saying why, for an architecture that a 4-D mask does not turn into block diffusion."""
     held = text_config(config)
-    kinds = set(getattr(held, "layer_types", None) or ()) - {"full_attention"}
+    _check_recurrent(config, held, where)
+    kinds = {kind for kind in set(getattr(held, "layer_types", None) or ()) - {FULL} if mixer_of(config, kind) is None}
     window = getattr(held, "sliding_window", None)
     if kinds & {"sliding_attention", "chunked_attention"} or (not kinds and window and _uses_window(held)):
         raise ModelError(
@@ -48,6 +58,47 @@ def check_supported(config: Any, where: str) -> None:
         )
 
 
+def _check_recurrent(config: Any, held: Any, where: str) -> None:
+    family = next((one.model_type for one in (config, held) if one.model_type in (*BROKEN, *UNKNOWN)), "")
+    if family in BROKEN:
+        raise ModelError(
+            f"{where}: {family} has recurrent layers, which are not a softmax over a mask, and {BROKEN[family]}, so a"
+            " block cannot be decoded after a committed one; use a model of lfm2, qwen3_next or qwen3_5"
+        )
+    if family in UNKNOWN:
+        raise ModelError(
+            f"{where}: {family} has Mamba-2 layers, which are not a softmax over a mask and have no mixer here yet; use"
+            " a model of lfm2, qwen3_next or qwen3_5, or one with attention in every layer"
+        )
+
+
+def mixer_of(config: Any, kind: str) -> Any:
+    """The plugin of kind `mixers` that is exact for this family's layers of type `kind`, or None."""
+    return next((one for one in _mixers() if kind == one.layer_type and _is_of(config, one.families)), None)
+
+
+@cache
+def _mixers() -> tuple[Any, ...]:
+    return tuple(build("mixers", {"type": name}) for name in names("mixers"))
+
+
+def _is_of(config: Any, families: tuple[str, ...]) -> bool:
+    return config.model_type in families or text_config(config).model_type in families
+
+
+def mixers_by_name(config: Any) -> dict[str, int]:
+    """The recurrent layers of a configuration: how many of each mixer; empty: attention in all of them."""
+    kinds = list(getattr(text_config(config), "layer_types", None) or ())
+    found = [mixer_of(config, kind) for kind in kinds if kind != FULL]
+    named = [type(one).__module__.rpartition(".")[2] for one in found if one is not None]
+    return {name: named.count(name) for name in sorted(set(named))}
+
+
+def recurrent_layers(config: Any) -> int:
+    """How many layers of a configuration are recurrent."""
+    return sum(mixers_by_name(config).values())
+
+
 def check_head(network: Any, where: str) -> None:
     """ModelError where logits are not the features times the output matrix: a bias, a scale or a cap on them."""
     held = text_config(network.config)
@@ -65,7 +116,8 @@ def check_head(network: Any, where: str) -> None:
 def _takes_attention(config: Any) -> bool:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    # hybrids declare nothing, and every family of a mixer has been tried
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or recurrent_layers(config):
         return True
     network = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return bool(network._supports_attention_backend) and bool(getattr(network, "_supports_sdpa", True))

@@ -94,6 +94,9 @@ class RunRecorder(Recorder):
         if self._wish.exists():
             self.training.console.warn(f"{self._wish}: was there before the run began, and is removed")
             self._wish.unlink()
+        ladder = self.training.ladder
+        stages = [vars(stage) for stage in ladder.stages]
+        run.write_json("plan.json", {"steps": ladder.steps, "window": ladder.window, "stages": stages})
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         run.status(step=trainer.step, total=trainer.steps, begun=now, first_step=trainer.step)
         self._environment()

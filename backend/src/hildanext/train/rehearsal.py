@@ -22,7 +22,7 @@ from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import choose_device, choose_dtype
 from hildanext.models.lora import add_adapter
 from hildanext.models.shallow import fewest_layers, shallow
-from hildanext.models.support import recompute, text_config
+from hildanext.models.support import recompute, recurrent_layers, text_config
 from hildanext.train.optim import build_optimizer, freeze
 
 OPERATIONS = 3e10
@@ -84,7 +84,8 @@ def rehearse(config: Config, network: Any, window: int, block: int) -> Pace:
     """The pace of a run over rows of `window` tokens at this block size below the window. network: its Hugging Face
     configuration."""
     layers, fewest = int(text_config(network).num_hidden_layers), fewest_layers(network)
-    depths = [layers] if layers <= fewest + MORE else [fewest, fewest + MORE]
+    more = fewest if recurrent_layers(network) else MORE
+    depths = [layers] if layers <= fewest + more else [fewest, fewest + more]
     timed = [_timed(config, network, depth, (window, block)) for depth in depths]
     last = timed[-1]
     if len(depths) == 1:

@@ -62,3 +62,9 @@ export async function* events(path, body, signal) {
     }
   }
 }
+
+// The file that answers a POST.
+export async function file(path, body) {
+  const options = { method: "POST", body: JSON.stringify(body), headers: headers({ "content-type": "application/json" }) };
+  return (await checked(await fetch(path, options))).blob();
+}

@@ -1,4 +1,4 @@
-// Two small charts: masks per step with edits, and a loss curve.
+// The chart of masks per step, with edits.
 const SVG = "http://www.w3.org/2000/svg";
 
 function shape(name, attributes) {
@@ -48,22 +48,4 @@ function runs(frames) {
     if (i && frames[i - 1].block === frame.block) found[found.length - 1][1] = i + 1; else found.push([i, i + 1]);
   });
   return found;
-}
-
-// points: [[step, loss]]; returns {low, high, first, last} or null.
-export function drawLoss(svg, points) {
-  const width = 1000, height = 100;
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  if (points.length < 2) { svg.replaceChildren(); return null; }
-  const losses = points.map(point => point[1]);
-  const low = Math.min(...losses), high = Math.max(...losses);
-  const first = points[0][0], last = points[points.length - 1][0];
-  const place = ([x, y]) => `${((x - first) / Math.max(1, last - first) * width).toFixed(1)},${(4 + (high - y) / Math.max(1e-9, high - low) * (height - 8)).toFixed(1)}`;
-  svg.replaceChildren(
-    shape("line", { class: "grid", x1: 0, x2: width, y1: 4, y2: 4 }),
-    shape("line", { class: "grid", x1: 0, x2: width, y1: height - 4, y2: height - 4 }),
-    shape("polyline", { class: "line", points: points.map(place).join(" ") }),
-  );
-  return { low, high, first, last };
 }

@@ -1,44 +1,25 @@
-// The jobs view: what runs, its loss, its log; start, cancel, delete.
+// The training view: what runs, its curves, plan, log; start, cancel, delete.
 import { get, send } from "./api.js";
-import { drawLoss } from "./chart.js";
+import { Curves, series } from "./curves.js";
+import { body, load, loaded } from "./job_form.js";
+import { make, twice } from "./make.js";
 import { pictures } from "./panels.js";
+import { planTable, showPlan } from "./plan.js";
 
 const POLL = 1500;
 const cards = new Map();
 const $ = id => document.getElementById(id);
-let timer = 0, kinds = [], refused = "", unreachable = "";
+let timer = 0, refused = "", unreachable = "";
 
-export function openJobs() { clearTimeout(timer); if (!kinds.length) loadKinds(); refresh(); }
+export function openJobs() {
+  clearTimeout(timer);
+  if (!loaded()) load().catch(error => { unreachable = error.message; problem(); });
+  refresh();
+}
 export function closeJobs() { clearTimeout(timer); }
 
-// The form is made of what the server says of its kinds of job: their help, and the values each reads.
-async function loadKinds() {
-  try { ({ kinds } = await get("/jobs/kinds")); } catch (error) { unreachable = error.message; problem(); return; }
-  $("job-command").replaceChildren(...kinds.map(kind => new Option(kind.command)));
-  describeKind();
-}
-
-function describeKind() {
-  const kind = kinds.find(one => one.command === $("job-command").value);
-  $("job-help").textContent = kind ? kind.help : "";
-  $("job-fields").querySelector("ul").replaceChildren(...(kind ? kind.fields : []).map(field => {
-    const item = make("li"), add = make("button", "quiet", field.place);
-    add.type = "button";
-    add.title = "Set this value";
-    add.onclick = () => override(field);
-    item.append(add, make("span", "help", `${field.description} (${JSON.stringify(field.default)})`));
-    return item;
-  }));
-}
-$("job-command").onchange = describeKind;
-
-function override(field) {
-  const box = $("job-set"), value = typeof field.default === "string" ? field.default : JSON.stringify(field.default);
-  box.value = [box.value.trim(), `${field.place}=${value}`].filter(Boolean).join("\n");
-  box.focus();
-}
-
 async function refresh() {
+  clearTimeout(timer);
   try {
     const { jobs } = await get("/jobs?limit=50");
     show(jobs);
@@ -46,14 +27,15 @@ async function refresh() {
     problem();
     await Promise.all(jobs.filter(job => worthLooking(job)).map(details));
   } catch (error) { unreachable = error.message; problem(); }
-  timer = setTimeout(refresh, POLL);
+  clearTimeout(timer);
+  if (!$("view-training").hidden) timer = setTimeout(refresh, POLL);
 }
 
 function worthLooking(job) {
   const card = cards.get(job.id);
   const moved = card.seen !== `${job.state} ${job.step}`;
   card.seen = `${job.state} ${job.step}`;
-  return moved || job.state === "running" || card.details.open;
+  return moved || job.state === "running";
 }
 
 function show(jobs) {
@@ -65,13 +47,6 @@ function show(jobs) {
     if (list.children[index] !== card.root) list.insertBefore(card.root, list.children[index] || null);
     fill(card, job);
   });
-}
-
-function make(tag, className, text) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== undefined) element.textContent = text;
-  return element;
 }
 
 function build(job) {
@@ -87,20 +62,24 @@ function build(job) {
   head.append(make("h3", "", job.command), card.badge, make("code", "", job.id), card.buttons);
   card.progress = make("progress");
   card.progress.setAttribute("aria-label", "Steps done");
-  card.loss = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  card.loss.setAttribute("class", "loss");
-  card.loss.setAttribute("role", "img");
-  card.axis = make("div", "loss-axis");
-  card.details = make("details");
-  card.log = make("pre");
-  card.log.tabIndex = 0;
-  card.details.append(make("summary", "", "Log"), card.log);
-  card.details.ontoggle = () => { card.seen = ""; };
+  card.curves = new Curves();
   card.problem = make("div", "problem");
+  card.plan = fold("Plan");
   card.pictures = pictures();
-  card.root.append(head, card.progress, card.figures, card.loss, card.axis, card.problem, card.details, card.pictures.root);
+  card.log = fold("Log");
+  card.text = make("pre");
+  card.text.tabIndex = 0;
+  card.log.append(card.text);
+  for (const folded of [card.plan, card.pictures.root, card.log]) folded.ontoggle = () => { if (folded.open) { card.seen = ""; refresh(); } };
+  card.root.append(head, card.progress, card.figures, card.curves.root, card.problem, card.plan, card.pictures.root, card.log);
   cards.set(job.id, card);
   return card;
+}
+
+function fold(name) {
+  const made = make("details");
+  made.append(make("summary", "", name));
+  return made;
 }
 
 function fill(card, job) {
@@ -126,35 +105,23 @@ function fill(card, job) {
 
 async function details(job) {
   const card = cards.get(job.id);
-  const { metrics } = await get(`/jobs/${job.id}/metrics?tail=2000`);
-  const points = metrics.filter(entry => Number.isFinite(entry.step) && Number.isFinite(entry.loss)).map(entry => [entry.step, entry.loss]);
-  const range = drawLoss(card.loss, points);
-  card.loss.style.display = card.axis.style.display = range ? "" : "none";
-  if (range) {
-    card.loss.setAttribute("aria-label", `loss from ${range.high.toFixed(3)} to ${range.low.toFixed(3)}`);
-    card.axis.replaceChildren(make("span", "", `step ${range.first}`), make("span", "", `loss ${range.low.toFixed(3)} to ${range.high.toFixed(3)}`), make("span", "", `step ${range.last}`));
-  }
+  const [{ metrics }, { plan }] = await Promise.all([get(`/jobs/${job.id}/metrics?tail=2000`), card.planned ? { plan: card.planned } : get(`/jobs/${job.id}`)]);
+  if (plan) card.planned = plan;
+  card.curves.show(series(metrics), plan?.stages || []);
+  card.plan.hidden = !plan;
+  if (plan && card.plan.open) card.plan.replaceChildren(card.plan.firstChild, planTable(plan, job.step));
   await card.pictures.show(job.id);
-  if (card.details.open) {
+  if (card.log.open) {
     const { log, output } = await get(`/jobs/${job.id}/logs?tail=200`);
     const own = log.filter(line => !output.includes(line.slice(line.indexOf(" ") + 1)));
     const text = [...output, ...own].join("\n") || "nothing yet";
-    if (card.log.textContent !== text) { card.log.textContent = text; card.log.scrollTop = card.log.scrollHeight; }
+    if (card.text.textContent !== text) { card.text.textContent = text; card.text.scrollTop = card.text.scrollHeight; }
   }
 }
 
-function duration(seconds) {
+export function duration(seconds) {
   if (seconds < 90) return `${Math.round(seconds)} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
-}
-
-// A second click within four seconds does it: a run's checkpoints go with it.
-function twice(button, work) {
-  if (button.dataset.asked) { work(); return; }
-  const label = button.textContent;
-  button.dataset.asked = "yes";
-  button.textContent = "Delete for good?";
-  setTimeout(() => { delete button.dataset.asked; button.textContent = label; }, 4000);
 }
 
 async function act(work) {
@@ -170,9 +137,10 @@ function problem() {
   $("job-problem").textContent = text;
 }
 
-$("job-form").onsubmit = event => {
-  event.preventDefault();
-  const body = { command: $("job-command").value, set: $("job-set").value.split("\n").map(line => line.trim()).filter(Boolean) };
-  if ($("job-config").value.trim()) body.config = $("job-config").value.trim();
-  act(() => send("POST", "/jobs", body));
+$("job-form").onsubmit = event => { event.preventDefault(); act(() => send("POST", "/jobs", body())); };
+$("job-plan").onclick = async () => {
+  $("job-plan").disabled = true;
+  try { await showPlan($("plan"), body()); refused = ""; } catch (error) { refused = error.message; }
+  $("job-plan").disabled = false;
+  problem();
 };

@@ -1,5 +1,5 @@
 # The results of a grid as one page: two charts, a table with intervals, and every seed.
-# Entry points: grid_page, table_of, told.
+# Entry points: grid_page, table_of, header_of, by_cell, told.
 # Seeds of a cell are averaged; what stands behind +- is half the range over seeds, in brackets the interval over texts.
 """Page of a grid."""
 
@@ -11,12 +11,11 @@ from typing import Any
 
 from hildanext.progress import Console
 from hildanext.report.charts import Axes, Series, lines
+from hildanext.report.intervals import ratio
 from hildanext.report.page import Section, page
 
-HEADER = (
-    "cell", "bound, nats/token", "against the first", "area", "right at 0.9", "TPF at 0.9", "steps", "tokens",
-    "tokens/s", "seconds", "memory, MiB",
-)  # fmt: skip
+SURE = 0.9
+"""The threshold whose point, or the nearest to it, is in the table."""
 DETAIL = ("cell", "seed", "bound", "area", "steps", "processor seconds", "tasks")
 
 
@@ -38,29 +37,45 @@ def _spread(values: Sequence[float], form: str) -> str:
     return text if len(values) < 2 else f"{text} ± {format((max(values) - min(values)) / 2, form)}"
 
 
+def header_of(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Titles of the columns of table_of."""
+    tau = f"{_point(results[0], SURE)['tau']:g}"
+    return (
+        "cell", "bound, nats/token", "against the first", "area", f"right at {tau}", f"TPF at {tau}", "steps", "tokens",
+        "tokens/s", "seconds", "memory, MiB",
+    )  # fmt: skip
+
+
 def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """A row for each cell, under HEADER."""
+    """A row for each cell, under header_of."""
     cells, rows = by_cell(results), list[tuple[str, ...]]()
     first = next(iter(cells.values()))
     for name, seeds in cells.items():
         low, high = (mean(one["bound"][end] for one in seeds) for end in ("low", "high"))
-        gains = [
-            100 * (one["bound"]["value"] / other["bound"]["value"] - 1)
-            for one in seeds
-            for other in first
-            if one["seed"] == other["seed"]
-        ]
         rows.append((
             name, f"{_spread([one['bound']['value'] for one in seeds], '.3f')} [{low:.3f}, {high:.3f}]",
-            "-" if seeds is first or not gains else f"{_spread(gains, '+.1f')} %",
+            "-" if seeds is first else _against(seeds, first),
             _spread([one["area"] for one in seeds], ".2f"),
-            _spread([100 * _point(one, 0.9)["y"] for one in seeds], ".1f") + " %",
-            _spread([_point(one, 0.9)["x"] for one in seeds], ".2f"),
+            _spread([100 * _point(one, SURE)["y"] for one in seeds], ".1f") + " %",
+            _spread([_point(one, SURE)["x"] for one in seeds], ".2f"),
             f"{mean(one['steps'] for one in seeds):.0f}", f"{mean(one['tokens'] for one in seeds):,.0f}",
             f"{mean(one['tokens'] / one['processor'] for one in seeds):,.0f}",
             f"{mean(one['processor'] for one in seeds):.0f}", f"{mean(one['memory'] for one in seeds) / 2**20:.0f}",
         ))  # fmt: skip
     return rows
+
+
+def _against(seeds: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]) -> str:
+    pairs = [(one, other) for one in seeds for other in first if one["seed"] == other["seed"]]
+    gaps = [
+        (mine - hers, count)
+        for one, other in pairs
+        for (mine, count), (hers, _) in zip(one["documents"], other["documents"], strict=True)
+    ]
+    if not gaps:
+        return "-"
+    found = ratio([gap for gap, _ in gaps], [float(count) for _, count in gaps])
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def _curves(results: Sequence[Mapping[str, Any]]) -> str:
@@ -102,13 +117,14 @@ def grid_page(report: Mapping[str, Any], description: str) -> str:
     ]  # fmt: skip
     prose = (
         "Held-out rows, the same for every cell. The bound is that of the block size the model is decoded with, in"
-        " brackets its interval over documents; ± is half the range over seeds. The curve decodes the held-out text"
-        " itself: at each threshold the tokens filled per forward, and how many of them the model would have filled"
-        " rightly then. Area: under the best share at each speed, from one token per forward on. Tokens/s: of training,"
-        " per processor second, everything a cell needs beforehand included."
+        " brackets its interval over documents; ± is half the range over seeds. Against the first: the difference text"
+        " by text, with its interval. The curve decodes the held-out text itself: at each threshold the tokens filled"
+        " per forward, and how many of them the model would have filled rightly then. Area: under the best share at"
+        " each speed, from one token per forward on. Tokens/s: of training, per processor second, everything a cell"
+        " needs beforehand included."
     )
     sections = [
-        Section("Cells", prose, HEADER, table_of(results), (_bounds(report), _curves(results)), wide=True),
+        Section("Cells", prose, header_of(results), table_of(results), (_bounds(report), _curves(results)), wide=True),
         Section("Every training", "One row for each cell and seed.", DETAIL, _details(results), wide=True),
     ]  # fmt: skip
     return page("Conversion methods beside each other", description, facts, sections, f"run: {report['run']}")
@@ -129,4 +145,4 @@ def told(report: Mapping[str, Any], console: Console) -> None:
     """The table on the console."""
     if report["parent"]:
         console.say(f"AR parent, left to right: {report['parent']['value']:.3f} nats per token")
-    console.table(table_of(report["results"]), HEADER)
+    console.table(table_of(report["results"]), header_of(report["results"]))

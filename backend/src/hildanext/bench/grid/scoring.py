@@ -30,8 +30,9 @@ SEED, AT_ONCE = 90_001, 8
 
 
 def scored(config: Config, path: str, console: Console) -> dict[str, Any]:
-    """{block, bound, curve, area, tasks} of the model at `path` on the first grid.rows rows of train.eval_split, with
-    intervals over documents or rows. Source: docs/conversion-methods.md, what is measured."""
+    """{block, bound, documents: [nats, tokens] each, curve, area, tasks} of the model at `path` on the first grid.rows
+    rows of train.eval_split, with intervals over documents or rows. Source: docs/conversion-methods.md, what is
+    measured."""
     loaded = load_model(
         config.model.model_copy(update={"path": path, "adapter": type(config.model.adapter)()}), console
     )
@@ -46,7 +47,8 @@ def scored(config: Config, path: str, console: Console) -> dict[str, Any]:
     curve = curve_of(loaded, batches, block, config.grid.taus)
     tasks = [_task(section, loaded, config, console) for section in config.grid.tasks]
     return {
-        "block": block, "bound": bound.as_dict(), "curve": curve, "area": area(curve),
+        "block": block, "bound": bound.as_dict(), "documents": [list(pair) for pair in pairs], "curve": curve,
+        "area": area(curve),
         "tasks": {name: value for one in tasks for name, value in one.items()},
     }  # fmt: skip
 

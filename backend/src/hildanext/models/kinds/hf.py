@@ -26,7 +26,7 @@ from hildanext.models.lora import has_adapter
 from hildanext.models.mask_token import MASK_TEXT, edit_ids_of, mask_id_of, shift_of
 from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
-from hildanext.models.support import check_supported, text_config
+from hildanext.models.support import check_supported, mixers_by_name, text_config
 from hildanext.models.tensors import Tensors
 from hildanext.run_dir import write_atomic
 
@@ -119,7 +119,11 @@ def _architecture(config: Any, refusal: str) -> dict[str, Any]:
     rope = getattr(held, "rope_parameters", None) or {}
     facts = {name: getattr(held, name, None) for name in names} | {"rope_theta": rope.get("rope_theta")}
     facts["model_type"] = config.model_type
-    reason = refusal or "softmax attention over a mask in every layer"
+    every, kinds = "softmax attention over a mask in every layer", mixers_by_name(config)
+    others = ", ".join(f"{count} {name}" for name, count in kinds.items())
+    reason = refusal or (
+        f"recurrent layers in block order ({others}), softmax attention in the others" if others else every
+    )
     return facts | {"supported": not refusal, "reason": reason}
 
 
