@@ -125,10 +125,10 @@ def test_text_parts_of_a_message_are_joined(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]), ("presence_penalty", 0.5),
-        ("frequency_penalty", 1.0), ("logit_bias", {"5": 1}), ("response_format", {"type": "json_object"}),
-        ("reasoning_effort", "high"), ("response_format", {"type": "json_schema", "json_schema": {"name": "a"}}),
-        ("tool_choice", "auto"), ("top_logprobs", 2), ("store", True), ("service_tier", "flex"), ("verbosity", "low"),
+        ("functions", [{"name": "f"}]), ("presence_penalty", 0.5),
+        ("frequency_penalty", 1.0), ("logit_bias", {"5": 1}), ("function_call", "auto"),
+        ("reasoning_effort", "high"), ("modalities", ["audio"]), ("tool_choice", "required"),
+        ("top_logprobs", 2), ("store", True), ("service_tier", "flex"), ("verbosity", "low"),
     ],
 )  # fmt: skip
 def test_what_is_not_supported_is_a_400_that_names_it(client: openai.OpenAI, name: str, value: Any) -> None:

@@ -167,5 +167,5 @@ def test_the_server_opens_its_engine_that_way(tmp_path: Path, monkeypatch: pytes
         serving.serve(config_in(tmp_path), Console(quiet=True))
 
 
-def _end(config: Any, console: Any, key: str | None, opened: Any, room: Any) -> Any:
-    raise ConfigError(opened.func.__name__)
+def _end(config: Any, console: Any, key: str | None, room: Any, choice: Any) -> Any:
+    raise ConfigError(choice.__name__)
