@@ -1,5 +1,5 @@
 # Writes the rows of reinforcement learning in docs/results.md: countdown of three numbers, 4x4 sudoku, stories to tell.
-# Entry points: `python docs/puzzles.py FOLDER`, which writes <task>_sft, _train, _test.jsonl and stories_train.jsonl.
+# Entry points: `python docs/puzzles.py FOLDER`, which writes <task>_sft, _train, _test.jsonl, stories_<part>.jsonl.
 # sft has worked answers as chats, train and test what rl.rows reads; no puzzle of test is in the other two, told apart
 # by a hash of what is asked. A sudoku's solution may be: there are 288 of them.
 """Generated countdown and sudoku."""
@@ -18,7 +18,8 @@ from typing import Any
 from hildanext.world.corpus import corpus
 
 COUNTS = {"sft": 12000, "train": 4000, "test": 400}
-HELD, STORIES = 8, 31
+HELD = 8
+STORIES = {"train": 31, "test": 32}
 MOST, HIGHEST = 12, 60
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
@@ -87,5 +88,7 @@ if __name__ == "__main__":
         for part in COUNTS:
             lines = "".join(f"{json.dumps(row)}\n" for row in made(task, part))
             (folder / f"{task.__name__}_{part}.jsonl").write_text(lines, encoding="utf-8")
-    told = [row for row in corpus("chat", STORIES, COUNTS["train"]) if row["check"]["type"] == "story"]
-    (folder / "stories_train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in told), encoding="utf-8")
+    for part, seed in STORIES.items():
+        told = [row for row in corpus("chat", seed, COUNTS["train"]) if row["check"]["type"] == "story"]
+        text = "".join(f"{json.dumps(row)}\n" for row in told)
+        (folder / f"stories_{part}.jsonl").write_text(text, encoding="utf-8")

@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from decoding.reference import MASK, loaded
 
-from hildanext.config.decode import DecodeConfig
+from hildanext.config.decode import CarrySection, DecodeConfig
+from hildanext.core.mixture import Mixture
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.engine import BlockEngine
+from hildanext.decoding.forward import ForwardRow, forward
 from hildanext.decoding.graphs import Bucket, Graphed, Replay, _Step
 from hildanext.decoding.request import Request
+from hildanext.decoding.store import StateStore
 from hildanext.models.denoiser import HFDenoiser
 
 ASKS = [
@@ -61,6 +65,30 @@ def test_captured_texts_are_those_of_eager_decoding_and_nothing_moves(
     assert texts(parts, graphed) == wanted and [texts(parts, graphed, [ask])[0] for ask in ASKS] == wanted
     assert addresses(graphed)[: len(before)] == before and captured <= graphed.captured <= 6
     assert texts(parts, plain) == wanted
+
+
+@pytest.mark.parametrize("carry", ["rcd", "soft"])
+def test_a_forward_that_carries_is_not_replayed(random_model: Callable[..., Any], carry: str) -> None:
+    parts = loaded(random_model("qwen3"))
+    asks = [one.model_copy(update={"carry": CarrySection(type=carry)}) for one in ASKS]
+    graphed = Graphed(parts.denoiser, 4, 64, again)
+    assert texts(parts, graphed, asks) == texts(parts, parts.denoiser, asks)
+
+
+def test_a_mixture_stands_in_the_row_of_its_slot(random_model: Callable[..., Any]) -> None:
+    denoiser = loaded(random_model("qwen3")).denoiser
+    where = torch.tensor([1]), torch.tensor([[3, 9]]), torch.tensor([[0.5, 0.5]]), torch.tensor([False])
+    mixture = Mixture(torch.tensor([0]), *where)
+    every = torch.ones(4, dtype=torch.bool)
+    found = []
+    for model, mixed in ((denoiser, mixture), (Graphed(denoiser, 2, 16, again), mixture), (denoiser, None)):
+        store = StateStore()
+        store.reserve(2, 16)
+        _, slot = store.add(), store.add()
+        row = ForwardRow(slot, 0, torch.tensor([5, MASK, 7, 8]), every, 4, mixed)
+        with torch.no_grad():
+            found += forward(model, store, [row], torch.device("cpu"))
+    assert torch.allclose(found[0], found[1], atol=1e-6) and not torch.allclose(found[0], found[2], atol=1e-3)
 
 
 def test_a_larger_request_makes_room_and_is_captured_anew(random_model: Callable[..., Any]) -> None:

@@ -21,18 +21,9 @@ from hildanext.core.reward import Attempt
 from hildanext.registry import build
 
 LOOP = {
-    "step",
-    "loss",
-    "lr",
-    "grad_norm",
-    "seconds",
-    "time",
-    "tokens_per_second",
-    "memory",
-    "phase",
-    "block",
+    "step", "loss", "lr", "grad_norm", "seconds", "processor", "time", "tokens_per_second", "memory", "phase", "block",
     "rollout",
-}
+}  # fmt: skip
 DATA = '[{"type": "storyworld", "seed": 11, "stories": 0, "chat": 0, "arithmetic": 60, "coding": 0}]'
 SHORTER = [
     "train.steps=2", "train.batch=8", "rl.groups=2", "rl.samples=4", "rl.held_out=2", "rl.limit=20", "rl.answer=16",

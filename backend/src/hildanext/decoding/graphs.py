@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -133,17 +133,17 @@ class Graphed:
         self.room = (1 << (slots - 1).bit_length(), -(-capacity // KEYS) * KEYS)
         self.layers: dict[int, Fixed] = {}
         self.steps: dict[Bucket, _Step] = {}
-        self.captured, self.plain = 0, False
+        self.captured = 0
+        self.mixture: Mixture | None = None
 
     @contextmanager
     def mixing(self, mixture: Mixture) -> Iterator[None]:
         """As of HFDenoiser; what was captured knows no mixture, so forwards within run as they are."""
-        self.plain = True
+        self.mixture = mixture
         try:
-            with self.denoiser.mixing(mixture):
-                yield
+            yield
         finally:
-            self.plain = False
+            self.mixture = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["denoiser"], name)
@@ -155,7 +155,8 @@ class Graphed:
     ) -> Tensor:  # fmt: skip
         """As Denoiser.__call__; cache: a PaddedView, or None for a forward without one, which is not captured."""
         if cache is None:
-            uncached: Tensor = self.denoiser(tokens, positions, mask, None, select)
+            with self._mixed(0):
+                uncached: Tensor = self.denoiser(tokens, positions, mask, None, select)
             return uncached
         first, (count, width) = cache.places[0].slot, tokens.shape
         self._room_for(cache, first + count)
@@ -163,8 +164,9 @@ class Graphed:
         step = self.steps.get(bucket) or _Step.of(bucket, self.layers, self.room, tokens.device)
         step.fill(cache, tokens, positions, mask)
         own = (slice(first, first + count), slice(0, width))
-        if self.plain or width > WIDEST:  # a prefill: most of its logits are not wanted
-            logits = self._as_it_is(step, own, select)
+        if self.mixture or width > WIDEST:  # a prefill: most of its logits are not wanted
+            with self._mixed(first):
+                logits = self._as_it_is(step, own, select)
             cache.store.layers.update(self.layers)
             return logits
         self._replayed(step)
@@ -174,6 +176,10 @@ class Graphed:
             before = torch.cat([logits[:, :1], logits[:, :-1]], 1)
             logits = torch.where((positions == 0)[..., None], logits, before)
         return logits if select is None else logits[select]
+
+    def _mixed(self, first: int) -> AbstractContextManager[Any]:
+        # the rows of a bucket begin with slot 0
+        return nullcontext() if self.mixture is None else self.denoiser.mixing(self.mixture.moved(first, 0))
 
     def _room_for(self, cache: PaddedView, rows: int) -> None:
         wanted = (max(rows, cache.store.slots), cache.store.capacity)

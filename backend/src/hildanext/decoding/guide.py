@@ -17,14 +17,14 @@ from hildanext.core.head import EXCLUDED
 from hildanext.core.types import Canvas, Stats, Update
 from hildanext.decoding.grammar import Vocabulary, compiled, refused
 from hildanext.decoding.modes import ResolvedMode
-from hildanext.decoding.policies.left_to_right import LeftToRight
 from hildanext.decoding.policy import masked
 from hildanext.decoding.request import Grammar, Request
 from hildanext.errors import DecodeError
+from hildanext.registry import build
 
 LONGEST, AGAIN = 4096, 4.0
 HURRIED = "grammar: the text was brought to an end early, so that it matches within max_new_tokens; ask for more"
-FROM_THE_LEFT = LeftToRight()
+FROM_THE_LEFT = {"type": "left_to_right"}
 NO_ENDING = (
     "grammar: no short ending of this grammar was found, so a text that max_new_tokens cuts may not match it;"
     " finish_reason says 'length' then"
@@ -214,4 +214,4 @@ def guided(plan: ResolvedMode, request: Request) -> ResolvedMode:
         raise DecodeError(f"{wrong[0]}: under a grammar the text is what the grammar says; leave {wrong[0]} out")
     shown = {name: plan.preset[name] for name in ("temperature", "top_k", "top_p", "cfg_scale", "confidence")}
     preset = {"mode": None, "source": "grammar", "type": "left_to_right", **shown}
-    return ResolvedMode(FROM_THE_LEFT, plan.sampling, preset, "left_to_right")
+    return ResolvedMode(build("policies", FROM_THE_LEFT), plan.sampling, preset, FROM_THE_LEFT["type"])

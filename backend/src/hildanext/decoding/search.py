@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from hildanext.core.head import exclude_token
-from hildanext.core.types import Canvas, Denoiser, Update
+from hildanext.core.types import Canvas, Denoiser, Stats, Update
 from hildanext.decoding.events import Event
 from hildanext.decoding.forward import ForwardRow, visibility
-from hildanext.decoding.policies.static_quota import StaticQuota
-from hildanext.decoding.policy import masked
+from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked, quota
 from hildanext.decoding.randomness import uniform
 from hildanext.decoding.sharing import sequences
 from hildanext.decoding.state import Live, OpenBlock, Window
@@ -36,15 +35,22 @@ Course = Generator[Tensor, Tensor, Tensor]
 """Gives candidates [m, Q], is sent their logits [m, Q, V] without [MASK], returns the block's tokens [Q]."""
 
 
-class Search(StaticQuota):
-    """A policy that asks about candidates instead of deciding from one forward. Where an engine cannot search, it is
-    the quota that it begins from."""
+class Search(BlockPolicy):
+    """A policy that asks about candidates instead of deciding from one forward. Asked for a single step, it is the
+    quota of static_quota."""
+
+    steps: int = Field(0, ge=0, description="forwards a block's masks are spread over, a count; 0: one per mask")
 
     @model_validator(mode="after")
     def _alone(self) -> Self:
         if self.window_blocks > 1:
             raise ValueError("window_blocks: a search is within one block; give 1")
         return self
+
+    def step(self, stats: Stats, canvas: Canvas) -> Update:
+        """The quota of this step, best first."""
+        count = quota(canvas.masks, self.steps or max(1, canvas.masks), canvas.step)
+        return fill(stats, canvas, best_first(stats.probability, masked(canvas), least(canvas, max(1, count))))
 
     def search(self, canvas: Canvas, draws: Draws) -> Course:
         """The course of one block."""
