@@ -35,6 +35,7 @@ class Tally:
     """What the clients saw."""
 
     expected: dict[str, str]
+    ruled: bool = True
     seconds: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -57,16 +58,30 @@ def post(connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.c
     return reply
 
 
-def body_of(prompt: str, new_tokens: int) -> dict[str, Any]:
-    """The request of a prompt, of every fourth one under a schema."""
-    grammar = {} if PROMPTS.index(prompt) % 4 else {"grammar": {"type": "json_schema", "text": RULED}}
+def ruled(prompt: str) -> bool:
+    """Whether it is one of every four."""
+    return PROMPTS.index(prompt) % 4 == 0
+
+
+def body_of(prompt: str, new_tokens: int, rules: bool) -> dict[str, Any]:
+    """The request of a prompt; with rules every fourth one is under a schema."""
+    grammar = {"grammar": {"type": "json_schema", "text": RULED}} if rules and ruled(prompt) else {}
     return {"prompt": prompt, "max_new_tokens": new_tokens, "seed": 1, **grammar}
+
+
+def parses(text: str) -> bool:
+    """Whether it is JSON."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def stream_one(connection: http.client.HTTPConnection, prompt: str, new_tokens: int, tally: Tally) -> None:
     """One streamed generation."""
     begun, text, first, result, name = time.monotonic(), "", 0.0, None, b""
-    reply = post(connection, body_of(prompt, new_tokens) | {"stream": True})
+    reply = post(connection, body_of(prompt, new_tokens, tally.ruled) | {"stream": True})
     for line in reply:
         name = line[7:].strip() if line.startswith(b"event: ") else name
         if line.startswith(b"data: ") and name in (b"commit", b"done"):
@@ -78,7 +93,7 @@ def stream_one(connection: http.client.HTTPConnection, prompt: str, new_tokens: 
     tally.seconds.append(time.monotonic() - begun)
     tally.first.append(first)
     tally.tokens += result["metrics"]["tokens"]
-    if text != result["text"] or text != tally.expected[prompt]:
+    if text != result["text"] or text != tally.expected[prompt] or (tally.ruled and ruled(prompt) and not parses(text)):
         tally.wrong.append(prompt)
 
 
@@ -95,18 +110,19 @@ def run_client(url: str, number: int, until: float, new_tokens: int, tally: Tall
     connection.close()
 
 
-def alone(url: str, new_tokens: int) -> dict[str, str]:
+def alone(url: str, new_tokens: int, rules: bool) -> dict[str, str]:
     """The text of every prompt, one request after the other."""
     connection = connect(url)
-    bodies = {prompt: body_of(prompt, new_tokens) for prompt in PROMPTS}
+    bodies = {prompt: body_of(prompt, new_tokens, rules) for prompt in PROMPTS}
     found = {prompt: str(json.loads(post(connection, body).read())["text"]) for prompt, body in bodies.items()}
     connection.close()
     return found
 
 
-def soak(url: str, clients: int, seconds: float, new_tokens: int) -> dict[str, Any]:
-    """Figures of one soak; unmet() says which conditions they break."""
-    tally = Tally(alone(url, new_tokens))
+def soak(url: str, clients: int, seconds: float, new_tokens: int, rules: bool = True) -> dict[str, Any]:
+    """Figures of one soak; unmet() says which conditions they break. rules: a quarter under a schema, which asks for a
+    tokenizer that spells JSON."""
+    tally = Tally(alone(url, new_tokens, rules), rules)
     with watching(url) as watch:
         begun = time.monotonic()
         until = begun + seconds

@@ -94,6 +94,21 @@ def test_the_same_seed_gives_the_same_report(name: str, loaded: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_backwards_of_its_parts_one_after_the_other_give_the_gradient_of_the_whole(name: str, loaded: Any) -> None:
+    objective, weights = prepared(build("objectives", {"type": name}), loaded), list(loaded.denoiser.parameters())
+    found = []
+    for reports in (objective.losses, lambda *asked: [objective.loss(*asked)]):
+        loaded.denoiser.zero_grad()
+        for report in reports(loaded.denoiser, example(loaded), 4, torch.Generator().manual_seed(0)):
+            report.total.backward()
+        found.append([torch.zeros_like(one) if one.grad is None else one.grad.clone() for one in weights])
+    loaded.denoiser.zero_grad()
+    assert any(bool(slope.any()) for slope in found[0])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_where_nothing_is_learned_nothing_is_lost(name: str, loaded: Any) -> None:
     report = report_of(prepared(build("objectives", {"type": name}), loaded), loaded, learned=False)
     assert float(report.total.detach()) == 0.0

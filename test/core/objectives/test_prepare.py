@@ -92,7 +92,7 @@ class Adapted(LayerModel):
 @pytest.mark.parametrize("name", registry.names("objectives"))
 def test_an_objective_needs_no_further_model_unless_it_says_so(name):
     assert build(name).companions == ()
-    assert build(name).compares_with_origin == (name == "distill")
+    assert build(name).compares_with_origin == (name in ("distill", "align"))
 
 
 def test_preparation_changes_nothing_unless_it_is_written():
@@ -100,7 +100,11 @@ def test_preparation_changes_nothing_unless_it_is_written():
     assert objective.prepare(about()) is objective
 
 
-@pytest.mark.parametrize("name", [name for name in registry.names("objectives") if name != "autoregressive"])
+OWN_NOISE = ("autoregressive", "align", "trajectory")
+"""Objectives that draw no noise, have that of another, or mask along a recorded order."""
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names("objectives") if name not in OWN_NOISE])
 def test_prepared_diffusion_objectives_draw_no_special_id_and_none_beyond_the_tokenizer(name):
     prepared = build(name, noise={"replace": 0.9, "forbidden": (5,)}).prepare(about())
     batch = example(rows=32)

@@ -200,7 +200,7 @@ NOT_AN_ELBO = {
         {}, mask_and_edit, "HeadOptions", lambda exclude, smoothing: HeadOptions(None, smoothing),
     ),
     "rows of any length alike": (
-        {"normaliser": "document"}, MaskAndEdit, "_row_factor", lambda self, view, batch: 1 / 7,
+        {"normaliser": "document"}, MaskAndEdit, "row_factor", lambda self, view, batch: 1 / 7,
     ),
 }  # fmt: skip
 
