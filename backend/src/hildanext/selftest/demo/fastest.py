@@ -25,18 +25,26 @@ def fastest(stage: Stage) -> Part:
     )
     update = {"tune": settings, "model": ModelConfig(path="tiny"), "decode": DecodeConfig()}
     found = tune(stage.config.model_copy(update=update), Console(quiet=True), stage.work / "tune")
-    rows = [_row(name, one) for name, one in found["variants"].items()]
+    labels = {name: _label(name, found) for name in found["variants"]}
+    rows = [(labels[name], *_row(name, one)) for name, one in found["variants"].items()]
     prose = (
         f"{len(found['tried'])} settings (mode, block, window, dtype, threads, engine) tried within "
         f"{stage.sizes.tuning:.0f} seconds, the fastest then in turns with the usual one and with the quickest way to "
         f"read the parent left to right. Judged by: {found['measures']}. {_sentence(found['answer'])}"
     )
-    header = ("decoder", "tokens/s", "nats per token under the parent", "repetition")
-    chart = bars([(name, one["tokens_per_second"]) for name, one in found["variants"].items()], "tokens/s")
+    header = ("", "decoder", "tokens/s", "nats per token under the parent", "repetition")
+    chart = bars([(labels[name], one["tokens_per_second"]) for name, one in found["variants"].items()], "tokens/s")
     section = Section("The fastest setting on this machine", prose, header, rows, [chart], wide=True)
     stage.console.say(found["answer"])
     keep = ("answer", "values", "variants", "reference", "tried", "seconds")
     return Part(section, {name: found[name] for name in keep})
+
+
+def _label(name: str, found: dict[str, Any]) -> str:
+    if found["variants"][name]["kind"] == "baseline":
+        return "parent, left to right"
+    known = {found["reference"]: "child, as usual", found["fastest"]: "child, fastest"}
+    return known.get(name, "child, runner-up")
 
 
 def _row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
