@@ -9,6 +9,7 @@ import torch
 from stand_in import StandIn
 from torch import Tensor, nn
 
+from hildanext.core.batches import repeated
 from hildanext.core.masks import block_diffusion_mask, causal_mask, document_mask
 from hildanext.core.types import Batch
 
@@ -87,6 +88,7 @@ class LayerModel(StandIn, nn.Module):
         return hidden
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        batch = repeated(batch, len(noisy) // len(batch.tokens))
         length, places = noisy.shape[1], batch.positions()
         if not 0 < block < length:
             return self.body(noisy, places, document_mask(batch.docs))[select]
