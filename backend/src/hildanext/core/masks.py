@@ -74,8 +74,8 @@ def block_diffusion_mask(
 def shifted_places(docs: Tensor, block: int, grid: str, groups: Tensor | None = None) -> Tensor:
     """docs [B, L] int -> [B, L] int64: where in [noisy | clean] a model whose logits predict the next token says what
     stands at each position: one earlier, a block's (group's) first token in the clean half, a document's first token at
-    itself. groups: as in block_diffusion_mask. Source: DESIGN.md, no token
-    shift by default."""
+    itself. groups: as in block_diffusion_mask. Source: docs/papers.md, model:
+    shift and embedding noise."""
     length = docs.shape[1]
     index, starts = torch.arange(length, device=docs.device), document_starts(docs)
     within = index - starts if grid == "per_document" else index.expand_as(starts)
