@@ -159,8 +159,8 @@ def compare(bench: Bench, shape: TrainBenchConfig) -> dict[str, Any]:
             seconds.setdefault(name, []).append(taken)
         for block in sizes:
             seconds.setdefault(f"block {block}", []).append(bench.timed(bench.ours, block)[0])
-        for name, form in compacted.items():
-            seconds.setdefault(name, []).append(answer.timed(form, shape.block)[0])
+        for name, compact in compacted.items():
+            seconds.setdefault(name, []).append(answer.timed(compact, shape.block)[0])
     best = {name: min(values) for name, values in seconds.items()}
     return {
         "seconds": best, "tokens_per_second": {name: shape.length / best[name] for name in ("plain", "ours")},

@@ -228,11 +228,12 @@ class HFDenoiser(nn.Module):
         length, views = noisy.shape[1], len(noisy) // len(batch.tokens)
         block = block if 0 < block < length else length
         backend = self.backend(length, block)
-        if block < length and backend.name == "dense" and not self.mixers and not self._whole:
+        apart = bool(self.mixers or self._whole) or batch.opened is not None
+        if block < length and backend.name == "dense" and not apart:
             rule = BlockDiffusionRule.of(length, block, batch.docs, self.block_grid, batch.groups)
             return self._compact(noisy, batch, block, select, Compaction.of(rule, select))
         batch = batch if views == 1 else repeated(batch, views)
-        mask, layout = plan_diffusion(backend, batch.docs, block, self.block_grid, batch.groups)
+        mask, layout = plan_diffusion(backend, batch.docs, block, self.block_grid, batch.groups, batch.opened)
         tokens, positions = noisy, batch.positions()
         if block < length:
             tokens, positions = torch.cat([noisy, batch.tokens], 1), torch.cat([positions, positions], 1)
