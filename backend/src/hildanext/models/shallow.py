@@ -46,12 +46,12 @@ class Kept:
     once: tuple[float, float] = (0.0, 0.0)
     widest: tuple[float, float] = (0.0, 0.0)
 
-    def total(self, rows: int, layers: int) -> float:
+    def total(self, rows: float, layers: int) -> float:
         """Bytes of `rows` rows through `layers` layers."""
         fixed, layer = (rows * row + once for row, once in zip(self.row, self.once, strict=True))
         return fixed + layers * layer
 
-    def single(self, rows: int) -> float:
+    def single(self, rows: float) -> float:
         """Bytes of `rows` rows through the layer that keeps most."""
         row, once = self.widest
         return self.total(rows, 0) + max(self.total(rows, 1) - self.total(rows, 0), rows * row + once)
