@@ -18,13 +18,15 @@ from torch import Tensor
 class Batch:
     """Packed rows. tokens [B, L] int64; learn [B, L] bool: where loss counts and noise may fall; docs [B, L] int64:
     document id within the row, constant over each document, padding has an id of its own and learn False; groups [B, L]
-    int64: the block id at which each position's group of blocks begins (core/groups.py); None: every block alone."""
+    int64: the block id at which each position's group of blocks begins (core/groups.py); None: every block alone;
+    opened [L, L] bool: what each position sees of its own half, where the mask allows it (core/annealing.py)."""
 
     tokens: Tensor
     learn: Tensor
     docs: Tensor
     ids: tuple[int, ...] = ()
     groups: Tensor | None = None
+    opened: Tensor | None = None
 
     def positions(self) -> Tensor:
         """[B, L] int64, restarting at 0 with every document. Under RoPE only their differences matter.
@@ -38,8 +40,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        groups = None if self.groups is None else self.groups.to(device)
-        return Batch(self.tokens.to(device), self.learn.to(device), self.docs.to(device), self.ids, groups)
+        groups, opened = (None if one is None else one.to(device) for one in (self.groups, self.opened))
+        return Batch(self.tokens.to(device), self.learn.to(device), self.docs.to(device), self.ids, groups, opened)
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,8 @@ class Denoiser(Protocol):
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         """Hidden states [n, D] that predict the tokens at `select` [B, L] bool from the noisy half of one forward over
-        [x_t ; x_0] (or of x_t alone when block >= L). Differentiable.
-        Source: LLaDA2.0 arXiv:2512.15745 eq. 3."""
+        [x_t ; x_0] (or of x_t alone when block >= L). Differentiable. noisy, select [k B, L]: k views of each row, view
+        after view; a row's x_0 need not be read more than once. Source: LLaDA2.0 arXiv:2512.15745 eq. 3."""
         ...
 
     def causal_features(self, batch: Batch, select: Tensor) -> Tensor:
@@ -235,13 +237,19 @@ class Pass:
     """A forward of an objective and the backward right after it, as plan and preflight count them. scored: share of the
     learnable positions that reach the head; views: rows of the forward for a row of the batch; causal: over the clean
     text alone, not over [x_t ; x_0]; reads: times the head is read again without a gradient, a count; drafts: forwards
-    of the network without a gradient before it, a count."""
+    of the network without a gradient before it, a count; beside: whether the views share one clean half."""
 
     scored: float = 1.0
     views: int = 1
     causal: bool = False
     reads: int = 0
     drafts: int = 0
+    beside: bool = False
+
+    @property
+    def rows(self) -> float:
+        """Rows of [x_t ; x_0] that cost as much, where views can stand beside one clean half."""
+        return (self.views + 1) / 2 if self.beside else float(self.views)
 
 
 class Objective(Protocol):

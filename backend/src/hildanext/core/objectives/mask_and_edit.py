@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from hildanext.config.noise import NoiseConfig
+from hildanext.core.annealing import annealed
 from hildanext.core.batches import repeated
 from hildanext.core.groups import grouped
 from hildanext.core.head import HeadOptions, sample_tokens
@@ -31,7 +32,8 @@ from hildanext.core.types import About, Batch, Denoiser, LossReport, Pass
 class Supervision:
     """One forward to be scored: a view, the batch its clean half comes from, and the weight [B, L] of each position's
     nll in the numerator. `select` [B, L] bool: the positions that are scored. `uniform` [B, L] in [0, 1): also draw a
-    token at each of them, from the model's distribution. `prior`: what the objective made of all views."""
+    token at each of them, from the model's distribution. `prior`: what the objective made of all views. `clean`:
+    the rows that view has several views of; None: batch."""
 
     view: Corruption
     batch: Batch
@@ -39,6 +41,7 @@ class Supervision:
     select: Tensor
     uniform: Tensor | None = None
     prior: Any = None
+    clean: Batch | None = None
 
 
 class MaskAndEdit(BaseObjective):
@@ -55,9 +58,7 @@ class MaskAndEdit(BaseObjective):
         " near it (CART; the part elbo then has these weights)",
     )
     cart: float = Field(0.3, gt=0, lt=1, description="decay of CART with the distance, a probability")
-    path: float = Field(
-        0.0, ge=0, description="factor of cross-entropy once more, weighed by the probability of the masked token"
-    )
+    path: float = Field(0.0, ge=0, description="factor of cross-entropy weighed by the masked token's probability")
     normaliser: Literal["token", "masked", "document", "sequence", "position"] = Field(
         "token",
         description="denominator: maskable tokens; masked tokens; all B x L positions; or the documents or rows, "
@@ -66,10 +67,7 @@ class MaskAndEdit(BaseObjective):
     m2t_weight: float = Field(1.0, ge=0, description="factor of the M2T term")
     t2t_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")
     keep_weight: float = Field(1.0, ge=0, description="factor of the KEEP term (lambda_k)")
-    keep_share: float = Field(
-        1.0, gt=0, le=1, description="share of the KEEP positions that are scored, drawn anew each time; they weigh "
-        "1 / share, so the term's mean is the same and the output matrix meets fewer positions",
-    )  # fmt: skip
+    keep_share: float = Field(1.0, gt=0, le=1, description="share of the KEEP positions scored, which weigh 1 / share")
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, the share spread over the vocabulary")
     confidence: float = Field(0.0, ge=0, description="factor of the entropy at correctly predicted masked positions")
     confidence_over: Literal["correct", "normaliser"] = Field(
@@ -77,10 +75,14 @@ class MaskAndEdit(BaseObjective):
         description="the entropy term's denominator: correct positions of the micro-batch (LLaDA2.0 eq. 6), or that of "
         "the loss, which makes it independent of how a batch is split",
     )
+    views_beside: bool = Field(False, description="both views of noise.complementary share one clean half and forward")
     autoregressive: float = Field(
         0.0, ge=0, description="factor of the next-token loss added as a side term, per token of the loss"
     )
     exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
+    anneal: float = Field(0.0, ge=0, le=1, description="share of the run in which attention opens from causal; 0: none")
+
+    _opening: float = PrivateAttr(1.0)
 
     def __init_subclass__(cls, **defaults: Any) -> None:
         super().__init_subclass__()
@@ -107,7 +109,7 @@ class MaskAndEdit(BaseObjective):
         shares = self._scored_shares()
         reads = (self.confidence > 0) + (self.path > 0)
         if self._views_together:
-            made = [Pass(sum(shares) / len(shares), len(shares), reads=reads)]
+            made = [Pass(sum(shares) / len(shares), len(shares), reads=reads, beside=True)]
         else:
             made = [Pass(share, reads=reads) for share in shares]
         return (*made, Pass(causal=True)) if self.autoregressive else tuple(made)
@@ -130,7 +132,8 @@ class MaskAndEdit(BaseObjective):
 
     @property
     def _views_together(self) -> bool:
-        return self.noise.complementary and self.confidence > 0 and self.confidence_over == "correct"
+        shares_count = self.confidence > 0 and self.confidence_over == "correct"
+        return self.noise.complementary and (self.views_beside or shares_count)
 
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch; see core.types.Objective."""
@@ -146,7 +149,7 @@ class MaskAndEdit(BaseObjective):
 
     def parted(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
         """A report for each of `passes`; the first carries the normaliser of all, the others 0."""
-        batch = grouped(self.noise, model, batch, block, rng)
+        batch = grouped(self.noise, model, annealed(batch, self._opening, rng), block, rng)
         views = self.views(model, batch, block, rng)
         yield from self.parted_of(model, batch, views, block, self.thinning(batch, rng, len(views)))
 
@@ -155,13 +158,13 @@ class MaskAndEdit(BaseObjective):
     ) -> Iterator[LossReport]:
         """`parted` of given views; uniform: as of `thinning`."""
         normaliser, prior = self.denominator(views, batch), self.prior(model, batch, views)
-        whole, groups, share = batch, list(views), 1 / len(views)
+        whole, groups, share, clean = batch, list(views), 1 / len(views), None
         if self._views_together:
-            whole, groups = repeated(batch, len(views)), [joined(views)]
+            whole, groups, clean = repeated(batch, len(views)), [joined(views)], batch
             uniform = [torch.cat(uniform)] if uniform else []
         for index, view in enumerate(groups):
             weight = self.thinned(self.weights(view, whole, share), view, uniform[index : index + 1])
-            given = Supervision(view, whole, weight, self.chosen(view, weight), prior=prior)
+            given = Supervision(view, whole, weight, self.chosen(view, weight), None, prior, clean)
             made = self.scored(model, given, block, normaliser)
             yield replace(made, normaliser=normaliser if index == 0 else torch.zeros_like(normaliser))
         yield from self.side_term(model, batch, normaliser)
@@ -186,6 +189,12 @@ class MaskAndEdit(BaseObjective):
         barred = tuple(sorted({*self.noise.forbidden, *about.special}))
         noise = self.noise.model_copy(update={"vocabulary": about.vocabulary, "forbidden": barred})
         return self.model_copy(update={"noise": noise})
+
+    def at(self, done: float) -> Self:
+        """With the attention of this part of the run."""
+        made = self.model_copy()
+        made._opening = min(1.0, done / self.anneal) if self.anneal else 1.0
+        return made
 
     def weights(self, view: Corruption, batch: Batch, share: float = 1.0) -> Tensor:
         """[B, L] float32: each position's weight in the numerator. share: one over the number of views, for the terms
@@ -236,7 +245,7 @@ class MaskAndEdit(BaseObjective):
     ) -> tuple[LossReport, TokenScores]:
         """As `scored`, with the scores of the positions at given.select, in row-major order."""
         select, view = given.select, given.view
-        features = model.noisy_features(view.tokens, given.batch, block, select)
+        features = model.noisy_features(view.tokens, given.clean or given.batch, block, select)
         head, targets, weight = model.head(), given.batch.tokens[select], given.weight[select]
         options = HeadOptions(model.mask_id if self.exclude_mask else None, self.smoothing)
         if self.path > 0:
