@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from hildanext.errors import ModelError
 from hildanext.models import attention
 from hildanext.models.attention import Cache, Layout
 from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan_causal, plan_diffusion
+from hildanext.models.key_scores import KeyScores
 from hildanext.models.mixer import install, pair_bytes
 from hildanext.models.runs import Runs
 from hildanext.models.shape import Shape
@@ -29,7 +32,7 @@ from hildanext.models.support import FULL, recurrent_layers, text_config
 class HFDenoiser(nn.Module):
     """A causal LM as Denoiser: logit i predicts token i. attention: auto | dense | sliced | flex; shift: none | clean
     (token i is read from position i-1, a block's first token from the clean stream); block_grid: see core/masks.py;
-    edit_ids: the rows of DELETE and INSERT, where the model has them."""
+    edit_ids: the rows of DELETE and INSERT, key_scores: trained scores of keys, where the model has them."""
 
     def __init__(
         self, model: Any, mask_id: int, *, attention: str = "auto", shift: str = "none", block_grid: str = "global"
@@ -38,6 +41,7 @@ class HFDenoiser(nn.Module):
         self.model, self.mask_id = model, mask_id
         self.attention, self.shift, self.block_grid = attention, shift, block_grid
         self.edit_ids: tuple[int, int] | None = None
+        self.key_scores: KeyScores | None = None
         self._layout: bool | None = None
         self._install()
 
@@ -125,6 +129,17 @@ class HFDenoiser(nn.Module):
     def mixing(self, mixture: Mixture) -> MixtureHook:
         """A context in which the input of every forward holds the mixture."""
         return MixtureHook(self.model.get_input_embeddings(), mixture)
+
+    @property
+    def scores_keys(self) -> bool:
+        """Whether it has key scores."""
+        return self.key_scores is not None
+
+    def scoring(self) -> AbstractContextManager[Mapping[int, Tensor]]:
+        """Inside, {layer: scores [B, Q, H]} of the keys of the latest forward."""
+        if self.key_scores is None:
+            raise ValueError("denoiser: this model has no key scores")
+        return self.key_scores.scoring(self.model)
 
     def head(self) -> Tensor:
         """The output matrix [V, D]."""
