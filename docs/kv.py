@@ -1,5 +1,5 @@
 # Prints the table on keys of docs/decoding-methods.md: time, memory and drift of looks behind a long text.
-# Entry points: `python docs/kv.py --text FILE '{"type": "mage"}' ...`; `--model`, `--contexts`, `--blocks`, `--scores`.
+# Entry points: `python docs/kv.py --text FILE '{"type": "mage"}' ...`; `--model`, `--contexts`, `--parts`, `--scores`.
 # The context is computed once, exactly; each rule then takes its copy. Behind it the text's own blocks are looked at,
 # all masked and half masked, and committed under the rule; exact looks at the same inputs are what is compared with.
 """Rules about keys against time, memory and drift, as a table."""
@@ -76,6 +76,44 @@ class Text:
             keys.commit(self.block, True)
         return found, seconds
 
+    def parts(self, keys: KeptKeys, blocks: int, size: int) -> tuple[list[Tensor], list[Tensor], list[list[float]]]:
+        """Looks at half masked parts of `size`, alone over the keys of the look that entered them, and of the whole
+        block; seconds of both."""
+        alone, whole, seconds = list[Tensor](), list[Tensor](), list[list[float]]()
+        for _ in range(blocks):
+            start = keys.length
+            for first in range(start, start + self.block, size):
+                own = self.ids[start : start + self.block].clone()
+                own[first - start :] = self.denoiser.mask_id
+                self.run(keys, own, start, True)
+                own[first - start : first - start + size : 2] = self.ids[first : first + size : 2]
+                near = slice(first - start, first - start + size)
+                found, quick = self.run(keys, own[near], first, True)
+                exact, slow = self.run(keys, own, start, True)
+                alone.append(found)
+                whole.append(exact[: len(found)])
+                seconds.append([quick, slow])
+            self.run(keys, self.ids[start : start + self.block], start, False)
+            keys.commit(self.block, False)
+        return alone, whole, seconds
+
+
+def in_parts(text: Text, length: int, size: int, blocks: int) -> str:
+    """The line of blocks in parts."""
+    alone, whole, seconds = text.parts(text.context(length), blocks, size)
+    quick, slow = (sorted(one)[len(one) // 2] for one in zip(*seconds, strict=True))
+    head = (str(length), f"parts of {size} of {text.block}", f"{1000 * quick:.0f}, whole {1000 * slow:.0f}", "-")
+    return f"| {' | '.join((*head, *drifts(alone, whole)))} |"
+
+
+def drifts(looks: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[str, str]:
+    """Divergence from the exact looks and share of equal likeliest tokens, means of looks with intervals."""
+    pairs = list(zip(looks, wanted, strict=True))
+    drift = mean([float(_divergence(*pair)) for pair in pairs])
+    same = mean([float((one.argmax(1) == other.argmax(1)).float().mean()) for one, other in pairs])
+    share = f"{100 * same.value:.1f} % ({100 * same.low:.0f} to {100 * same.high:.0f})"
+    return f"{drift.value:.4f} ({drift.low:.4f} to {drift.high:.4f})", share
+
 
 def under(keys: KeptKeys, rule: KVCompressor) -> KeptKeys:
     """A copy of exact keys under a rule, which is applied at once."""
@@ -94,16 +132,8 @@ def rows(text: Text, length: int, rules: Sequence[dict[str, Any]], blocks: int) 
         size = keys.bytes()
         looks, seconds = text.looks(keys, blocks)
         wanted = wanted or looks
-        pairs = list(zip(looks, wanted, strict=True))
-        drift = mean([float(_divergence(*pair)) for pair in pairs])
-        same = mean([float((one.argmax(1) == other.argmax(1)).float().mean()) for one, other in pairs])
-        cells = [
-            str(length),
-            f"`{json.dumps(named)}`" if named else "exact",
-            f"{1000 * sorted(seconds)[len(seconds) // 2]:.0f}",
-        ]
-        cells += [f"{size / 1e6:.0f}", f"{drift.value:.4f} ({drift.low:.4f} to {drift.high:.4f})"]
-        cells += [f"{100 * same.value:.1f} % ({100 * same.low:.0f} to {100 * same.high:.0f})"]
+        cells = [str(length), f"`{json.dumps(named)}`" if named else "exact"]
+        cells += [f"{1000 * sorted(seconds)[len(seconds) // 2]:.0f}", f"{size / 1e6:.0f}", *drifts(looks, wanted)]
         made.append(f"| {' | '.join(cells)} |")
         print(made[-1], flush=True)
     return made
@@ -122,13 +152,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scores", default="", help="file of key scores, for kvzap")
     parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 4096])
     parser.add_argument("--blocks", type=int, default=8, help="looked at behind each context")
+    parser.add_argument("--block", type=int, default=0, help="block size; 0: the model's")
+    parser.add_argument("--parts", type=int, default=0, help="also looks at parts of this size")
     asked = parser.parse_args(arguments)
     loaded = load_model(Config().model.model_copy(update={"path": asked.model, "key_scores": asked.scores}))
     ids = torch.tensor(loaded.tokenizer(asked.text.read_text(encoding="utf-8"))["input_ids"])
-    text = Text(loaded, ids, loaded.meta.block or 8)
+    text = Text(loaded, ids, asked.block or loaded.meta.block or 8)
     print(f"{HEADER}\n{'|---' * 6}|", flush=True)
     for length in asked.contexts:
         rows(text, length, asked.rules, asked.blocks)
+        if asked.parts:
+            print(in_parts(text, length, asked.parts, asked.blocks), flush=True)
 
 
 if __name__ == "__main__":
