@@ -18,7 +18,7 @@ from hildanext.bench.grid.page import by_cell, header_of, table_of
 from hildanext.bench.grid.running import run_grid
 from hildanext.bench.grid.scoring import area
 from hildanext.config import Config
-from hildanext.errors import ConfigError
+from hildanext.errors import ConfigError, RunError
 
 SECOND: list[dict[str, Any]] = [
     {"share": 1.0},
@@ -99,6 +99,8 @@ def test_a_budget_of_seconds_becomes_steps_by_the_pace_of_the_probe(
     own = cells.Cell("orders", 0, tmp_path, grid(place, {"orders": SECOND}, seconds=40.0))
     assert cells._steps(own, 0, own.config, [], QUIET) == 20
     assert cells._steps(own, 2, own.config, [{"processor": 10.0}, {"processor": 4.0}], QUIET) == 52
+    with pytest.raises(RunError, match=r"took 41 of 40 processor seconds; record fewer rows"):
+        cells._steps(own, 2, own.config, [{"processor": 10.0}, {"processor": 31.0}], QUIET)
 
 
 def test_the_area_is_that_under_the_best_share_at_each_speed() -> None:

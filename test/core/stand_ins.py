@@ -9,6 +9,7 @@ import torch
 from stand_in import StandIn
 from torch import Tensor, nn
 
+from hildanext.core.annealing import opened_only
 from hildanext.core.masks import block_diffusion_mask, causal_mask, document_mask
 from hildanext.core.types import Batch
 
@@ -89,8 +90,9 @@ class LayerModel(StandIn, nn.Module):
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         length, places = noisy.shape[1], batch.positions()
         if not 0 < block < length:
-            return self.body(noisy, places, document_mask(batch.docs))[select]
+            return self.body(noisy, places, opened_only(document_mask(batch.docs), batch.opened))[select]
         mask = block_diffusion_mask(length, block, batch.docs, self.block_grid, batch.groups)
+        mask = opened_only(mask, batch.opened)
         hidden = self.body(torch.cat([noisy, batch.tokens], 1), torch.cat([places, places], 1), mask)
         return hidden[:, :length][select]
 

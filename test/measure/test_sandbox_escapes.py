@@ -117,6 +117,7 @@ OUTSIDE = {
     " for n in ('DENIED', 'MOVES', 'REFUSED', 'EVERYWHERE'):\n  if hasattr(m, n): setattr(m, n, ())\n"
     "import socket; socket.socket()",
 }  # fmt: skip
+MARK = f"# asked for by {os.getpid()}\n"  # in the command line of every process of these tests: other workers ask too
 HEAD = "import ctypes, os, resource, shutil, signal, stat, sys, time\n"
 
 
@@ -131,12 +132,14 @@ class Sandbox:
         """run_program."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(wardens, "_POOL", self.pool)
+            patch.setattr(wardens, "START", wardens.START + MARK)
             return run_program(textwrap.dedent(source), limits)
 
     def stands(self) -> set[str]:
         """The walls behind which it runs."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(wardens, "_POOL", self.pool)
+            patch.setattr(wardens, "START", wardens.START + MARK)
             return {wall.name for wall in walls() if wall.stands}
 
     def left(self) -> list[str]:
@@ -248,7 +251,7 @@ def _sandboxed() -> set[int]:
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"hildanext.measure.sandbox.warden" in (folder / "cmdline").read_bytes():
+            if MARK.encode() in (folder / "cmdline").read_bytes():
                 found.add(int(folder.name))
     return found
 
@@ -317,7 +320,8 @@ def test_the_next_program_finds_nothing_of_the_one_before(sandbox: Sandbox) -> N
 
 def test_a_program_ends_with_the_process_that_asked() -> None:
     source = (
-        "from hildanext.measure.sandbox import run_program\n"
+        "from hildanext.measure.sandbox import run_program, wardens\n"
+        f"wardens.START += {MARK!r}\n"
         "run_program('import time\\nprint(1, flush=True)\\ntime.sleep(60)')"
     )
     before = _sandboxed()

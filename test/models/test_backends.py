@@ -99,6 +99,36 @@ def test_a_group_is_trained_as_a_window_is_decoded(name: str, shift: str, random
             torch.testing.assert_close(found[start : start + 2 * block], wanted, atol=2e-5, rtol=0)
 
 
+def test_an_annealed_mask_is_followed_by_dense_attention_and_refused_by_the_others(random_model: Make) -> None:
+    data = batch(rows=2, documents=True)
+    drawn = torch.rand(12, 12, generator=torch.Generator().manual_seed(2)) < 0.5
+    opened = drawn | torch.ones(12, 12, dtype=torch.bool).tril()
+    given, noisy = replace(data, opened=opened), noised(data)
+    model = HFDenoiser(random_model(), MASK, attention="dense")
+    reference = plain(model.model, "eager")
+    everywhere = torch.ones_like(data.learn)
+    with torch.no_grad():
+        found = (model.noisy_features(noisy, given, 4, everywhere) @ model.head().T).view(2, 12, -1)
+        for row, docs in enumerate(data.docs.tolist()):
+            clean, blocks = [False] * 12 + [True] * 12, [place // 4 for place in range(12)] * 2
+            mask = visibility(docs * 2, clean, blocks)
+            for query in range(24):
+                for key in range(24):
+                    if clean[query] == clean[key] and not opened[query % 12, key % 12]:
+                        mask[0, 0, query, key] = False
+            tokens = torch.cat([noisy[row : row + 1], data.tokens[row : row + 1]], 1)
+            places = data.positions()[row : row + 1].repeat(1, 2)
+            wanted = logits(reference, tokens, places, mask)[0, :12]
+            torch.testing.assert_close(found[row], wanted, atol=2e-5, rtol=0)
+        causal = replace(data, opened=torch.ones(12, 12, dtype=torch.bool).tril())
+        alone = model.causal_features(replace(data, tokens=noisy), data.positions() > 0)
+        first = model.noisy_features(noisy, causal, 0, everywhere).view(2, 12, -1)[:, :-1]
+        torch.testing.assert_close(first[(data.positions() > 0)[:, 1:]], alone, atol=2e-5, rtol=0)
+        model.attention = "sliced"
+        with pytest.raises(ModelError, match="set model.attention=dense, or objective.anneal=0"):
+            model.noisy_features(noisy, given, 4, everywhere)
+
+
 @pytest.mark.parametrize("name", ["dense", "sliced"])
 def test_gradient_checkpointing_changes_no_gradient(name: str, random_model: Make) -> None:
     model = HFDenoiser(random_model(), MASK, attention=name).train()

@@ -29,8 +29,8 @@ TOLERANCE, ROW, STEP = 1e-5, 24, 1e-6
 EVERY = torch.ones(2, ROW, dtype=torch.bool)
 
 
-def near(found: Tensor, expected: Tensor) -> None:
-    assert (found - expected).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max()))
+def near(found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> None:
+    assert (found - expected).abs().max() <= tolerance * max(1.0, float(expected.abs().max()))
 
 
 @torch.no_grad()
@@ -90,7 +90,8 @@ def test_block_one_is_the_parent(family: str) -> None:
     with torch.no_grad():
         features = model.causal_features(data, chosen) @ model.head().T
     before = torch.cat([chosen[:, 1:], torch.zeros(2, 1, dtype=torch.bool)], 1)
-    near(features, text_by_text(Own(family), data)[before])
+    # transformers' own chunks round by 1.4e-5 in qwen3_next, against float64
+    near(features, text_by_text(Own(family), data)[before], 2 * TOLERANCE)
 
 
 def documents_do_not_leak(family: str) -> None:
@@ -114,7 +115,7 @@ def noise_stays_in_its_block(family: str) -> None:
 
 
 @pytest.mark.parametrize("check", [documents_do_not_leak, noise_stays_in_its_block])
-@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
+@pytest.mark.parametrize("family", HYBRIDS)
 def test_nothing_leaks(family: str, check: Callable[[str], None]) -> None:
     check(family)
 
@@ -139,7 +140,7 @@ ERRORS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
+@pytest.mark.parametrize("family", HYBRIDS)
 @pytest.mark.parametrize(("where", "name", "error", "check"), ERRORS)
 def test_a_planted_error_is_seen(family: str, where: Any, name: str, error: Any, check: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(where, name, error)

@@ -18,6 +18,7 @@ from torch import Tensor
 from train.material import WINDOW, configuration, records, run
 
 from hildanext.core.likelihood import autoregressive_nll
+from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import Batch
 from hildanext.data.packing import FILLER, Piece
 from hildanext.data.shards import ShardSet, ShardWriter
@@ -199,6 +200,27 @@ def test_rows_are_held_out_of_training_where_the_evaluation_split_is_empty(
     assert evaluation[0].tokens.tolist() == whole[0].tokens.tolist() not in [train[i].tokens.tolist() for i in range(5)]
     merged = merge_run(config, Console(quiet=True), tmp_path / "run", Choice(best=2), None)
     assert all(score > 1 for score in merged["eval_nll"].values())
+
+
+def test_a_run_over_the_first_rows_trains_on_no_other(
+    shards: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = configuration(shards, model__path=str(parent), train__rows=3)
+    train, evaluation = open_splits(few, Console(quiet=True))
+    assert len(train) == 3 and len(evaluation) == len(open_shards(few, "eval"))
+    whole = open_shards(few, "train")
+    assert [row.tokens.tolist() for row in train] == [whole[i].tokens.tolist() for i in range(3)]
+    seen, losses = list[list[int]](), MaskAndEdit.losses
+
+    def watched(own: Any, model: Any, batch: Batch, *more: Any) -> Any:
+        seen.extend(batch.tokens.tolist())
+        return losses(own, model, batch, *more)
+
+    monkeypatch.setattr(MaskAndEdit, "losses", watched)
+    run(tmp_path / "run", shards, model__path=str(parent), train__rows=3, train__steps=6)
+    assert len(seen) == 12 and {tuple(row) for row in seen} == {tuple(row.tokens.tolist()) for row in train}
+    many = configuration(shards, model__path=str(parent), train__rows=10_000)
+    assert len(open_splits(many, Console(quiet=True))[0]) == len(whole)
 
 
 def test_what_cannot_be_evaluated_is_refused(shards: Path, parent: Path, tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_what_cannot_be_rolled_out_is_one_clear_line(shards: Path, parent: Path,
     refused: Iterator[tuple[dict[str, Any], type[HildaError], str]] = iter([
         ({"rollout__prompts": 5}, ConfigError, r"rollout\.prompts: 5 answers are no multiple of .* = 2"),
         ({"objective": {"type": "autoregressive"}, "ladder": {}}, ConfigError, r"objective autoregressive: on-policy"),
+        ({"objective__anneal": 0.5}, ConfigError, r"objective\.anneal: on-policy decodes with the whole block"),
         ({"train__split": "train"}, DataError, r"no prompt of 1 to 16 tokens before a reply"),
     ])  # fmt: skip
     for number, (changes, kind, words) in enumerate(refused):

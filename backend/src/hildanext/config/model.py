@@ -3,7 +3,7 @@
 # `path` is a Hugging Face folder, a GGUF file, "tiny" / "tiny-parent" (the bundled pair), or "new" for random weights.
 """Model section of the configuration."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,8 +11,10 @@ from hildanext.config.base import SEEDS, Section
 
 
 class NewModelConfig(Section):
-    """Shape of a randomly initialised Qwen3 model (`model.path` is "new")."""
+    """Shape of a randomly initialised model (`model.path` is "new")."""
 
+    model_type: str = Field("qwen3", description="family of transformers, a causal language model")
+    config: dict[str, Any] = Field({}, description="further fields of that family's configuration, as in config.json")
     tokenizer: str = Field("", description="folder of the tokenizer; the vocabulary size comes from it")
     hidden: int = Field(128, ge=8, description="hidden width D")
     layers: int = Field(4, ge=1, description="decoder layers")

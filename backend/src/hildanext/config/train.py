@@ -104,6 +104,7 @@ class TrainConfig(Section):
     prepare: bool = Field(False, description="run prepare-data and tokenize first where the shards are missing")
     split: str = Field("train", pattern=r"^[\w][\w.-]*$", description="shards to train on: train | sft_train")
     eval_split: str = Field("eval", pattern=r"^[\w][\w.-]*$", description="shards to evaluate on: eval | sft_eval")
+    rows: int = Field(0, ge=0, description="rows trained on, from the first on, a count; 0: all")
     steps: int = Field(1000, ge=1, description="optimiser steps")
     tokens: int = Field(0, ge=0, description="tokens to train on, instead of steps; 0: steps decide")
     batch: int = Field(8, ge=1, description="sequences per micro-batch and rank")

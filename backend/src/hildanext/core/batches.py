@@ -49,4 +49,4 @@ def repeated(batch: Batch, times: int) -> Batch:
     """The rows `times` over, in order, ids too."""
     tokens, learn, docs = (torch.cat([part] * times) for part in (batch.tokens, batch.learn, batch.docs))
     groups = None if batch.groups is None else torch.cat([batch.groups] * times)
-    return Batch(tokens, learn, docs, batch.ids * times, groups)
+    return Batch(tokens, learn, docs, batch.ids * times, groups, batch.opened)

@@ -18,13 +18,15 @@ from torch import Tensor
 class Batch:
     """Packed rows. tokens [B, L] int64; learn [B, L] bool: where loss counts and noise may fall; docs [B, L] int64:
     document id within the row, constant over each document, padding has an id of its own and learn False; groups [B, L]
-    int64: the block id at which each position's group of blocks begins (core/groups.py); None: every block alone."""
+    int64: the block id at which each position's group of blocks begins (core/groups.py); None: every block alone;
+    opened [L, L] bool: what each position sees of its own half, where the mask allows it (core/annealing.py)."""
 
     tokens: Tensor
     learn: Tensor
     docs: Tensor
     ids: tuple[int, ...] = ()
     groups: Tensor | None = None
+    opened: Tensor | None = None
 
     def positions(self) -> Tensor:
         """[B, L] int64, restarting at 0 with every document. Under RoPE only their differences matter.
@@ -38,8 +40,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        groups = None if self.groups is None else self.groups.to(device)
-        return Batch(self.tokens.to(device), self.learn.to(device), self.docs.to(device), self.ids, groups)
+        groups, opened = (None if one is None else one.to(device) for one in (self.groups, self.opened))
+        return Batch(self.tokens.to(device), self.learn.to(device), self.docs.to(device), self.ids, groups, opened)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hildanext.core.annealing import opened_only
 from hildanext.core.masks import additive, document_starts
 from hildanext.core.mixture import Mixture, MixtureHook
 from hildanext.core.types import Batch, Denoiser
@@ -224,7 +225,14 @@ class HFDenoiser(nn.Module):
     def _noisy(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         length = noisy.shape[1]
         block = block if 0 < block < length else length
-        mask, layout = plan_diffusion(self.backend(length, block), batch.docs, block, self.block_grid, batch.groups)
+        backend = self.backend(length, block)
+        if batch.opened is not None and backend.name != "dense":
+            raise ModelError(
+                f"model.attention: {backend.name} ({backend.reason}) cannot follow an annealed mask; set"
+                " model.attention=dense, or objective.anneal=0"
+            )
+        mask, layout = plan_diffusion(backend, batch.docs, block, self.block_grid, batch.groups)
+        mask = opened_only(mask, batch.opened)
         tokens, positions = noisy, batch.positions()
         if block < length:
             tokens, positions = torch.cat([noisy, batch.tokens], 1), torch.cat([positions, positions], 1)

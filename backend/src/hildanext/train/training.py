@@ -107,7 +107,8 @@ def open_splits(config: Config, console: Console) -> tuple[ShardSet, ShardSet]:
     )
     if words:
         console.warn(words)
-    return shards, evaluation
+    rows = config.train.rows
+    return shards.part(0, min(rows, len(shards))) if rows else shards, evaluation
 
 
 def _without(folder: Path, split: str) -> str:

@@ -157,6 +157,12 @@ def _steps(
     _train(cell.stages[number].command, config.model_copy(update={"train": probe}), place, Console(quiet=True))
     pace = float(median(record["processor"] for record in _records(place)[2:]))
     shutil.rmtree(place)
-    left = grid.seconds - sum(float(one["processor"]) for one in done)
+    before = sum(float(one["processor"]) for one in done)
+    left = grid.seconds - before
+    if left <= 0:
+        raise RunError(
+            f"{cell.folder}: what comes before stage {number + 1} of {cell.name} took {before:.0f} of"
+            f" {grid.seconds:g} processor seconds; record fewer rows (trajectories.rows, anchors.rows), or give more"
+        )
     console.say(f"{cell.name}, seed {cell.seed}: {pace:.3f} processor seconds a step, {left * part:.0f} to spend")
     return max(1, round(left * part / pace))

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from hildanext.config.noise import NoiseConfig
+from hildanext.core.annealing import annealed
 from hildanext.core.batches import repeated
 from hildanext.core.groups import grouped
 from hildanext.core.head import HeadOptions, sample_tokens
@@ -55,9 +56,7 @@ class MaskAndEdit(BaseObjective):
         " near it (CART; the part elbo then has these weights)",
     )
     cart: float = Field(0.3, gt=0, lt=1, description="decay of CART with the distance, a probability")
-    path: float = Field(
-        0.0, ge=0, description="factor of cross-entropy once more, weighed by the probability of the masked token"
-    )
+    path: float = Field(0.0, ge=0, description="factor of cross-entropy weighed by the masked token's probability")
     normaliser: Literal["token", "masked", "document", "sequence", "position"] = Field(
         "token",
         description="denominator: maskable tokens; masked tokens; all B x L positions; or the documents or rows, "
@@ -66,10 +65,7 @@ class MaskAndEdit(BaseObjective):
     m2t_weight: float = Field(1.0, ge=0, description="factor of the M2T term")
     t2t_weight: float = Field(1.0, ge=0, description="factor of the T2T term (lambda_e)")
     keep_weight: float = Field(1.0, ge=0, description="factor of the KEEP term (lambda_k)")
-    keep_share: float = Field(
-        1.0, gt=0, le=1, description="share of the KEEP positions that are scored, drawn anew each time; they weigh "
-        "1 / share, so the term's mean is the same and the output matrix meets fewer positions",
-    )  # fmt: skip
+    keep_share: float = Field(1.0, gt=0, le=1, description="share of the KEEP positions scored, which weigh 1 / share")
     smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing, the share spread over the vocabulary")
     confidence: float = Field(0.0, ge=0, description="factor of the entropy at correctly predicted masked positions")
     confidence_over: Literal["correct", "normaliser"] = Field(
@@ -81,6 +77,9 @@ class MaskAndEdit(BaseObjective):
         0.0, ge=0, description="factor of the next-token loss added as a side term, per token of the loss"
     )
     exclude_mask: bool = Field(True, description="give [MASK] probability 0 in every prediction")
+    anneal: float = Field(0.0, ge=0, le=1, description="share of the run in which attention opens from causal; 0: none")
+
+    _opening: float = PrivateAttr(1.0)
 
     def __init_subclass__(cls, **defaults: Any) -> None:
         super().__init_subclass__()
@@ -146,7 +145,7 @@ class MaskAndEdit(BaseObjective):
 
     def parted(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
         """A report for each of `passes`; the first carries the normaliser of all, the others 0."""
-        batch = grouped(self.noise, model, batch, block, rng)
+        batch = grouped(self.noise, model, annealed(batch, self._opening, rng), block, rng)
         views = self.views(model, batch, block, rng)
         yield from self.parted_of(model, batch, views, block, self.thinning(batch, rng, len(views)))
 
@@ -186,6 +185,12 @@ class MaskAndEdit(BaseObjective):
         barred = tuple(sorted({*self.noise.forbidden, *about.special}))
         noise = self.noise.model_copy(update={"vocabulary": about.vocabulary, "forbidden": barred})
         return self.model_copy(update={"noise": noise})
+
+    def at(self, done: float) -> Self:
+        """With the attention of this part of the run."""
+        made = self.model_copy()
+        made._opening = min(1.0, done / self.anneal) if self.anneal else 1.0
+        return made
 
     def weights(self, view: Corruption, batch: Batch, share: float = 1.0) -> Tensor:
         """[B, L] float32: each position's weight in the numerator. share: one over the number of views, for the terms

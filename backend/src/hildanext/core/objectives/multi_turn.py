@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hildanext.core.annealing import annealed
 from hildanext.core.groups import grouped
 from hildanext.core.linear_cross_entropy import TokenScores
 from hildanext.core.noise import Corruption
@@ -44,7 +45,7 @@ class MultiTurn(MaskAndEdit):
 
     def parted(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> Iterator[LossReport]:
         """A report for each view and turn, in this order, one for the side term; parts are sums over turns."""
-        batch = grouped(self.noise, model, batch, block, rng)
+        batch = grouped(self.noise, model, annealed(batch, self._opening, rng), block, rng)
         views = self.views(model, batch, block, rng)
         normaliser = self.denominator(views, batch)
         for index, view in enumerate(views):

@@ -61,9 +61,9 @@ class Trajectory(MaskAndEdit, noise=RATIO, weighting="uniform", normaliser="mask
         return made
 
     def at(self, done: float) -> Self:
-        """With the mask ratios of this part of the run."""
+        """With the attention and the mask ratios of this part of the run."""
         low = self.noise.low + max(0.0, self.rise_to - self.noise.low) * done
-        return self.model_copy(update={"noise": self.noise.model_copy(update={"low": low})})
+        return super().at(done).model_copy(update={"noise": self.noise.model_copy(update={"low": low})})
 
     def parts_cost(self) -> tuple[Pass, ...]:
         """Those of mask_and_edit, the head read twice more for the certainty term."""

@@ -221,4 +221,8 @@ def _objective(config: Config, training: Training) -> MaskAndEdit:
             f"objective {config.objective.type}: on-policy scores the decoder's own states, which only distill and the"
             " other objectives made of mask_and_edit can"
         )
+    if made.anneal:
+        raise ConfigError(
+            "objective.anneal: on-policy decodes with the whole block from the first step, and so it must train; set 0"
+        )
     return made.prepare(about(training.loaded, config.model))
