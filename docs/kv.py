@@ -60,6 +60,18 @@ class Text:
             keys.commit(len(tokens), False)
         return keys
 
+    def made_up(self, length: int) -> KeptKeys:
+        """Random keys for so many tokens: what they cost, not what they say."""
+        keys, rng = self.context(self.block), torch.Generator().manual_seed(0)
+        for layer in keys.layers.values():
+            for name in ("key", "value"):
+                held = getattr(layer, name)
+                setattr(layer, name, torch.randn(len(held), length, held.shape[2], generator=rng, dtype=held.dtype))
+            layer.place, layer.count = torch.arange(length).repeat(len(layer.key), 1), length
+            layer.score = torch.randn(len(layer.key), length, generator=rng)
+        keys.length = length
+        return keys
+
     def looks(self, keys: KeptKeys, blocks: int) -> tuple[list[Tensor], list[float]]:
         """Both looks at each of the blocks that follow; seconds of the second ones."""
         found, seconds = list[Tensor](), list[float]()
@@ -123,17 +135,21 @@ def under(keys: KeptKeys, rule: KVCompressor) -> KeptKeys:
     return made
 
 
-def rows(text: Text, length: int, rules: Sequence[dict[str, Any]], blocks: int) -> list[str]:
+def rows(text: Text, length: int, rules: Sequence[dict[str, Any]], asked: argparse.Namespace) -> list[str]:
     """The lines of one context."""
-    exact = text.context(length)
+    exact = text.made_up(length) if asked.made_up else text.context(length)
     made, wanted = list[str](), list[Tensor]()
     for named in ({}, *rules):
         keys = under(exact, build("compressors", named, "kv") if named else KVCompressor())
         size = keys.bytes()
-        looks, seconds = text.looks(keys, blocks)
+        looks, seconds = text.looks(keys, asked.blocks)
         wanted = wanted or looks
         cells = [str(length), f"`{json.dumps(named)}`" if named else "exact"]
-        cells += [f"{1000 * sorted(seconds)[len(seconds) // 2]:.0f}", f"{size / 1e6:.0f}", *drifts(looks, wanted)]
+        cells += [
+            f"{1000 * sorted(seconds)[len(seconds) // 2]:.0f}",
+            f"{size / 1e6:.0f}",
+            *(("-", "-") if asked.made_up else drifts(looks, wanted)),
+        ]
         made.append(f"| {' | '.join(cells)} |")
         print(made[-1], flush=True)
     return made
@@ -153,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 4096])
     parser.add_argument("--blocks", type=int, default=8, help="looked at behind each context")
     parser.add_argument("--block", type=int, default=0, help="block size; 0: the model's")
+    parser.add_argument("--made-up", action="store_true", help="random keys: time and memory alone")
     parser.add_argument("--parts", type=int, default=0, help="also looks at parts of this size")
     asked = parser.parse_args(arguments)
     loaded = load_model(Config().model.model_copy(update={"path": asked.model, "key_scores": asked.scores}))
@@ -160,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = Text(loaded, ids, asked.block or loaded.meta.block or 8)
     print(f"{HEADER}\n{'|---' * 6}|", flush=True)
     for length in asked.contexts:
-        rows(text, length, asked.rules, asked.blocks)
+        rows(text, length, asked.rules, asked)
         if asked.parts:
             print(in_parts(text, length, asked.parts, asked.blocks), flush=True)
 
