@@ -10,6 +10,7 @@ from stand_in import StandIn
 from torch import Tensor, nn
 
 from hildanext.core.annealing import opened_only
+from hildanext.core.batches import repeated
 from hildanext.core.masks import block_diffusion_mask, causal_mask, document_mask
 from hildanext.core.types import Batch
 
@@ -88,6 +89,7 @@ class LayerModel(StandIn, nn.Module):
         return hidden
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
+        batch = repeated(batch, len(noisy) // len(batch.tokens))
         length, places = noisy.shape[1], batch.positions()
         if not 0 < block < length:
             return self.body(noisy, places, opened_only(document_mask(batch.docs), batch.opened))[select]

@@ -130,7 +130,7 @@ def test_scores_are_written_loaded_used_and_refused_where_they_do_not_fit(
     told = write_key_scores(config, QUIET)
     assert told["rows"] >= 8 and len(told["explained"]) == len(KeyScores.read(file, loaded_network(parent)).weight)
     model = load_model(config.model.model_copy(update={"key_scores": str(file)})).denoiser
-    assert model.scores_keys and KeyScores.read(file, model.model).facts["block"] == "8"
+    assert model.key_scores is not None and KeyScores.read(file, model.model).facts["block"] == "8"
     with pytest.raises(ModelError, match=r"model\.key_scores .*: of 1 layers and width 3, the model has"):
         KeyScores(torch.zeros(1, 2, 3), torch.zeros(1, 2), {}).write(file)
         KeyScores.read(file, model.model)

@@ -111,7 +111,14 @@ def test_memory_is_that_of_the_widest_pass(known: None, shards: Path, parent: Pa
     both = {"complementary": True, "low": 0.2, "high": 0.8}
     one = needed(type="mask_and_edit")
     assert needed(type="multi_turn", turns=4, noise=both)["activations"] == one["activations"]
-    assert needed(type="confidence", noise=both)["activations"] == 2 * one["activations"]
+    assert needed(type="confidence", noise=both)["activations"] == 1.5 * one["activations"]
+    assert needed(type="mask_and_edit", views_beside=True, noise=both)["activations"] == 1.5 * one["activations"]
+    sliced = configuration(shards, model__path=str(parent), **{"ladder.fixed": 16, "model.attention": "sliced"})
+    apart, alone = (
+        estimate(with_objective(sliced, **fields), WINDOW)["activations"]
+        for fields in ({"type": "confidence", "noise": both}, {"type": "mask_and_edit"})
+    )
+    assert apart == 2 * alone
     assert needed(type="autoregressive")["activations"] < one["activations"]
     assert needed(type="mask_and_edit", keep_weight=0.0)["logits"] < one["logits"]
     assert one["total"] == pytest.approx(sum(one.get(part, 0) for part in preflight.PARTS), abs=8)

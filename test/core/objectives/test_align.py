@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -50,8 +50,10 @@ def batch() -> Batch:
 
 
 def about(parent: Any, layers: int = 4, context: Any = None) -> About:
+    @contextmanager
     def watch(model: Any, numbers: Any) -> Any:
-        return watching(model.model, numbers)
+        with model.whole(), watching(model.model, numbers) as found:
+            yield found
 
     return About(900, (), torch.device("cpu"), lambda path: parent, context, "models/parent", layers, watch, no_rows)
 
@@ -153,7 +155,7 @@ def sampled_means(pair: Any, batch: Batch, draws: int) -> tuple[float, Tensor]:
     objective = prepared(parent, layers=(1, 2), positions="all", sample_positions=0.3)
     whole = prepared(parent, layers=(1, 2), positions="all")
     hers = objective._states(student, batch, (1, 2))
-    with torch.no_grad(), watching(student.model, (1, 2)) as states:
+    with torch.no_grad(), student.whole(), watching(student.model, (1, 2)) as states:
         student.noisy_features(batch.tokens, batch, BLOCK, batch.learn)
     seen = align._Seen(batch.tokens, batch, BLOCK, dict(states))
     plain = objective._inner.loss(student, batch, BLOCK, rng())

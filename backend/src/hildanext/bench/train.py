@@ -1,7 +1,8 @@
 # bench train: one optimiser step against the plain form (dense 2L mask, logits of every position), taking turns.
 # Entry points: run(config, console, args), compare, followed (peak memory over steps that score other positions).
 # Both compute the same loss from the same corrupted row, which the report shows; then the cost of each block size
-# relative to the MDLM stage. Weights are random. Memory is followed first, before the plain form has taken any.
+# relative to the MDLM stage, and what compaction saves on a row that is an answer. Weights are random. Memory is
+# followed first, before the plain form has taken any.
 """The training benchmark."""
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn import functional
 from hildanext.config import Config
 from hildanext.config.bench import TrainBenchConfig
 from hildanext.config.model import NewModelConfig
+from hildanext.config.noise import NoiseConfig
 from hildanext.config.train import ObjectiveSection
 from hildanext.core.batches import stacked
 from hildanext.core.masks import block_diffusion_mask
@@ -62,6 +64,21 @@ class Bench:
         nll = functional.cross_entropy(logits[0, :length].float(), batch.tokens[0], reduction="none")
         total = (OBJECTIVE.weights(views[0], batch)[0] * nll).sum()
         return total / OBJECTIVE.denominator(views, batch).clamp(min=1)
+
+    def pair(self, beside: bool) -> Callable[[int], Tensor]:
+        """The loss of both views of a complementary pair, beside one clean half or in a forward each."""
+        objective = MaskAndEdit(noise=NoiseConfig(complementary=True), views_beside=beside)
+
+        def loss(block: int) -> Tensor:
+            reports = list(objective.losses(self.denoiser, self.batch, block, torch.Generator().manual_seed(0)))
+            return torch.stack([one.total for one in reports]).sum() / reports[0].normaliser.clamp(min=1)
+
+        return loss
+
+    def whole(self, block: int) -> Tensor:
+        """The loss from a forward over every noised block."""
+        with self.denoiser.whole():
+            return self.ours(block)
 
     def timed(self, form: Callable[[int], Tensor], block: int) -> tuple[float, float]:
         """(seconds of one optimiser step, loss)."""
@@ -124,8 +141,15 @@ def followed(bench: Bench, shape: TrainBenchConfig) -> dict[str, int]:
 
 
 def compare(bench: Bench, shape: TrainBenchConfig) -> dict[str, Any]:
-    """Seconds, tokens/s and loss of both forms at shape.block, and seconds of ours at each of shape.blocks."""
+    """Seconds, tokens/s and loss of both forms at shape.block, seconds of ours at each of shape.blocks, and on a row of
+    which shape.learned is learned, with and without compaction (core/compaction.py)."""
     sizes = sorted({min(block or shape.length, shape.length) for block in (*shape.blocks, 0)})
+    learn = torch.arange(shape.length, device=bench.batch.learn.device) >= (1 - shape.learned) * shape.length
+    answer = replace(bench, batch=replace(bench.batch, learn=bench.batch.learn & learn))
+    compacted = {
+        "answer, whole": answer.whole, "answer": answer.ours, "answer, a pair of views apart": answer.pair(False),
+        "answer, a pair of views beside one clean half": answer.pair(True),
+    }  # fmt: skip
     bench.timed(bench.ours, shape.block)
     seconds: dict[str, list[float]] = {}
     losses: dict[str, float] = {}
@@ -135,6 +159,8 @@ def compare(bench: Bench, shape: TrainBenchConfig) -> dict[str, Any]:
             seconds.setdefault(name, []).append(taken)
         for block in sizes:
             seconds.setdefault(f"block {block}", []).append(bench.timed(bench.ours, block)[0])
+        for name, compact in compacted.items():
+            seconds.setdefault(name, []).append(answer.timed(compact, shape.block)[0])
     best = {name: min(values) for name, values in seconds.items()}
     return {
         "seconds": best, "tokens_per_second": {name: shape.length / best[name] for name in ("plain", "ours")},

@@ -33,6 +33,9 @@ class TrainBenchConfig(Section):
     ffn: int = Field(3072, ge=8, description="width of the feed-forward layer")
     block: int = Field(32, ge=1, description="block size of the comparison with the plain form, tokens")
     blocks: tuple[int, ...] = Field((1, 4, 32, 128, 0), description="block sizes whose cost is compared; 0 is L (MDLM)")
+    learned: float = Field(
+        0.6, gt=0, le=1, description="share of a row that is learned, its end, where the cost of an answer is timed"
+    )
     repeats: int = Field(2, ge=1, description="times everything is timed, in turns; the fastest counts")
     steps: int = Field(24, ge=0, description="steps over which memory is followed, before anything is timed; 0: none")
     clock: Literal["wall", "cpu"] = Field(

@@ -29,7 +29,7 @@ from hildanext.config.tune import TuneConfig
 class PathsConfig(Section):
     """Project folders, relative to the working directory; requests to the server are confined to them."""
 
-    data: str = Field("data", description="folder of raw, processed and tokenized data")
+    data: str = Field("data", description="folder of raw, processed and tokenized data, or a place for fsspec")
     models: str = Field("models", description="folder of model folders and exports")
     runs: str = Field("runs", description="folder of run directories")
 

@@ -100,7 +100,9 @@ class ReplayConfig(Section):
 class TrainConfig(Section):
     """One training run: data, length, batches, checkpoints, evaluation."""
 
-    data: str = Field("", description="folder of tokenised shards; empty: <paths.data>/tokenized/<data.name>")
+    data: str = Field(
+        "", description="folder of tokenised shards, or a place for fsspec; empty: <paths.data>/tokenized/<data.name>"
+    )
     prepare: bool = Field(False, description="run prepare-data and tokenize first where the shards are missing")
     split: str = Field("train", pattern=r"^[\w][\w.-]*$", description="shards to train on: train | sft_train")
     eval_split: str = Field("eval", pattern=r"^[\w][\w.-]*$", description="shards to evaluate on: eval | sft_eval")

@@ -71,6 +71,21 @@ def block_diffusion_mask(
     return rule.visible(rows[:, None, None, None], index[:, None], index[None, :])
 
 
+def shifted_places(docs: Tensor, block: int, grid: str, groups: Tensor | None = None) -> Tensor:
+    """docs [B, L] int -> [B, L] int64: where in [noisy | clean] a model whose logits predict the next token says what
+    stands at each position: one earlier, a block's (group's) first token in the clean half, a document's first token at
+    itself. groups: as in block_diffusion_mask. Source: docs/papers.md, model:
+    shift and embedding noise."""
+    length = docs.shape[1]
+    index, starts = torch.arange(length, device=docs.device), document_starts(docs)
+    within = index - starts if grid == "per_document" else index.expand_as(starts)
+    first = (within % block == 0) & (index > starts)
+    if groups is not None:
+        first &= groups == within // block
+    earlier = torch.where(first, length + index - 1, index - 1)
+    return torch.where(index == starts, index, earlier)
+
+
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A bool mask as the bias that attention adds: 0 where visible, minus infinity elsewhere; same shape, `dtype`."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))

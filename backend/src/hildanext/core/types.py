@@ -181,8 +181,8 @@ class Denoiser(Protocol):
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         """Hidden states [n, D] that predict the tokens at `select` [B, L] bool from the noisy half of one forward over
-        [x_t ; x_0] (or of x_t alone when block >= L). Differentiable.
-        Source: LLaDA2.0 arXiv:2512.15745 eq. 3."""
+        [x_t ; x_0] (or of x_t alone when block >= L). Differentiable. noisy, select [k B, L]: k views of each row, view
+        after view; a row's x_0 need not be read more than once. Source: LLaDA2.0 arXiv:2512.15745 eq. 3."""
         ...
 
     def causal_features(self, batch: Batch, select: Tensor) -> Tensor:
@@ -237,13 +237,19 @@ class Pass:
     """A forward of an objective and the backward right after it, as plan and preflight count them. scored: share of the
     learnable positions that reach the head; views: rows of the forward for a row of the batch; causal: over the clean
     text alone, not over [x_t ; x_0]; reads: times the head is read again without a gradient, a count; drafts: forwards
-    of the network without a gradient before it, a count."""
+    of the network without a gradient before it, a count; beside: whether the views share one clean half."""
 
     scored: float = 1.0
     views: int = 1
     causal: bool = False
     reads: int = 0
     drafts: int = 0
+    beside: bool = False
+
+    @property
+    def rows(self) -> float:
+        """Rows of [x_t ; x_0] that cost as much, where views can stand beside one clean half."""
+        return (self.views + 1) / 2 if self.beside else float(self.views)
 
 
 class Objective(Protocol):

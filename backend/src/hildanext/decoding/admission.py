@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hildanext.core.mixture import Mixes
 from hildanext.core.types import Denoiser
-from hildanext.decoding.compression import KVCompressor, Scored
+from hildanext.decoding.compression import KVCompressor
 from hildanext.decoding.modes import ResolvedMode
 from hildanext.decoding.search import Search
 from hildanext.decoding.state import RequestCanvas
@@ -40,7 +40,7 @@ def _no_keys(rule: KVCompressor, plan: ResolvedMode, denoiser: Denoiser) -> str:
             "this model is told by a mask what it sees (an ONNX graph, captured forwards, or layers that change their"
             " keys); use a model of kind hf, engine transformers, without capture"
         )
-    if rule.scored and not (isinstance(denoiser, Scored) and denoiser.scores_keys):
+    if rule.scored and not (isinstance(denoiser, HFDenoiser) and denoiser.key_scores is not None):
         return "this model has no trained key scores; write them with `hildanext key-scores`, or use window or knorm"
     if isinstance(plan.policy, Search):
         return "a search reads the keys of the store for all its candidates; leave one of them out"

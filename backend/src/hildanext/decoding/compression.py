@@ -1,15 +1,13 @@
 # Which committed keys the blocks of a request see: the base of the plugins in compressors/, and what they are told.
-# Entry points: KVCompressor, Known (a layer's committed keys), Scored (a denoiser with trained key scores).
+# Entry points: KVCompressor, Known (a layer's committed keys).
 # A rule is a pure function of one layer; kept_keys.py stores what it leaves, the engine knows only that there is one.
 # Letters: H key heads, n committed columns of a layer, D head width.
 """Selection and compression of keys and values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -70,18 +68,3 @@ class KVCompressor(Plugin):
     def wants(self, columns: int) -> bool:
         """Whether `seen` would leave out any of so many columns; else no mass is computed."""
         return self.looks
-
-
-@runtime_checkable
-class Scored(Protocol):
-    """A denoiser that may have trained scores of keys."""
-
-    @property
-    def scores_keys(self) -> bool:
-        """Whether it has."""
-        ...
-
-    def scoring(self) -> AbstractContextManager[Mapping[int, Tensor]]:
-        """Inside, {layer: scores [B, Q, H] float32} of the positions of the latest forward, there before its layer
-        attends."""
-        ...

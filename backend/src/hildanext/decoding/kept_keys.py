@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from hildanext.core.types import Denoiser
-from hildanext.decoding.compression import Known, KVCompressor, Scored
+from hildanext.decoding.compression import Known, KVCompressor
 from hildanext.errors import DecodeError
+from hildanext.models.denoiser import HFDenoiser
 
 Phase = Literal["all", "first", "later"]
 
@@ -271,9 +272,10 @@ class KeptView:
 
     def scoring(self, denoiser: Denoiser) -> AbstractContextManager[Any]:
         """A context in which the forward's keys are scored, where a rule wants that."""
-        if not any(row.keys.rule.scored for row in self.rows) or not isinstance(denoiser, Scored):
+        wanted = any(row.keys.rule.scored for row in self.rows)
+        if not wanted or not isinstance(denoiser, HFDenoiser) or denoiser.key_scores is None:
             return nullcontext()
-        return _Scoring(self, denoiser.scoring())
+        return _Scoring(self, denoiser.key_scores.scoring(denoiser.model))
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hildanext.data.row_store import RowStore
 from hildanext.data.tokenizers import tokenizer_hash
 from hildanext.disk import fingerprints
 from hildanext.errors import DataError, ModelError
-from hildanext.models.denoiser import HFDenoiser, network
+from hildanext.models.denoiser import HFDenoiser, hugging_face, network
 from hildanext.models.layers import layer_list, watching
 from hildanext.models.load import NEW, Loaded, load_model, place
 from hildanext.models.lora import has_adapter
@@ -51,9 +51,12 @@ def weights_hash(path: str) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def _watched(own: Denoiser, model: Denoiser, numbers: Collection[int]) -> AbstractContextManager[Mapping[int, Tensor]]:
+@contextmanager
+def _watched(own: Denoiser, model: Denoiser, numbers: Collection[int]) -> Iterator[Mapping[int, Tensor]]:
     # behind ranks the model in training is a wrapper around `own`
-    return watching(network(model if isinstance(model, HFDenoiser) else own), numbers)
+    watched = hugging_face(model if isinstance(model, HFDenoiser) else own)
+    with watched.whole(), watching(watched.model, numbers) as found:
+        yield found
 
 
 def _kept(tokenizer: Any, kind: str, folder: str, path: str) -> Kept:

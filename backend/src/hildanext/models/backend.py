@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hildanext.core.annealing import opened_only
 from hildanext.core.masks import block_diffusion_mask, causal_mask, document_mask
 from hildanext.errors import ModelError
 from hildanext.models.attention import causal_slices, diffusion_slices, document_slices, flex_layout
@@ -85,15 +86,19 @@ def plan_causal(backend: Backend, docs: Tensor) -> tuple[Tensor, Any]:
 
 
 def plan_diffusion(
-    backend: Backend, docs: Tensor, block: int, grid: str, groups: Tensor | None = None
+    backend: Backend, docs: Tensor, block: int, grid: str, groups: Tensor | None = None, opened: Tensor | None = None
 ) -> tuple[Tensor, Any]:
-    """(mask, layout) over [noisy | clean], over the noisy half alone when block equals the length; groups: Batch.groups
-    or None."""
+    """(mask, layout) over [noisy | clean], over the noisy half alone when block equals the length; groups, opened:
+    Batch.groups and Batch.opened, or None. ModelError where only some positions are open and no mask is used."""
     whole = block == docs.shape[1]
+    if opened is not None and backend.name != "dense":
+        raise ModelError(
+            f"model.attention: {backend.name} ({backend.reason}) cannot follow an annealed mask; set"
+            " model.attention=dense, or objective.anneal=0"
+        )
     if backend.name == "flex" and not whole:
         return _no_mask(docs), flex_layout(docs, block, grid, groups)
     if backend.name == "sliced":
         return _no_mask(docs), document_slices(docs) if whole else diffusion_slices(docs, block, grid, groups)
-    if whole:
-        return document_mask(docs), None
-    return block_diffusion_mask(docs.shape[1], block, docs, grid, groups), None
+    mask = document_mask(docs) if whole else block_diffusion_mask(docs.shape[1], block, docs, grid, groups)
+    return opened_only(mask, opened), None

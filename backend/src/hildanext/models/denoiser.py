@@ -1,22 +1,22 @@
 # Any Hugging Face causal LM as a block-diffusion denoiser, through 4-D masks and position ids; recurrent layers, where
 # it has some, are told in which order they read (models/runs.py).
 # Entry points: HFDenoiser, network and module (of a denoiser), hugging_face, position_bytes.
-# A denoiser's parameters are the network's; every computation passes through forward(kind, ...), so that a DDP or FSDP2
-# wrapper sees it.
+# A denoiser's parameters are the network's; all it computes passes through forward(kind, ...), which DDP and FSDP2 see.
 # Letters: B rows, L positions, Q queries, K keys, V vocabulary, D hidden width, n selected positions.
 """The adapter from transformers to `hildanext.core.types.Denoiser`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hildanext.core.annealing import opened_only
-from hildanext.core.masks import additive, document_starts
+from hildanext.core.batches import repeated
+from hildanext.core.compaction import Compaction
+from hildanext.core.masks import BlockDiffusionRule, additive, shifted_places
 from hildanext.core.mixture import Mixture, MixtureHook
 from hildanext.core.types import Batch, Denoiser
 from hildanext.errors import ModelError
@@ -27,7 +27,7 @@ from hildanext.models.key_scores import KeyScores
 from hildanext.models.mixer import install, pair_bytes
 from hildanext.models.runs import Runs
 from hildanext.models.shape import Shape
-from hildanext.models.support import FULL, recurrent_layers, text_config
+from hildanext.models.support import FULL, attention_layers, layer_kinds
 
 
 class HFDenoiser(nn.Module):
@@ -44,6 +44,7 @@ class HFDenoiser(nn.Module):
         self.edit_ids: tuple[int, int] | None = None
         self.key_scores: KeyScores | None = None
         self._layout: bool | None = None
+        self._whole = 0
         self._install()
 
     def _install(self) -> None:
@@ -127,20 +128,21 @@ class HFDenoiser(nn.Module):
         self._layout = probe.passed
         return self._layout
 
-    def mixing(self, mixture: Mixture) -> MixtureHook:
+    @contextmanager
+    def mixing(self, mixture: Mixture) -> Iterator[None]:
         """A context in which the input of every forward holds the mixture."""
-        return MixtureHook(self.model.get_input_embeddings(), mixture)
+        with self.whole(), MixtureHook(self.model.get_input_embeddings(), mixture):
+            yield
 
-    @property
-    def scores_keys(self) -> bool:
-        """Whether it has key scores."""
-        return self.key_scores is not None
-
-    def scoring(self) -> AbstractContextManager[Mapping[int, Tensor]]:
-        """Inside, {layer: scores [B, Q, H]} of the keys of the latest forward."""
-        if self.key_scores is None:
-            raise ValueError("denoiser: this model has no key scores")
-        return self.key_scores.scoring(self.model)
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """A context in which noisy_features reads both halves with every position in its place, for what looks at
+        positions inside the network; outside, noised blocks that nobody reads are left out."""
+        self._whole += 1
+        try:
+            yield
+        finally:
+            self._whole -= 1
 
     def head(self) -> Tensor:
         """The output matrix [V, D]."""
@@ -157,7 +159,8 @@ class HFDenoiser(nn.Module):
 
     def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
         """Hidden states [n, D], after the final norm, that predict the tokens at `select` [B, L] bool from x_t = noisy
-        [B, L]. One forward over [x_t ; x_0], over x_t alone when block <= 0 or >= L.
+        [B, L]. One forward over [x_t ; x_0], over x_t alone when block <= 0 or >= L; noisy and select [k B, L]: k views
+        of each row, view after view, beside one x_0.
         Source: LLaDA2.0 arXiv:2512.15745 eq. 2-3."""
         features: Tensor = self("noisy_features", noisy, batch, block, select)
         return features
@@ -186,7 +189,7 @@ class HFDenoiser(nn.Module):
         given: Any = mask
         if self.mixers:
             extra["runs"] = self._order(positions, cache) if runs is None else runs
-            given = {kind: mask if kind == FULL else None for kind in text_config(self.config).layer_types}
+            given = {"linear_attention": None} | dict.fromkeys(layer_kinds(self.config)) | {FULL: mask}
         with dense_kernel(self.device):
             output = self.model.base_model(
                 input_ids=tokens, attention_mask=given, position_ids=positions, past_key_values=cache,
@@ -223,41 +226,40 @@ class HFDenoiser(nn.Module):
         return hidden[:, :-1][select[:, 1:]]
 
     def _noisy(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
-        length = noisy.shape[1]
+        length, views = noisy.shape[1], len(noisy) // len(batch.tokens)
         block = block if 0 < block < length else length
         backend = self.backend(length, block)
-        if batch.opened is not None and backend.name != "dense":
-            raise ModelError(
-                f"model.attention: {backend.name} ({backend.reason}) cannot follow an annealed mask; set"
-                " model.attention=dense, or objective.anneal=0"
-            )
-        mask, layout = plan_diffusion(backend, batch.docs, block, self.block_grid, batch.groups)
-        mask = opened_only(mask, batch.opened)
+        apart = bool(self.mixers or self._whole) or batch.opened is not None
+        if block < length and backend.name == "dense" and not apart:
+            rule = BlockDiffusionRule.of(length, block, batch.docs, self.block_grid, batch.groups)
+            return self._compact(noisy, batch, block, select, Compaction.of(rule, select))
+        batch = batch if views == 1 else repeated(batch, views)
+        mask, layout = plan_diffusion(backend, batch.docs, block, self.block_grid, batch.groups, batch.opened)
         tokens, positions = noisy, batch.positions()
         if block < length:
             tokens, positions = torch.cat([noisy, batch.tokens], 1), torch.cat([positions, positions], 1)
         # a bool mask would be turned into one such bias per layer, and kept for the backward pass
         runs = self._read(batch, block) if self.mixers else None
         hidden = self.body(tokens, positions, additive(mask, self.dtype), layout=layout, runs=runs)
-        if self.shift == "none":
-            return hidden[:, :length][select]
         rows, columns = select.nonzero(as_tuple=True)
-        return hidden[rows, self._sources(batch, block)[rows, columns]]
+        return hidden[rows, self._read_at(batch, block)[rows, columns]]
+
+    def _compact(self, noisy: Tensor, batch: Batch, block: int, select: Tensor, compaction: Compaction) -> Tensor:
+        positions = batch.positions().gather(1, compaction.place % noisy.shape[1])
+        tokens = compaction.tokens(noisy, batch.tokens)
+        hidden = self.body(tokens, positions, additive(compaction.mask(), self.dtype))
+        rows, columns = select.nonzero(as_tuple=True)
+        return hidden[compaction.columns(rows, self._read_at(batch, block)[rows % len(batch.tokens), columns])]
+
+    def _read_at(self, batch: Batch, block: int) -> Tensor:
+        if self.shift == "none":
+            return torch.arange(batch.tokens.shape[1], device=batch.docs.device).expand_as(batch.docs)
+        return shifted_places(batch.docs, block, self.block_grid, batch.groups)
 
     def _read(self, batch: Batch, block: int) -> Runs:
         if block >= batch.tokens.shape[1]:
             return Runs.causal(batch.docs)
         return Runs.diffusion(batch.docs, block, self.block_grid, batch.groups)
-
-    def _sources(self, batch: Batch, block: int) -> Tensor:
-        length = batch.tokens.shape[1]
-        index, starts = torch.arange(length, device=batch.docs.device), document_starts(batch.docs)
-        within = index - starts if self.block_grid == "per_document" else index.expand_as(starts)
-        first = (within % block == 0) & (index > starts)
-        if batch.groups is not None:
-            first &= batch.groups == within // block
-        earlier = torch.where(first, length + index - 1, index - 1)
-        return torch.where(index == starts, index, earlier)
 
 
 def _shifted(hidden: Tensor, positions: Tensor, select: Tensor | None) -> Tensor:
@@ -295,4 +297,4 @@ def position_bytes(config: Any, size: int) -> int:
     """Bytes of keys and values that one token costs in all layers of a Hugging Face configuration; size: bytes of one
     element. Latent attention (fewer bytes) is not known to it."""
     shape = Shape.of(config)
-    return 2 * (shape.layers - recurrent_layers(config)) * shape.kv_heads * shape.head_dim * size
+    return 2 * attention_layers(config) * shape.kv_heads * shape.head_dim * size

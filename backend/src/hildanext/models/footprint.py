@@ -158,9 +158,11 @@ class NetworkFootprint:
 
     def _activations(self, config: Config, window: int, one: Pass) -> float:
         device, shape = choose_device(config.model.device), Shape.of(self.config)
-        worst, rows = 0.0, config.train.batch * one.views
+        worst, apart = 0.0, bool(recurrent_layers(self.config))
         for forward in self._forwards(config, window, one):
-            found = self._kept(forward, device)
+            found, dense = self._kept(forward, device), forward.backend in ("dense", "math")
+            beside = dense and forward.block < window and not apart
+            rows = config.train.batch * (one.rows if beside else one.views)
             kept = found.total(rows, shape.layers)
             if config.train.gradient_checkpointing:
                 positions = window if forward.block >= window else 2 * window

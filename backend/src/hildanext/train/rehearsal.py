@@ -48,7 +48,8 @@ class Pace:
         for one in objective.passes:
             body = self.single if one.causal or whole else self.pair
             body += one.drafts * body / 3
-            made += rows * one.views * (body + tokens * one.scored * (self.head + one.reads * self.read))
+            beside = one.views if whole else one.rows
+            made += rows * (beside * body + one.views * tokens * one.scored * (self.head + one.reads * self.read))
         made += rows * len(objective.companions) * self.single / 3
         return config.train.accumulate * made + self.step
 

@@ -19,6 +19,7 @@ from hildanext.config.model import ModelConfig
 from hildanext.core.block_ladder import Ladder
 from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet, check_tokenizer
+from hildanext.data.storage import fetched, joined
 from hildanext.data.tokenize import tokenize
 from hildanext.errors import DataError, HildaError, ModelError
 from hildanext.models.adapter_folder import start_from
@@ -87,9 +88,16 @@ def is_causal(config: Config) -> bool:
 
 
 def shards_folder(config: Config) -> Path:
-    """Where the tokenised shards of a run are."""
+    """Where the tokenised shards of a run are; those of a storage are fetched into the cache of this machine first."""
     name = config.tokenize.name or config.data.name
-    return Path(config.train.data or Path(config.paths.data) / "tokenized" / name)
+    return fetched(config.train.data or joined(config.paths.data, "tokenized", name))
+
+
+def _unprepared(config: Config) -> bool:
+    try:
+        return not shards_folder(config).is_dir()
+    except DataError:
+        return True
 
 
 def open_shards(config: Config, split: str) -> ShardSet:
@@ -150,7 +158,7 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
         with run.running(quiet) if ranks.first else nullcontext():
             if ranks.first:
                 Checkpoints(run.checkpoints).clear()
-            if config.train.prepare and ranks.first and not shards_folder(config).is_dir():
+            if config.train.prepare and ranks.first and _unprepared(config):
                 prepare(config, quiet)
                 tokenize(located(config), quiet)
             ranks.wait()
@@ -230,7 +238,7 @@ def _source(config: Config, resumed: Path | None, shards: ShardSet) -> ModelConf
     if resumed is not None and model.adapter.kind == "none":
         return model.model_copy(update={"path": str(resumed)})
     if model.path == NEW and not model.new.tokenizer:
-        tokenizer = str(shards.manifest.get("tokenizer", ""))
+        tokenizer = shards.tokenizer
         return model.model_copy(update={"new": model.new.model_copy(update={"tokenizer": tokenizer})})
     return model
 

@@ -55,7 +55,10 @@ class CarryOver(MaskAndEdit):
     @model_validator(mode="after")
     def _apart(self) -> Self:
         if self._views_together:
-            raise ValueError("confidence: both views share a forward here; give confidence_over=normaliser")
+            raise ValueError(
+                "both views share a forward here, and a carry wants one each; give confidence_over=normaliser, and"
+                " views_beside=false"
+            )
         return self
 
     @property

@@ -32,7 +32,8 @@ from hildanext.core.types import About, Batch, Denoiser, LossReport, Pass
 class Supervision:
     """One forward to be scored: a view, the batch its clean half comes from, and the weight [B, L] of each position's
     nll in the numerator. `select` [B, L] bool: the positions that are scored. `uniform` [B, L] in [0, 1): also draw a
-    token at each of them, from the model's distribution. `prior`: what the objective made of all views."""
+    token at each of them, from the model's distribution. `prior`: what the objective made of all views. `clean`:
+    the rows that view has several views of; None: batch."""
 
     view: Corruption
     batch: Batch
@@ -40,6 +41,7 @@ class Supervision:
     select: Tensor
     uniform: Tensor | None = None
     prior: Any = None
+    clean: Batch | None = None
 
 
 class MaskAndEdit(BaseObjective):
@@ -73,6 +75,7 @@ class MaskAndEdit(BaseObjective):
         description="the entropy term's denominator: correct positions of the micro-batch (LLaDA2.0 eq. 6), or that of "
         "the loss, which makes it independent of how a batch is split",
     )
+    views_beside: bool = Field(False, description="both views of noise.complementary share one clean half and forward")
     autoregressive: float = Field(
         0.0, ge=0, description="factor of the next-token loss added as a side term, per token of the loss"
     )
@@ -106,7 +109,7 @@ class MaskAndEdit(BaseObjective):
         shares = self._scored_shares()
         reads = (self.confidence > 0) + (self.path > 0)
         if self._views_together:
-            made = [Pass(sum(shares) / len(shares), len(shares), reads=reads)]
+            made = [Pass(sum(shares) / len(shares), len(shares), reads=reads, beside=True)]
         else:
             made = [Pass(share, reads=reads) for share in shares]
         return (*made, Pass(causal=True)) if self.autoregressive else tuple(made)
@@ -129,7 +132,8 @@ class MaskAndEdit(BaseObjective):
 
     @property
     def _views_together(self) -> bool:
-        return self.noise.complementary and self.confidence > 0 and self.confidence_over == "correct"
+        shares_count = self.confidence > 0 and self.confidence_over == "correct"
+        return self.noise.complementary and (self.views_beside or shares_count)
 
     def loss(self, model: Denoiser, batch: Batch, block: int, rng: torch.Generator) -> LossReport:
         """The report of one micro-batch; see core.types.Objective."""
@@ -154,13 +158,13 @@ class MaskAndEdit(BaseObjective):
     ) -> Iterator[LossReport]:
         """`parted` of given views; uniform: as of `thinning`."""
         normaliser, prior = self.denominator(views, batch), self.prior(model, batch, views)
-        whole, groups, share = batch, list(views), 1 / len(views)
+        whole, groups, share, clean = batch, list(views), 1 / len(views), None
         if self._views_together:
-            whole, groups = repeated(batch, len(views)), [joined(views)]
+            whole, groups, clean = repeated(batch, len(views)), [joined(views)], batch
             uniform = [torch.cat(uniform)] if uniform else []
         for index, view in enumerate(groups):
             weight = self.thinned(self.weights(view, whole, share), view, uniform[index : index + 1])
-            given = Supervision(view, whole, weight, self.chosen(view, weight), prior=prior)
+            given = Supervision(view, whole, weight, self.chosen(view, weight), None, prior, clean)
             made = self.scored(model, given, block, normaliser)
             yield replace(made, normaliser=normaliser if index == 0 else torch.zeros_like(normaliser))
         yield from self.side_term(model, batch, normaliser)
@@ -241,7 +245,7 @@ class MaskAndEdit(BaseObjective):
     ) -> tuple[LossReport, TokenScores]:
         """As `scored`, with the scores of the positions at given.select, in row-major order."""
         select, view = given.select, given.view
-        features = model.noisy_features(view.tokens, given.batch, block, select)
+        features = model.noisy_features(view.tokens, given.clean or given.batch, block, select)
         head, targets, weight = model.head(), given.batch.tokens[select], given.weight[select]
         options = HeadOptions(model.mask_id if self.exclude_mask else None, self.smoothing)
         if self.path > 0:
