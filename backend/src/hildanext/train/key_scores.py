@@ -23,10 +23,9 @@ from hildanext.core.types import Batch
 from hildanext.data.shards import check_tokenizer
 from hildanext.data.tokenizers import tokenizer_hash
 from hildanext.errors import ConfigError
-from hildanext.models.about import weights_hash
 from hildanext.models.denoiser import HFDenoiser, hugging_face
 from hildanext.models.key_scores import NAME, KeyScores, entering
-from hildanext.models.load import BUNDLED, load_model
+from hildanext.models.load import BUNDLED, NEW, load_model
 from hildanext.models.shape import Shape
 from hildanext.progress import Console
 from hildanext.train.training import check_window, open_shards
@@ -124,8 +123,8 @@ def write_key_scores(config: Config, console: Console) -> dict[str, Any]:
         raise ConfigError(f"key_scores.block: {block} does not divide rows of {shards.window}; give one that does")
     if not model.takes_layout or model.mixers:
         raise ConfigError("key-scores: kvzap takes models whose layers all attend to their keys as they are; not this")
-    if not settings.file and config.model.path in BUNDLED:
-        raise ConfigError("key_scores.file: nothing is written into the package; name a file")
+    if not settings.file and config.model.path in (*BUNDLED, NEW):
+        raise ConfigError("key_scores.file: this model has no folder of its own to write to; name a file")
     count = min(settings.rows, len(shards))
     if count < HELD_OUT:
         raise ConfigError(f"key_scores.rows: {count} rows leave none to hold out; give {HELD_OUT} or more")
@@ -162,7 +161,7 @@ def _written(
     weights = torch.stack(solved).float().transpose(1, 2)
     path = Path(config.key_scores.file).expanduser() if config.key_scores.file else loaded.path / NAME
     told = {**facts, "tokens": fits[0][0].count, "explained": explained, "file": str(path)}
-    origin = {"tokenizer": tokenizer_hash(loaded.tokenizer), "weights": weights_hash(str(loaded.path))}
+    origin = {"tokenizer": tokenizer_hash(loaded.tokenizer), "model": Path(config.model.path).name}
     known = {name: str(value) for name, value in {**told, **origin}.items() if name != "file"}
     KeyScores(weights[..., :-1].cpu(), weights[..., -1].cpu(), known).write(path)
     console.say(f"{path}: {sum(explained) / len(explained):.2f} of the held-out variance explained, mean of the layers")
