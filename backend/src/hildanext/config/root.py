@@ -18,6 +18,7 @@ from hildanext.config.decode import DecodeConfig
 from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
 from hildanext.config.grid import GridConfig, SweepConfig
 from hildanext.config.kept import AnchorsConfig, KeyScoresConfig, TrajectoriesConfig
+from hildanext.config.launch import LaunchConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
 from hildanext.config.rl import DpoConfig, RlConfig
@@ -62,6 +63,7 @@ class Config(Section):
     dpo: DpoConfig = DpoConfig()
     decode: DecodeConfig = DecodeConfig()
     answer: AnswerConfig = AnswerConfig()
+    launch: LaunchConfig = LaunchConfig()
     serve: ServeConfig = ServeConfig()
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
@@ -77,7 +79,7 @@ OWNED = {
     "answer": "answer", "anchors": "anchors", "trajectories": "trajectories", "key_scores": "key-scores",
     "bench": "bench", "rollout": "on-policy", "rl": "rl", "dpo": "dpo",
     "merge": "merge-checkpoints", "inspect": "inspect", "tune": "tune", "grid": "compare",
-    "sweep": "sweep",
+    "sweep": "sweep", "launch": "launch",
 }  # fmt: skip
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 

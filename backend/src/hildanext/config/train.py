@@ -117,7 +117,9 @@ class TrainConfig(Section):
     parallel: Literal["none", "ddp", "fsdp2"] = Field("none", description="how ranks of torchrun share the work")
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass to save memory")
     autocast: Literal["none", "bfloat16"] = Field("none", description="dtype of matrix products under fp32 weights")
-    resume: str = Field("", description="'latest' (of --run-dir) or a checkpoint folder; empty: start anew")
+    resume: str = Field(
+        "", description="'latest' (of --run-dir), 'auto' (that if there is one) or a checkpoint folder; empty: anew"
+    )
     override_recorded: bool = Field(
         False, description="let a resumed run have another optimizer, dtype, model or data than its checkpoint records"
     )

@@ -32,12 +32,13 @@ from hildanext.models.policy_footprint import policy_footprint
 from hildanext.models.preflight import estimate, require_memory
 from hildanext.models.support import recompute
 from hildanext.progress import Console
-from hildanext.run_dir import RunDir
+from hildanext.run_dir import RunDir, step_folders
+from hildanext.train.agreement import facts, require_same
 from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks, Replica, open_ranks
 from hildanext.train.evaluation import held_out
 from hildanext.train.optim import OptimizerChoice, build_optimizer, freeze
-from hildanext.train.resume import Changes, find_checkpoint
+from hildanext.train.resume import AUTO, Changes, find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks, command
     resumed = Path(told) if told else None
     state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
     shards, evaluation = open_splits(config, console)
+    require_same(ranks, facts(config, shards, evaluation) if ranks.size > 1 else {})
     if ranks.first:
         shards.require_whole()
         evaluation.require_whole()
@@ -219,6 +221,8 @@ def check_window(loaded: Loaded, window: int) -> None:
 
 def _goes_on(config: Config, path: Path | None) -> bool:
     named = config.train.resume
+    if named == AUTO:
+        return path is not None and bool(step_folders(path / "checkpoints"))
     if named == "latest" or not named or path is None:
         return bool(named)
     return Path(named).expanduser().resolve().parent == (path / "checkpoints").resolve()
