@@ -22,6 +22,7 @@ from hildanext.models.denoiser import HFDenoiser, network
 from hildanext.models.files import check_plain, read_config, read_network, skeleton
 from hildanext.models.footprint import NetworkFootprint
 from hildanext.models.inspection import parity
+from hildanext.models.key_scores import KeyScores
 from hildanext.models.kind import ModelKind, Use
 from hildanext.models.lora import has_adapter
 from hildanext.models.mask_token import MASK_TEXT, edit_ids_of, mask_id_of, shift_of
@@ -51,6 +52,7 @@ class Hf(ModelKind):
         denoiser.edit_ids = edit_ids
         if not getattr(held, "is_quantized", False):
             denoiser = denoiser.to(device, dtype)
+        denoiser.key_scores = KeyScores.found(folder, model.key_scores, held)
         denoiser.eval().probe()  # here, before ranks share the weights
         return denoiser
 
