@@ -90,6 +90,15 @@ def test_a_stopped_cell_goes_on_where_it_was(
     assert [stage.get("steps") for stage in report["results"][0]["stages"]] == [2, None, 6]
 
 
+def test_a_cell_of_another_shift_is_scored_as_its_model_records(place: tuple[Path, Path], tmp_path: Path) -> None:
+    cells_of = {"clean": [{"set": {"model": {"shift": "clean", "block_grid": "per_document"}}}], "none": [{}]}
+    config = grid(place, cells_of, seeds=[0], tokens=64, taus=[0.5])
+    config = config.model_copy(update={"model": config.model.model_copy(update={"shift": "none"})})
+    report = run_grid(config, QUIET, tmp_path)
+    metas = [json.loads((Path(one["model"]) / "hildanext.json").read_text()) for one in report["results"]]
+    assert [(meta["shift"], meta["block_grid"]) for meta in metas] == [("clean", "per_document"), ("none", "global")]
+
+
 def test_a_cell_stopped_in_its_probe_has_its_budget_still(
     place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
