@@ -9,12 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from train.material import QUIET, configuration, make_shards, run
 
 from hildanext.bench.grid import cell as cells
+from hildanext.bench.grid import paired as paired_module
 from hildanext.bench.grid import running
 from hildanext.bench.grid.page import by_cell, header_of, table_of
+from hildanext.bench.grid.paired import paired, paired_rows
 from hildanext.bench.grid.running import run_grid
 from hildanext.bench.grid.scoring import area
 from hildanext.config import Config
@@ -61,10 +64,14 @@ def test_cells_share_a_budget_keep_their_results_and_a_new_one_is_an_entry(
     assert float(rows[1][2].split()[0]) == pytest.approx(-sum(gaps) / 2, abs=1e-3)
     assert "<svg" in (tmp_path / "grid.html").read_text() and "orders" in (tmp_path / "grid.html").read_text()
 
+    assert report["paired"] == [] and "At equal tokens" not in (tmp_path / "grid.html").read_text()
+
     ran, once = list[str](), cells.run_cell
     monkeypatch.setattr(running, "run_cell", lambda cell, console: (ran.append(cell.name), once(cell, console))[1])
     more = run_grid(grid(place, {"plain": [{}], "orders": SECOND, "aligned": ALIGNED}), QUIET, tmp_path)
     assert ran == ["aligned", "aligned"] and len(more["results"]) == 6
+    assert [(one["cell"], one["seed"], one["steps"]) for one in more["paired"]] == [("aligned", s, 8) for s in (0, 1)]
+    assert "At equal tokens" in (tmp_path / "grid.html").read_text()
     stage = json.loads((tmp_path / "cells" / "aligned-1" / "stage-1.json").read_text())
     assert stage["objective"]["parent"] == str(place[1]) and stage["seed"] == 1
     assert more["results"][0] == report["results"][0]
@@ -132,6 +139,34 @@ def test_a_budget_of_seconds_becomes_steps_by_the_pace_of_the_probe(
     assert cells._steps(own, 2, own.config, [{"processor": 10.0}, {"processor": 4.0}], QUIET) == 52
     with pytest.raises(RunError, match=r"took 41 of 40 processor seconds; record fewer rows"):
         cells._steps(own, 2, own.config, [{"processor": 10.0}, {"processor": 31.0}], QUIET)
+
+
+def test_at_equal_tokens_only_steps_with_the_same_masks_and_rate_are_compared() -> None:
+    same = {"lr": 0.1, "m2t_tokens": 5, "t2t_tokens": 1, "block": 8}
+    noise = [0.3, -0.2, 0.1, 0.4, -0.3, 0.0, 0.2, -0.1, 0.3, -0.4, 0.1, 0.2]
+    hers = [{"step": s, "m2t": 5 - 0.1 * s + noise[s], "processor": 2.0, **same} for s in range(12)]
+    his = [{**one, "m2t": one["m2t"] - 0.2 - 0.01 * (one["step"] % 2), "processor": 3.0} for one in hers]
+    found = paired(hers, his)
+    assert found is not None and found["steps"] == 11 and found["pace"] == 1.5
+    assert found["gap"] == pytest.approx(-0.205) and found["error"] == pytest.approx(
+        np.std([0, 0.01] * 3, ddof=1) / 6**0.5
+    )
+    slope = np.polyfit(range(6, 12), [one["m2t"] for one in hers[6:]], 1)[0]
+    assert found["ahead"] == pytest.approx(-0.205 / slope) and found["ahead"] > 0
+    for name, value in {"lr": 0.05, "m2t_tokens": 6, "t2t_tokens": 0, "block": 4}.items():
+        spoilt = [{**one, name: value, "m2t": 99.0} if one["step"] in (9, 11) else one for one in his]
+        kept = paired(hers, spoilt)
+        assert kept is not None and kept["steps"] == 10 and -0.21 < kept["gap"] < -0.2
+    assert paired(hers, his[:7]) is None and paired(hers, [{"step": 3, "eval": {}}]) is None
+    assert paired_rows([{"cell": "a", "seed": 0, **found}])[0][3:] == (
+        f"-0.205 ± {found['error']:.3f}", f"{found['ahead']:+.1f}", "1.50 x",
+    )  # fmt: skip
+
+
+def test_a_planted_error_of_the_comparison_at_equal_tokens_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paired_module, "SAME", ("block",))
+    with pytest.raises(AssertionError):
+        test_at_equal_tokens_only_steps_with_the_same_masks_and_rate_are_compared()
 
 
 def test_the_area_is_that_under_the_best_share_at_each_speed() -> None:

@@ -21,7 +21,7 @@ def test_a_text_read_in_pieces_is_the_text_read_at_once(name: str) -> None:
     mixer = build("mixers", {"type": name})
     family = next(one for one in HYBRIDS if one in mixer.families)
     _, found, module = next(iter(mixers_of(hybrid(family))))
-    assert type(found) is type(mixer) and type(module).__name__ in mixer.modules and mixer.layer_type
+    assert type(found) is type(mixer) and type(module).__name__ in mixer.modules and mixer.layer_types
     hidden = torch.randn(1, 12, 32, generator=torch.Generator().manual_seed(0))
     kept = tuple(torch.zeros(1, *shape) for shape in mixer.shapes(module))
     with torch.no_grad():

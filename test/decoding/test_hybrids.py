@@ -29,7 +29,8 @@ OTHERS = [family for family in HYBRIDS if family not in FAMILIES]
 
 
 def opened(family: str, shift: str = "none") -> Subject:
-    kinds = {"layer_types": HYBRIDS[family]["layer_types"][:2], "num_hidden_layers": 2}
+    kinds = {name: value[:2] for name, value in HYBRIDS[family].items() if name in ("layer_types", "layers_block_type")}
+    kinds["num_hidden_layers"] = 2
     parts = loaded(hybrid(family, 1, **kinds), Letters())
     parts.denoiser.shift = shift
     return Subject(parts, Own(family, 1, **kinds))

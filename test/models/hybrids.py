@@ -18,9 +18,33 @@ DELTA: dict[str, Any] = {
     "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
 }  # fmt: skip
 CONV: dict[str, Any] = {"layer_types": ["conv", "full_attention", "conv"]}
+SPACE: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+WIDTHS: dict[str, Any] = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
+}
 HYBRIDS: dict[str, dict[str, Any]] = {
     "lfm2": CONV | {"block_auto_adjust_ff_dim": False}, "lfm2_moe": CONV | {"num_dense_layers": 1}, "lfm3": CONV,
     "qwen3_next": DELTA, "qwen3_5_text": DELTA, "qwen3_5_moe_text": DELTA, "olmo_hybrid": DELTA,
+    "granitemoehybrid": SPACE | WIDTHS | {"shared_intermediate_size": 24, "residual_multiplier": 0.7},
+    "nemotron_h": {
+        "layer_types": ["linear_attention", "full_attention", "moe", "linear_attention"], "num_hidden_layers": 4,
+        "ssm_state_size": 8, "chunk_size": 8, "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2,
+        "time_step_min": 0.3, "moe_shared_expert_intermediate_size": 16,
+    },
+    "falcon_h1": WIDTHS | {
+        "num_hidden_layers": 2, "mamba_d_ssm": 64, "key_multiplier": 0.5,
+        "ssm_in_multiplier": 0.8, "ssm_multipliers": [0.5, 0.6, 0.7, 0.8, 0.9],
+    },
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 4,
+        "mamba_d_state": 8, "chunk_size": 8, "n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 2,
+        "use_mem_rope": True, "attention_hidden_size": 64, "attention_head_dim": 16, "num_key_value_heads": 4,
+        "num_mem_blocks": 1, "use_shared_attention_adapter": False, "adapter_rank": 4,
+    },
 }  # fmt: skip
 
 
@@ -45,7 +69,7 @@ class Own:
 
     def __init__(self, family: str, seed: int = 0, **changes: Any) -> None:
         self.model = hybrid(family, seed, **changes)
-        self.kinds = set(self.model.config.layer_types)
+        self.kinds = {"linear_attention", "full_attention", *self.model.config.layer_types}
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **given: Any) -> Any:
         own = attention_mask.to(self.model.dtype)

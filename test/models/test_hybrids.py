@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from models.hybrids import HYBRIDS, Own, block_by_block, configuration, hybrid, text_by_text
+from models.families import Family, network, tiny
+from models.hybrids import HYBRIDS, WIDTHS, Own, block_by_block, configuration, hybrid, text_by_text
 from models.oracle import MASK, batch, noised
 from torch import Tensor
 
@@ -203,9 +204,31 @@ def test_what_gives_no_order_is_refused() -> None:
 
 REFUSED = {
     "bamba": "forgets the recurrent state", "jamba": "forgets the recurrent state", "kimi_linear": "its own cache",
-    "granitemoehybrid": "Mamba-2", "nemotron_h": "Mamba-2", "falcon_h1": "Mamba-2", "zamba2": "Mamba-2",
     "mamba2": "", "minimax": "linear_attention",
 }  # fmt: skip
+
+
+@torch.no_grad()
+def continues(network: Any) -> bool:
+    """Whether transformers' own code reads a text in pieces of 4 as it reads it at once."""
+    from transformers import DynamicCache
+
+    tokens, kept, parts = batch(1, 12, seed=2).tokens, DynamicCache(config=network.config), []
+    whole = network(input_ids=tokens, use_cache=False).logits
+    for piece in tokens.split(4, 1):
+        parts.append(network(input_ids=piece, past_key_values=kept, use_cache=True).logits)
+    return bool((torch.cat(parts, 1) - whole).abs().max() <= 1e-3)
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_transformers_own_code_of_every_supported_family_continues_from_its_cache(family: str) -> None:
+    assert continues(hybrid(family))
+
+
+@pytest.mark.parametrize("family", ["bamba", "jamba"])
+def test_the_families_refused_for_it_do_not(family: str) -> None:
+    attention = {"attn_layer_indices": [0], **WIDTHS} if family == "bamba" else {"attn_layer_offset": 0}
+    assert not continues(network(tiny(Family(family, "", {"num_hidden_layers": 3, **attention}))))
 
 
 @pytest.mark.parametrize("family", REFUSED)

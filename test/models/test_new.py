@@ -42,7 +42,7 @@ def test_the_fields_reach_the_network_of_every_family(family: str) -> None:
     feed = weights["1.feed_forward.w1.weight"] if family == "lfm2" else weights.get("1.mlp.gate_proj.weight")
     assert feed == (None if family == "qwen3_moe" else (24, 16))
     assert 0.25 < float(network.get_input_embeddings().weight.detach().std()) < 0.35
-    assert [mixer.layer_type for _, mixer, _ in mixers_of(network)] == own.get("layer_types", [])[:1]
+    assert [mixer.layer_types[0] for _, mixer, _ in mixers_of(network)] == own.get("layer_types", [])[:1]
 
 
 def test_small_hybrid_parents_have_one_size_and_their_layers() -> None:
@@ -50,7 +50,7 @@ def test_small_hybrid_parents_have_one_size_and_their_layers() -> None:
     networks = [new_model(load_config(CONFIGS / f"{name}.json").model.new, 600) for name in names]
     sizes = [parameters(one) for one in networks]
     assert max(sizes) < 1.01 * min(sizes) and 1.0e6 < min(sizes) < 1.1e6
-    kinds = [[kind.layer_type for _, kind, _ in mixers_of(one)] for one in networks]
+    kinds = [[kind.layer_types[0] for _, kind, _ in mixers_of(one)] for one in networks]
     assert kinds == [[], ["linear_attention"] * 3, ["conv"] * 2]
     data = batch(1, 16, seed=1)
     for network in networks:

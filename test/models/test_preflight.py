@@ -212,15 +212,19 @@ def test_models_that_are_not_llama_shaped_are_weighed_too(name: str, length: int
     assert share == pytest.approx(1, abs=0.03), f"{share:.2f} of the measured bytes"
 
 
-@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
-@pytest.mark.parametrize("block", [1, 16])
+@pytest.mark.parametrize(
+    ("family", "block"),
+    [("lfm2", 1), ("lfm2", 16), ("qwen3_5_text", 1), ("qwen3_5_text", 16), ("granitemoehybrid", 4), ("nemotron_h", 4),
+     ("falcon_h1", 4), ("zamba2", 4)],
+)  # fmt: skip
 def test_states_of_recurrent_layers_at_block_boundaries_are_counted(family: str, block: int, tmp_path: Path) -> None:
     settings = configuration(family)
     settings.save_pretrained(tmp_path)
     wanted = {"ladder.fixed": block, "train.batch": 2, "decode.requests": 3, "decode.prefix_bytes": 0}
     found = estimate(config(tmp_path, **wanted), 32, available=2**40)
     model = HFDenoiser(network(settings), MASK, attention="dense")
-    assert found["activations"] == pytest.approx(kept_bytes(model, 32, block, 2), rel=0.02) and not found["unsure"]
+    near = 0.05 if family in ("granitemoehybrid", "nemotron_h") else 0.02
+    assert found["activations"] == pytest.approx(kept_bytes(model, 32, block, 2), rel=near) and not found["unsure"]
     decoding = estimate(config(tmp_path, **wanted), 32, training=False, available=2**40)
     assert decoding["kv"] == 3 * model.state_bytes(32)
 

@@ -7,7 +7,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +34,7 @@ from hildanext.decoding.request import Request
 from hildanext.decoding.trajectory import Trajectory
 from hildanext.errors import ConfigError, DataError, HildaError, Interrupted
 from hildanext.registry import build
+from hildanext.train.checkpoint import Checkpoints, read_state
 from hildanext.train.recipes import reinforce
 from hildanext.train.recipes.answers import Answers
 from hildanext.train.recipes.figures import kept_groups
@@ -218,6 +223,41 @@ def test_a_run_stopped_within_a_rollout_goes_on_as_if_it_had_not_been(
     assert [one for one in rewards[0] if one is not None] == [one for one in rewards[1] if one is not None]
     monkeypatch.setattr(reinforce, "Reinforce", Forgetful)
     assert resumed(tmp_path / "b", where, 3) != losses(whole)
+
+
+def stopped_at(path: Path, where: tuple[Path, Path, Path], step: int, **changes: Any) -> list[tuple[Any, ...]]:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, step - 1, signal.SIGTERM)
+        with pytest.raises(Interrupted, match=f"step {step}"):
+            run(path, where, {"epochs": 50}, train__steps=400, train__checkpoint_every=3, **changes)
+    lines = [record for record in records(path) if "loss" in record]
+    return [(line["step"], line["loss"], line["reward"], line["rollout"]) for line in lines]
+
+
+def test_kill_9_within_a_rollout_loses_no_answer_of_it(where: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    given = {
+        "rl": {**RL, "rows": str(where[2]), "epochs": 50},
+        "model__path": str(where[1]),
+        **SMALL,
+        "train__steps": 400,
+    }
+    sets = [part for text in overrides(where[0], **given, train__checkpoint_every=3) for part in ("--set", text)]
+    command = [sys.executable, "-m", "hildanext", "rl", "--quiet", "--run-dir", str(tmp_path / "killed"), *sets]
+    process = subprocess.Popen(command)
+    checkpoints = Checkpoints(tmp_path / "killed" / "checkpoints")
+    until = time.monotonic() + 120
+    while checkpoints.newest() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    step = int(read_state(checkpoints.all()[-1])["step"])
+    shutil.copytree(tmp_path / "killed", tmp_path / "forgetful")
+    whole = stopped_at(tmp_path / "whole", where, step + 2)
+    assert stopped_at(tmp_path / "killed", where, step + 2, train__resume="latest") == whole
+    assert step % 100 and {rollout for *_, rollout in whole} == {0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reinforce, "Reinforce", Forgetful)
+        assert stopped_at(tmp_path / "forgetful", where, step + 2, train__resume="latest") != whole
 
 
 def test_cut_draws_are_learned_from_and_a_stopped_run_keeps_what_could_be_drawn(

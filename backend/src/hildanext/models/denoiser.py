@@ -27,7 +27,7 @@ from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan
 from hildanext.models.mixer import install, pair_bytes
 from hildanext.models.runs import Runs
 from hildanext.models.shape import Shape
-from hildanext.models.support import FULL, recurrent_layers, text_config
+from hildanext.models.support import FULL, attention_layers, layer_kinds
 
 
 class HFDenoiser(nn.Module):
@@ -188,7 +188,7 @@ class HFDenoiser(nn.Module):
         given: Any = mask
         if self.mixers:
             extra["runs"] = self._order(positions, cache) if runs is None else runs
-            given = {kind: mask if kind == FULL else None for kind in text_config(self.config).layer_types}
+            given = {"linear_attention": None} | dict.fromkeys(layer_kinds(self.config)) | {FULL: mask}
         with dense_kernel(self.device):
             output = self.model.base_model(
                 input_ids=tokens, attention_mask=given, position_ids=positions, past_key_values=cache,
@@ -296,4 +296,4 @@ def position_bytes(config: Any, size: int) -> int:
     """Bytes of keys and values that one token costs in all layers of a Hugging Face configuration; size: bytes of one
     element. Latent attention (fewer bytes) is not known to it."""
     shape = Shape.of(config)
-    return 2 * (shape.layers - recurrent_layers(config)) * shape.kv_heads * shape.head_dim * size
+    return 2 * attention_layers(config) * shape.kv_heads * shape.head_dim * size

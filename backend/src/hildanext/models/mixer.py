@@ -17,15 +17,15 @@ from torch.nn.functional import conv1d
 
 from hildanext.errors import ModelError
 from hildanext.models.runs import Runs
-from hildanext.models.support import mixer_of, text_config
+from hildanext.models.support import FULL, INERT, layer_kinds, mixer_of
 from hildanext.registry import Plugin
 
 
 class Mixer(Plugin):
-    """A kind of recurrent layer. layer_type: its name in the configuration's layer_types; families: model types whose
-    layers it is exact for; modules: the classes of transformers it stands for."""
+    """A kind of recurrent layer. layer_types: its names in the configuration's layer_types; families: model types
+    whose layers it is exact for; modules: the classes of transformers it stands for."""
 
-    layer_type: ClassVar[str] = ""
+    layer_types: ClassVar[tuple[str, ...]] = ()
     families: ClassVar[tuple[str, ...]] = ()
     modules: ClassVar[tuple[str, ...]] = ()
 
@@ -117,13 +117,12 @@ def convolved(module: Any, windows: Tensor) -> Tensor:
 
 def mixers_of(network: Any) -> Iterator[tuple[int, Mixer, Any]]:
     """(layer, mixer, module) of every recurrent layer of a network. ModelError where one has no known module."""
-    held = text_config(network.config)
-    kinds = list(getattr(held, "layer_types", None) or ())
-    if not set(kinds) - {"full_attention"}:
+    kinds = layer_kinds(network.config)
+    if not set(kinds) - {FULL}:
         return
     modules = {module.layer_idx: module for module in network.modules() if _known(network.config, module)}
     for layer, kind in enumerate(kinds):
-        if kind == "full_attention":
+        if kind in (FULL, *INERT):
             continue
         mixer = mixer_of(network.config, kind)
         if mixer is None or layer not in modules:
@@ -134,8 +133,7 @@ def mixers_of(network: Any) -> Iterator[tuple[int, Mixer, Any]]:
 
 
 def _known(config: Any, module: Any) -> bool:
-    held = text_config(config)
-    found = (mixer_of(config, kind) for kind in set(held.layer_types) - {"full_attention"})
+    found = (mixer_of(config, kind) for kind in set(layer_kinds(config)) - {FULL})
     return any(mixer is not None and type(module).__name__ in mixer.modules for mixer in found)
 
 
@@ -154,9 +152,10 @@ def _forward_of(layer: int, mixer: Mixer) -> Callable[..., Tensor]:
             own: Tensor = type(module).forward(module, hidden_states, **given)
             return own
         empty = empty_pair(mixer, module, hidden_states)
+        # below 0: a layer may keep keys and values beside its pair
         if not runs.places:
             return mixer.mix(module, hidden_states, runs, tuple(one[None] for one in empty))[0]
-        state = (given.get("cache_params") or given["past_key_values"]).state(layer, Pairs)
+        state = (given.get("cache_params") or given["past_key_values"]).state(-1 - layer, Pairs)
         mixed, ends = mixer.mix(module, hidden_states, runs, state.begin(runs.places, empty))
         state.append(runs.places, runs.ends, *ends)
         return mixed

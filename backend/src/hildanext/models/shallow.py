@@ -22,7 +22,7 @@ from hildanext.core.masks import additive
 from hildanext.models.backend import Backend, plan_diffusion
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.runs import Runs
-from hildanext.models.support import recurrent_layers, text_config
+from hildanext.models.support import BOTH, layer_kinds, recurrent_layers, text_config
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,15 @@ def shallow(config: Any, layers: int, dtype: torch.dtype = torch.float32, kinds:
     for held in {id(part): part for part in (made, text_config(made))}.values():
         old = getattr(held, "num_hidden_layers", None)
         for name, value in vars(held).items():
-            if isinstance(value, list) and len(value) == old:
+            # a list of numbers may be as long by chance: two limits, two layers
+            if isinstance(value, list) and len(value) == old and not any(isinstance(one, float) for one in value):
                 setattr(held, name, value[:layers])
         if old is not None:
             held.num_hidden_layers = layers
         if kinds and getattr(held, "layer_types", None):
             held.layer_types = list(kinds)
+        if hasattr(held, "hybrid_layer_ids"):
+            held.hybrid_layer_ids = [layer for layer, kind in enumerate(held.layer_types) if kind == BOTH]
     return AutoModelForCausalLM.from_config(made, dtype=dtype)
 
 
@@ -100,7 +103,7 @@ def _kept(kind: Any, text: str, forward: Forward, device: torch.device) -> Kept 
         network = partial(shallow, config, layers, kinds=kinds)
         return _traced(config, network, rows, forward, device)
 
-    split = _of_kinds if recurrent_layers(config) else _of_one_kind
+    split = _of_kinds if recurrent_layers(config) and len(set(layer_kinds(config))) > 1 else _of_one_kind
     try:
         with _quiet():
             (fixed, layer, most), (fixed_two, layer_two, most_two) = (

@@ -1,5 +1,6 @@
 # Which architectures become block diffusion by masks and positions alone, and why the others are refused.
-# Entry points: check_supported (a configuration), mixer_of, recurrent_layers, check_head, recompute, text_config.
+# Entry points: check_supported (a configuration), mixer_of, recurrent_layers, attention_layers, layer_kinds, recompute,
+# check_head, text_config.
 # Every rule reads the configuration of the text model, also where it is nested in one of several modalities.
 """Supported architectures."""
 
@@ -13,13 +14,12 @@ from hildanext.errors import ModelError
 from hildanext.registry import build, names
 
 LENGTH_DEPENDENT = ("dynamic", "longrope")
-FULL = "full_attention"
+FULL, BOTH, INERT = "full_attention", "hybrid", ("mlp", "moe")
 BROKEN = {
     "bamba": "its code forgets the recurrent state whenever more than one token follows it",
     "jamba": "its code forgets the recurrent state whenever more than one token follows it",
     "kimi_linear": "its code does not continue from its own cache",
 }
-UNKNOWN = ("granitemoehybrid", "nemotron_h", "falcon_h1", "zamba2")
 SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping", "lm_head_multiplier")
 
 
@@ -34,7 +34,8 @@ def check_supported(config: Any, where: str) -> None:
     """ModelError, saying why, for an architecture that a 4-D mask does not turn into block diffusion."""
     held = text_config(config)
     _check_recurrent(config, held, where)
-    kinds = {kind for kind in set(getattr(held, "layer_types", None) or ()) - {FULL} if mixer_of(config, kind) is None}
+    kinds = {kind for kind in set(layer_kinds(config)) - {FULL} if mixer_of(config, kind) is None}
+    kinds -= set(INERT) if recurrent_layers(config) else set()
     window = getattr(held, "sliding_window", None)
     if kinds & {"sliding_attention", "chunked_attention"} or (not kinds and window and _uses_window(held)):
         raise ModelError(
@@ -59,22 +60,17 @@ def check_supported(config: Any, where: str) -> None:
 
 
 def _check_recurrent(config: Any, held: Any, where: str) -> None:
-    family = next((one.model_type for one in (config, held) if one.model_type in (*BROKEN, *UNKNOWN)), "")
+    family = next((one.model_type for one in (config, held) if one.model_type in BROKEN), "")
     if family in BROKEN:
         raise ModelError(
             f"{where}: {family} has recurrent layers, which are not a softmax over a mask, and {BROKEN[family]}, so a"
-            " block cannot be decoded after a committed one; use a model of lfm2, qwen3_next or qwen3_5"
-        )
-    if family in UNKNOWN:
-        raise ModelError(
-            f"{where}: {family} has Mamba-2 layers, which are not a softmax over a mask and have no mixer here yet; use"
-            " a model of lfm2, qwen3_next or qwen3_5, or one with attention in every layer"
+            " block cannot be decoded after a committed one; use a model of lfm2, qwen3_5 or granitemoehybrid"
         )
 
 
 def mixer_of(config: Any, kind: str) -> Any:
     """The plugin of kind `mixers` that is exact for this family's layers of type `kind`, or None."""
-    return next((one for one in _mixers() if kind == one.layer_type and _is_of(config, one.families)), None)
+    return next((one for one in _mixers() if kind in one.layer_types and _is_of(config, one.families)), None)
 
 
 @cache
@@ -88,15 +84,26 @@ def _is_of(config: Any, families: tuple[str, ...]) -> bool:
 
 def mixers_by_name(config: Any) -> dict[str, int]:
     """The recurrent layers of a configuration: how many of each mixer; empty: attention in all of them."""
-    kinds = list(getattr(text_config(config), "layer_types", None) or ())
-    found = [mixer_of(config, kind) for kind in kinds if kind != FULL]
+    found = [mixer_of(config, kind) for kind in layer_kinds(config) if kind != FULL]
     named = [type(one).__module__.rpartition(".")[2] for one in found if one is not None]
     return {name: named.count(name) for name in sorted(set(named))}
 
 
+def layer_kinds(config: Any) -> list[str]:
+    """What each layer of a configuration is, by transformers' names; empty: attention in every layer."""
+    return list(getattr(text_config(config), "layer_types", None) or ())
+
+
 def recurrent_layers(config: Any) -> int:
-    """How many layers of a configuration are recurrent."""
+    """How many layers of a configuration are recurrent, or have a recurrent part."""
     return sum(mixers_by_name(config).values())
+
+
+def attention_layers(config: Any) -> int:
+    """How many layers of a configuration keep keys and values."""
+    if recurrent_layers(config):
+        return sum(kind in (FULL, BOTH) for kind in layer_kinds(config))
+    return int(text_config(config).num_hidden_layers)
 
 
 def check_head(network: Any, where: str) -> None:

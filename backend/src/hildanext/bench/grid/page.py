@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from hildanext.bench.grid.paired import PAIRED, paired_rows
 from hildanext.progress import Console
 from hildanext.report.charts import Axes, Series, lines
 from hildanext.report.intervals import ratio
@@ -125,9 +126,21 @@ def grid_page(report: Mapping[str, Any], description: str) -> str:
     )
     sections = [
         Section("Cells", prose, header_of(results), table_of(results), (_bounds(report), _curves(results)), wide=True),
+        *_at_equal_tokens(report),
         Section("Every training", "One row for each cell and seed.", DETAIL, _details(results), wide=True),
     ]  # fmt: skip
     return page("Conversion methods beside each other", description, facts, sections, f"run: {report['run']}")
+
+
+def _at_equal_tokens(report: Mapping[str, Any]) -> list[Section]:
+    prose = (
+        "The later half of the steps whose masks and learning rate are those of the first cell, up to the step named:"
+        " the difference of the masked tokens' cross-entropy with its standard error, how many steps earlier that is"
+        " reached, and the processor time of a step, both against the first cell. Where a step takes longer, being"
+        " ahead by less than that share of the steps is being behind in time."
+    )
+    found = report.get("paired", [])
+    return [Section("At equal tokens", prose, PAIRED, paired_rows(found), wide=True)] if found else []
 
 
 def _details(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -146,3 +159,6 @@ def told(report: Mapping[str, Any], console: Console) -> None:
     if report["parent"]:
         console.say(f"AR parent, left to right: {report['parent']['value']:.3f} nats per token")
     console.table(table_of(report["results"]), header_of(report["results"]))
+    if report.get("paired"):
+        console.say("at equal tokens, against the first cell:")
+        console.table(paired_rows(report["paired"]), PAIRED)

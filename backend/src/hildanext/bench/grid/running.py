@@ -11,6 +11,7 @@ from typing import Any
 
 from hildanext.bench.grid.cell import RESULT, Cell, run_cell
 from hildanext.bench.grid.page import grid_page, told
+from hildanext.bench.grid.paired import paired_cells
 from hildanext.bench.grid.scoring import parent_nll
 from hildanext.config import Config
 from hildanext.data.prepare import prepare
@@ -39,7 +40,11 @@ def run_grid(config: Config, console: Console, path: Path | None) -> dict[str, A
         for number, (name, seed) in enumerate(asked, start=1):
             console.say(f"cell {number} of {len(asked)}: {name}, seed {seed}")
             results.append(_result(config, name, seed, run.path, console))
-            report = {"parent": parent, "budget": _budget(config), "results": results, "run": str(run.path)}
+            folders = [folder_of(run.path, *cell) for cell in asked[:number]]
+            report = {
+                "parent": parent, "budget": _budget(config), "results": results, "run": str(run.path),
+                "paired": paired_cells(results, folders),
+            }  # fmt: skip
             run.write_json("report.json", report)
             write_atomic(run.path / "grid.html", grid_page(report, config.description))
             run.status(step=number, total=len(asked))

@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
 class GatedDeltaNet(Mixer):
     """S <- a S + b k (v - a S^T k)^T and o = S^T q, per head. Source: arXiv:2412.06464 eq. 10."""
 
-    layer_type: ClassVar[str] = "linear_attention"
+    layer_types: ClassVar[tuple[str, ...]] = ("linear_attention",)
     families: ClassVar[tuple[str, ...]] = (
         "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "olmo_hybrid",
     )  # fmt: skip

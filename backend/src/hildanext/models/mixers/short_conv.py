@@ -16,7 +16,7 @@ from hildanext.models.runs import Runs
 class ShortConv(Mixer):
     """out(C * conv(B * x)) with (B, C, x) = in(hidden). Source: docs/hybrids.md."""
 
-    layer_type: ClassVar[str] = "conv"
+    layer_types: ClassVar[tuple[str, ...]] = ("conv",)
     families: ClassVar[tuple[str, ...]] = ("lfm2", "lfm2_moe", "lfm3")
     modules: ClassVar[tuple[str, ...]] = ("Lfm2ShortConv", "Lfm2MoeShortConv", "Lfm3ShortConv")
 
