@@ -20,7 +20,7 @@ from hildanext.errors import HildaError, ModelError, first_line
 from hildanext.models.adapter_folder import write_adapters
 from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
 from hildanext.models.load import NEW, Loaded, load_model, place
-from hildanext.models.lora import adapter_facts, adapter_state, add_adapter, load_adapter, merge_adapter
+from hildanext.models.lora import adapter_facts, adapter_state, add_adapter, fused_targets, load_adapter, merge_adapter
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.models.save import save_model, write_model
 from hildanext.models.tensors import stored_dtype
@@ -62,11 +62,13 @@ class ModelFiles:
 
     def write_model(self, folder: Path, dtype: torch.dtype | None = None) -> Path:
         """The final model as one plain Hugging Face folder; adapters are merged into the weights, which are then turned
-        into `dtype` (None: left as they are), and also stand alone in `adapters` beside it."""
+        into `dtype` (None: left as they are), and also stand alone in `adapters` beside it where all are on linear
+        layers."""
         whole = _gathered(self.loaded, self.ranks) if self.ranks.sharded else self.loaded.denoiser
         if self.ranks.first:
             base = self.loaded.path
-            if self.adapted and base is not None and HildaMeta.read(base).kind == "hf":
+            alone = self.adapted and not fused_targets(whole)
+            if alone and base is not None and HildaMeta.read(base).kind == "hf":
                 write_adapters(whole, folder.with_name("adapters"), self.meta, base)
             merge_adapter(whole)
             if dtype is not None:
