@@ -82,3 +82,20 @@ def test_what_the_server_trusts_in_one_place_is_not_trusted_in_another(tmp_path:
     ):
         with pytest.raises(ApiError, match=place):
             allowed.resolved(None, [f"{place}={secret}"])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'data.sources=[{"type": "jsonl", "path": "s3://bucket/rows"}]',
+        'data.sources=[{"type": "jsonl", "path": "http://169.254.169.254/latest"}]',
+        "train.data=file:///etc",
+        'data.executor={"type": "slurm", "setup": "touch owned"}',
+        'data.executor={"type": "local"}',
+    ],
+)
+def test_a_job_reaches_no_storage_and_no_cluster(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = Confinement(load_config(overrides=["paths.data=."]))
+    with pytest.raises(ApiError):
+        here.resolved(None, [said])

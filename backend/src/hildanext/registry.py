@@ -24,6 +24,7 @@ from hildanext.errors import ConfigError, problems
 
 KINDS = {
     "sources": "hildanext.data.sources",
+    "executors": "hildanext.data.executors",
     "objectives": "hildanext.core.objectives",
     "policy_objectives": "hildanext.core.policy_objectives",
     "rewards": "hildanext.measure.rewards",

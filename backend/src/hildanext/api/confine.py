@@ -15,6 +15,7 @@ from typing import Any
 from hildanext.api.replies import ApiError
 from hildanext.config import Config
 from hildanext.config.for_command import command_config
+from hildanext.data.storage import is_remote
 from hildanext.registry import plugin_problems
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -46,8 +47,8 @@ class Confinement:
         return tuple(Path(folder).resolve() for folder in (paths.data, paths.models, paths.runs))
 
     def inside(self, text: str) -> bool:
-        """Whether a path, its links followed, lies within the folders; what begins with ~ does not."""
-        if text.startswith("~"):
+        """Whether a path, its links followed, lies within the folders; what begins with ~ or s3:// does not."""
+        if text.startswith("~") or is_remote(text):
             return False
         try:
             path = Path(text).resolve()
@@ -95,6 +96,8 @@ class Confinement:
                 self._writes(place, value, config)
             elif (place, value) not in trusted and not self._allowed(place, value):
                 raise ApiError(403, f"{place}: {OUTSIDE}", "set")
+        if config.data.executor not in (self.config.data.executor, Config().data.executor):
+            raise ApiError(403, "data.executor: only the server's own configuration names a cluster", "set")
         self._members(config)
         return config
 

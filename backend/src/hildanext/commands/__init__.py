@@ -1,5 +1,6 @@
 # The subcommands, one file each; a file here is a subcommand (underscores become dashes).
-# Entry points: Context, load, add_model, add_training, resumed, plugin, source; add_request, asked, left_to_right.
+# Entry points: Context, load, add_model, add_training, add_executor, resumed, plugin, source, add_request, asked,
+# left_to_right.
 # A command file has HELP, add_arguments(parser) and run(context) -> dict | None.
 # A flag whose destination has a dot is a configuration value: dest="model.path". With JOB it may also run over HTTP.
 # No decisions in a command: it reads its values, calls a part, says what happened.
@@ -83,6 +84,14 @@ def resumed(args: argparse.Namespace) -> None:
             raise HildaError(f"--resume {run}: is a run of {command}; go on with `hildanext {command} --resume {run}`")
         args.config, args.run_dir = args.config or run / "config.json", args.run_dir or run
     args.set = [*args.set, "train.resume=latest"]
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """`--executor NAME`, which is data.executor with its defaults."""
+    parser.add_argument(
+        "--executor", dest="data.executor", type=plugin, metavar="NAME",
+        help="where the parts are done: processes, local, ray, slurm (the last three by datatrove)",
+    )  # fmt: skip
 
 
 def plugin(name: str) -> dict[str, str]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from hildanext.commands import Context
+from hildanext.commands import Context, add_executor
 
 HELP = "turn a prepared set into packed rows of token ids"
 JOB = ("tokenize", "data.name", "model.path")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No flags of its own."""
+    """`--executor NAME`."""
+    add_executor(parser)
 
 
 def run(context: Context) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Settings of prepare-data and tokenize: sources and cleaning, chat, packing.
-# Entry points: DataConfig, CleaningConfig, TokenizeConfig, SourceSection.
+# Entry points: DataConfig, CleaningConfig, NearConfig, TokenizeConfig, SourceSection, ExecutorSection.
 # Sizes are in documents, characters, bytes or tokens as each description says.
 """Data sections of the configuration."""
 
@@ -14,6 +14,24 @@ class SourceSection(PluginSection):
     """One source of documents: {"type": plugin of data/sources, "weight": share, ...fields}."""
 
     kind: ClassVar[str] = "sources"
+
+
+class ExecutorSection(PluginSection):
+    """Where the parts of prepare-data and tokenize are done: {"type": plugin of data/executors, ...fields}."""
+
+    kind: ClassVar[str] = "executors"
+
+
+class NearConfig(Section):
+    """Near-duplicates: of texts whose word n-grams are alike, one stays. Source: MinHash by datatrove's steps, which
+    made FineWeb (arXiv:2406.17557 sec. 3.4); needs the extra cluster."""
+
+    words: int = Field(0, ge=0, description="words of an n-gram; 0: near-duplicates stay (FineWeb: 5)")
+    buckets: int = Field(14, ge=1, description="bands of hashes; two texts alike in one are near-duplicates")
+    hashes: int = Field(
+        8, ge=1, description="hashes of a band; a likeness of (1/buckets)^(1/hashes) is found at about half"
+    )
+    seed: int = Field(1, ge=0, lt=1 << 32, description="seed of the hash functions")
 
 
 class CleaningConfig(Section):
@@ -42,13 +60,17 @@ class DataConfig(Section):
         (SourceSection(type="storyworld"),), min_length=1, description="sources, mixed by weight"
     )
     cleaning: CleaningConfig = CleaningConfig()
+    near_duplicates: NearConfig = NearConfig()
     chat_in_text: bool = Field(
         False, description="chats also go to train.jsonl and eval.jsonl, where all their tokens are learned"
     )
     eval_share: float = Field(0.05, ge=0, lt=1, description="share of documents in the evaluation split, by hash")
     max_bad_rows: int = Field(100, ge=0, description="unreadable rows that are skipped before the command fails")
     allow_damaged: bool = Field(False, description="take what can be read of files that break off; off: they fail")
-    workers: int = Field(0, ge=0, description="processes; 0: the number of usable cores")
+    workers: int = Field(0, ge=0, description="processes, or tasks at a time of a cluster; 0: usable cores, or all")
+    executor: ExecutorSection = Field(
+        ExecutorSection(type="processes"), description="where parts are done: processes, local, ray, slurm"
+    )
 
 
 class TokenizeConfig(Section):

@@ -18,6 +18,7 @@ from hildanext.config.decode import DecodeConfig
 from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
 from hildanext.config.grid import GridConfig, SweepConfig
 from hildanext.config.kept import AnchorsConfig, TrajectoriesConfig
+from hildanext.config.launch import LaunchConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
 from hildanext.config.rl import DpoConfig, RlConfig
@@ -29,7 +30,7 @@ from hildanext.config.tune import TuneConfig
 class PathsConfig(Section):
     """Project folders, relative to the working directory; requests to the server are confined to them."""
 
-    data: str = Field("data", description="folder of raw, processed and tokenized data")
+    data: str = Field("data", description="folder of raw, processed and tokenized data, or a place for fsspec")
     models: str = Field("models", description="folder of model folders and exports")
     runs: str = Field("runs", description="folder of run directories")
 
@@ -61,6 +62,7 @@ class Config(Section):
     dpo: DpoConfig = DpoConfig()
     decode: DecodeConfig = DecodeConfig()
     answer: AnswerConfig = AnswerConfig()
+    launch: LaunchConfig = LaunchConfig()
     serve: ServeConfig = ServeConfig()
     eval: EvalConfig = EvalConfig()
     export: ExportConfig = ExportConfig()
@@ -76,7 +78,7 @@ OWNED = {
     "answer": "answer", "anchors": "anchors", "trajectories": "trajectories", "bench": "bench", "rollout": "on-policy",
     "rl": "rl", "dpo": "dpo",
     "merge": "merge-checkpoints", "inspect": "inspect", "tune": "tune", "grid": "compare",
-    "sweep": "sweep",
+    "sweep": "sweep", "launch": "launch",
 }  # fmt: skip
 """Sections that one command alone reads, by that command: the saved configuration of another leaves them out."""
 

@@ -100,7 +100,9 @@ class ReplayConfig(Section):
 class TrainConfig(Section):
     """One training run: data, length, batches, checkpoints, evaluation."""
 
-    data: str = Field("", description="folder of tokenised shards; empty: <paths.data>/tokenized/<data.name>")
+    data: str = Field(
+        "", description="folder of tokenised shards, or a place for fsspec; empty: <paths.data>/tokenized/<data.name>"
+    )
     prepare: bool = Field(False, description="run prepare-data and tokenize first where the shards are missing")
     split: str = Field("train", pattern=r"^[\w][\w.-]*$", description="shards to train on: train | sft_train")
     eval_split: str = Field("eval", pattern=r"^[\w][\w.-]*$", description="shards to evaluate on: eval | sft_eval")
@@ -115,7 +117,9 @@ class TrainConfig(Section):
     parallel: Literal["none", "ddp", "fsdp2"] = Field("none", description="how ranks of torchrun share the work")
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass to save memory")
     autocast: Literal["none", "bfloat16"] = Field("none", description="dtype of matrix products under fp32 weights")
-    resume: str = Field("", description="'latest' (of --run-dir) or a checkpoint folder; empty: start anew")
+    resume: str = Field(
+        "", description="'latest' (of --run-dir), 'auto' (that if there is one) or a checkpoint folder; empty: anew"
+    )
     override_recorded: bool = Field(
         False, description="let a resumed run have another optimizer, dtype, model or data than its checkpoint records"
     )

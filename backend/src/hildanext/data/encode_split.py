@@ -1,5 +1,5 @@
 # One prepared file -> shards: reading, encoding, block filling, packing, counting.
-# Entry points: SplitEncoder(settings, tokenizer, hash, place).encode(path, facts, folder, bar).
+# Entry points: SplitEncoder(settings, tokenizer, hash, place).encode(path, facts, folder, bar), batch, add; Encoded.
 # Reading and packing go on in this thread while another encodes the next batch (the Rust tokenizer uses every core and
 # holds no Python lock); memory is bounded by two batches and the open rows. Tokens in = tokens packed.
 """Encoding one split."""
@@ -29,6 +29,8 @@ from hildanext.progress import Bar
 
 NAMED = 20
 Marked = tuple[list[int], list[int]]
+Encoded = list[Marked] | str
+"""Of one document: its pieces, (ids, marks) each, or why there are none."""
 
 
 @dataclass
@@ -41,20 +43,23 @@ class SplitEncoder:
     place: str
     counts: Counter[str] = field(default_factory=Counter)
     refused: list[list[str]] = field(default_factory=list)
+    as_text: bool = True
 
     def __post_init__(self) -> None:
         self.start, self.end = document_start(self.tokenizer), end_of_document(self.tokenizer)
         self.vocabulary = len(self.tokenizer)
-        self.as_text = True
 
-    def encode(self, path: Path, facts: dict[str, Any], folder: Path, bar: Bar) -> dict[str, Any]:
-        """Shards of one prepared file, whose manifest entry is `facts`, in `folder`. Returns their manifest. DataError
-        where pre-tokenised ids are of another tokenizer or outside the vocabulary."""
+    def encode(
+        self, path: Path, facts: dict[str, Any], folder: Path, bar: Bar, found: Iterator[list[Encoded]] | None = None
+    ) -> dict[str, Any]:
+        """Shards of one prepared file, whose manifest entry is `facts`, in `folder`; found: its documents where they
+        were encoded elsewhere. Returns their manifest. DataError where pre-tokenised ids are of another tokenizer or
+        outside the vocabulary."""
         settings, self.counts, self.refused = self.settings, Counter(), []
         self.as_text = not path.stem.startswith("sft")
         writer = ShardWriter(folder, settings.window, self.vocabulary, self.end)
         packer = Packer(settings.window, settings.packing, settings.lookahead)
-        for document in self._encoded(path, bar):
+        for document in self._all_pieces(self._encoded(path) if found is None else found, bar):
             for row in packer.add(document):
                 writer.write(row)
         for row in packer.finish():
@@ -78,16 +83,25 @@ class SplitEncoder:
             "refused": self.refused,
         })  # fmt: skip
 
-    def _encoded(self, path: Path, bar: Bar) -> Iterator[Piece]:
+    def _all_pieces(self, batches: Iterator[list[Encoded]], bar: Bar) -> Iterator[Piece]:
         number = 0
+        for batch in batches:
+            for encoded in batch:
+                yield from self._pieces(number, encoded)
+                number += 1
+            bar.advance(len(batch))
+
+    def _encoded(self, path: Path) -> Iterator[list[Encoded]]:
         with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(self._batch, self._read(file))
+            waiting = pool.submit(self.batch, self._read(file))
             while batch := waiting.result():
-                waiting = pool.submit(self._batch, self._read(file))
-                for encoded in batch:
-                    yield from self._pieces(number, encoded)
-                    number += 1
-                bar.advance(len(batch))
+                waiting = pool.submit(self.batch, self._read(file))
+                yield batch
+
+    def add(self, counts: Counter[str], refused: list[list[str]]) -> None:
+        """Count what was counted elsewhere."""
+        self.counts += counts
+        self.refused = [*self.refused, *refused][:NAMED]
 
     def _read(self, file: BinaryIO) -> list[Document]:
         return [from_json(line) for line in islice(file, self.settings.batch_documents)]
@@ -96,12 +110,13 @@ class SplitEncoder:
     def _block(self) -> int:
         return self.settings.pad_text_to_block if self.as_text else self.settings.pad_to_block or 0
 
-    def _batch(self, documents: Sequence[Document]) -> list[list[Marked] | str]:
+    def batch(self, documents: Sequence[Document]) -> list[Encoded]:
+        """The documents encoded; what is cut or refused is counted."""
         texts = encode_texts(self.tokenizer, [document.text for document in documents if document.text is not None])
         encoded = iter(texts)
         return [self._one(document, encoded) for document in documents]
 
-    def _one(self, document: Document, texts: Iterator[list[int]]) -> list[Marked] | str:
+    def _one(self, document: Document, texts: Iterator[list[int]]) -> Encoded:
         if document.messages is not None:
             return self._chat(document)
         ids = list(document.tokens) if document.tokens is not None else next(texts)
@@ -125,7 +140,7 @@ class SplitEncoder:
                 f"{self.hash[:12]}; give that tokenizer or the text"
             )
 
-    def _chat(self, document: Document) -> list[Marked] | str:
+    def _chat(self, document: Document) -> Encoded:
         messages = document.messages or ()
         chats = each_turn(messages) if self.settings.turns == "each" else [messages]
         try:
@@ -168,7 +183,7 @@ class SplitEncoder:
         mark = FILLER if self.as_text is False or learn[-1:] != [0] else 0
         return ids + [self.end] * missing, learn + [mark] * missing
 
-    def _pieces(self, number: int, encoded: list[Marked] | str) -> Iterator[Piece]:
+    def _pieces(self, number: int, encoded: Encoded) -> Iterator[Piece]:
         self.counts["documents_in"] += 1
         if isinstance(encoded, str):
             self.counts[f"drop {encoded}"] += 1

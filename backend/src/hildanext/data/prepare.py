@@ -1,7 +1,7 @@
 # prepare-data: sources -> cleaned, deduplicated, mixed, split JSON lines and a manifest that reconciles.
 # Entry points: prepare(config, console).
-# Units are done by processes, which end with this one, into a part folder that a later run with the same settings takes
-# up again; the output folder is swapped in at the end, so an interrupted run leaves the previous output as it was. Its
+# Units are done by the executor of data.executor, into a part folder that a later run with the same settings takes up
+# again; the output folder is swapped in at the end, so an interrupted run leaves the previous output as it was. Its
 # place is held from the first unit on: a second process there is refused.
 """Preparing a data set."""
 
@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from io import BufferedWriter
 from pathlib import Path
@@ -25,12 +22,13 @@ from hildanext.config import Config
 from hildanext.config.data import DataConfig
 from hildanext.data.archives import looks_like
 from hildanext.data.cleaning import Cleaner
+from hildanext.data.executor import Clustered
+from hildanext.data.near import Near
 from hildanext.data.records import ACCEPTED
 from hildanext.data.source import Source, Unit
 from hildanext.data.splitting import below, duplicates, mixture_thresholds, table
-from hildanext.data.units import BAD_EXAMPLES, WARNED, Report, UnitJob, run_unit
-from hildanext.disk import replacing
-from hildanext.environment import die_with_parent, usable_cores
+from hildanext.data.storage import is_remote, joined, mirror, removed, written
+from hildanext.data.units import BAD_EXAMPLES, WARNED, Report, UnitJob
 from hildanext.errors import DataError
 from hildanext.progress import Console
 from hildanext.registry import build
@@ -44,59 +42,58 @@ def prepare(config: Config, console: Console) -> dict[str, Any]:
     file breaks off or more than data.max_bad_rows rows are unreadable; nothing of the output is touched then."""
     Cleaner(config.data.cleaning)
     sources: list[Source] = [build("sources", section, "data.sources") for section in config.data.sources]
-    output = Path(config.paths.data) / "processed" / config.data.name
+    output = joined(config.paths.data, "processed", config.data.name)
     units = [source.units() for source in sources]
-    with replacing(output, "data set") as folder:
-        jobs = _jobs(config, sources, units, output)
-        reports = _run_all(config, jobs, console)
+    with written(output, "data set") as folder:
+        jobs, parts = _jobs(config, sources, units, output)
+        reports = _run_all(config, parts, jobs, console)
         _refuse_nothing(config, jobs, reports, console)
-        manifest = _merge(config, sources, jobs, reports, folder)
-    for left in output.parent.glob(f".{output.name}.parts-*"):
+        near = _near(config, jobs, parts, console)
+        manifest = _merge(config, sources, jobs, reports, near, folder)
+    for left in mirror(output).parent.glob(f".{config.data.name}.parts-*"):
         shutil.rmtree(left)
+    if is_remote(output):
+        removed(parts)
     console.say(f"{output}: {_summary(manifest)}")
     return manifest
 
 
 def _jobs(
-    config: Config, sources: Sequence[Source], units: Sequence[Sequence[Unit]], output: Path
-) -> list[tuple[int, UnitJob]]:
+    config: Config, sources: Sequence[Source], units: Sequence[Sequence[Unit]], output: str
+) -> tuple[list[tuple[int, UnitJob]], str]:
     settings = (config.data.cleaning, config.data.max_bad_rows)
     key = hashlib.sha256(repr([PART_FORMAT, settings, list(sources), units]).encode()).hexdigest()[:12]
-    parts = output.parent / f".{output.name}.parts-{key}"
+    name = f".{config.data.name}.parts-{key}"
+    parts = mirror(output).parent / name
     parts.mkdir(parents=True, exist_ok=True)
-    return [
+    jobs = [
         (number, UnitJob(source, unit, settings[0], parts / f"{number:02d}-{index:06d}", settings[1]))
         for number, source in enumerate(sources)
         for index, unit in enumerate(units[number])
     ]
+    return jobs, joined(config.paths.data, "processed", name)
 
 
-def _run_all(config: Config, jobs: Sequence[tuple[int, UnitJob]], console: Console) -> list[Report]:
-    reports, workers = list[Report](), min(config.data.workers or usable_cores(), len(jobs))
-    with ExitStack() as stack:
-        bar = stack.enter_context(console.bar("prepare-data, parts", len(jobs)))
-        for report in _results([job for _, job in jobs], workers, stack):
+def _run_all(config: Config, place: str, jobs: Sequence[tuple[int, UnitJob]], console: Console) -> list[Report]:
+    reports, executor = list[Report](), build("executors", config.data.executor, "data.executor")
+    every = executor.reports([job for _, job in jobs], place, config.data.workers, console)
+    with console.bar("prepare-data, parts", len(jobs)) as bar, closing(every) as found:
+        for report in found:
             reports.append(report)
             _refuse_bad(config, reports)
-            bar.advance(1, documents=sum(found["kept"] for found in reports))
+            bar.advance(1, documents=sum(one["kept"] for one in reports))
     return reports
 
 
-def _results(jobs: Sequence[UnitJob], workers: int, stack: ExitStack) -> Iterator[Report]:
-    if workers <= 1:
-        return map(run_unit, jobs)
-    others = set(multiprocessing.active_children())
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, spawn, initializer=die_with_parent, initargs=(os.getpid(),))
-
-    def end(kind: type[BaseException] | None, *error: object) -> None:
-        if kind is not None:
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.kill()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-    stack.push(end)
-    return pool.map(run_unit, jobs)
+def _near(config: Config, jobs: Sequence[tuple[int, UnitJob]], parts: str, console: Console) -> Near | None:
+    settings, executor = config.data.near_duplicates, build("executors", config.data.executor)
+    if not settings.words:
+        return None
+    if not isinstance(executor, Clustered):  # the units lie on this machine then
+        executor, parts = build("executors", {"type": "local"}), str(jobs[0][1].stem.parent)
+    place = parts if is_remote(parts) else str(Path(parts).resolve())
+    names = tuple(job.stem.name for _, job in jobs)
+    return Near(settings, executor, place, names, config.data.workers, console)
 
 
 def _refuse_nothing(
@@ -162,12 +159,13 @@ class _Split:
 
 
 def _merge(
-    config: Config, sources: Sequence[Source], jobs: Sequence[tuple[int, UnitJob]], reports: Sequence[Report], to: Path
-) -> dict[str, Any]:
+    config: Config, sources: Sequence[Source], jobs: Sequence[tuple[int, UnitJob]], reports: Sequence[Report],
+    near: Near | None, to: Path,
+) -> dict[str, Any]:  # fmt: skip
     dropped, out = Counter[str](), [0] * len(sources)
     for report in reports:
         dropped.update(report["dropped"])
-    keep = _kept(config, sources, jobs, dropped)
+    keep = _kept(config, sources, jobs, near, dropped)
     with ExitStack() as stack:
         splits = {name: _Split(stack.enter_context((to / f"{name}.jsonl").open("wb"))) for name in FILES}
         for (number, job), wanted in zip(jobs, keep, strict=True):
@@ -185,16 +183,20 @@ def _merge(
         ],
         "files": {name: split.facts() for name, split in splits.items()},
         "bad_rows": [row for report in reports for row in report["rows"]][:BAD_EXAMPLES],
-        "config": config.data.model_dump(mode="json", exclude={"workers", "bench"}),
+        "config": config.data.model_dump(mode="json", exclude={"workers", "bench", "executor"}),
     }
     (to / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
 def _kept(
-    config: Config, sources: Sequence[Source], jobs: Sequence[tuple[int, UnitJob]], dropped: Counter[str]
-) -> list[Any]:
+    config: Config, sources: Sequence[Source], jobs: Sequence[tuple[int, UnitJob]], near: Near | None,
+    dropped: Counter[str],
+) -> list[Any]:  # fmt: skip
     keep, chars = _without_duplicates(config, jobs, dropped), [0] * len(sources)
+    if near is not None:
+        whole, keep = keep, near.without_near(keep)
+        dropped["near duplicate"] += sum(int(one.sum()) for one in whole) - sum(int(one.sum()) for one in keep)
     for (number, job), wanted in zip(jobs, keep, strict=True):
         chars[number] += int(table(job.stem)["chars"][wanted].sum())
     shares = mixture_thresholds(chars, [source.weight for source in sources])

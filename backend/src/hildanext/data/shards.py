@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hildanext.core.batches import stacked
 from hildanext.core.types import Batch
 from hildanext.data.packing import FILLER, Piece
+from hildanext.data.storage import is_remote
 from hildanext.data.template import template_hash
 from hildanext.data.tokenizers import load_tokenizer, tokenizer_hash
 from hildanext.disk import damage, fingerprints, write_atomic
@@ -151,6 +152,12 @@ class ShardSet:
     def window(self) -> int:
         """Row length L, tokens."""
         return int(self.manifest["window"])
+
+    @property
+    def tokenizer(self) -> str:
+        """Folder of the tokenizer they were made with; of shards fetched from a storage the one fetched with them."""
+        named = str(self.manifest.get("tokenizer", ""))
+        return str(self.folder.parent / "tokenizer") if is_remote(named) else named
 
     def part(self, begin: int, stop: int) -> ShardSet:
         """The rows [begin, stop) of this set, numbered from 0."""

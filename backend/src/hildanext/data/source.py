@@ -1,5 +1,5 @@
 # What every source plugin is: a list of units, each read on its own, so cores share the work and a run can resume.
-# Entry points: Source, Unit, local_path.
+# Entry points: Source, Unit, local_path; file_units and file_rows for sources of files, on this machine or for fsspec.
 # A unit is a file or a range of generated records; the list of units does not depend on the number of workers.
 """Base of the source plugins."""
 
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import Field
 
+from hildanext.data.archives import PACKED, suffix_of
 from hildanext.data.document import BadRow, Document
 from hildanext.data.messages import Unusable
+from hildanext.data.reading import NO_DATA, files_below, rows
 from hildanext.data.records import detect, to_document
+from hildanext.data.storage import at_hand, is_remote, listed
 from hildanext.errors import DataError
 from hildanext.registry import Plugin
 
@@ -74,6 +77,29 @@ def local_path(name: str, path: str, advice: str) -> Path:
             f"source {name}: {how}; put them under data/raw/{name}, set the source's `path` or {variable}{advice}"
         )
     return found
+
+
+def file_units(name: str, path: str, suffixes: tuple[str, ...], advice: str = "") -> list[Unit]:
+    """One unit for each file of a source: below the path given, as local_path finds it, or below a place for fsspec
+    (s3://bucket/folder), in the same order. DataError where there is none."""
+    given = path or os.environ.get(f"HILDANEXT_{name.upper()}", "")
+    if not is_remote(given):
+        return [Unit.of_file(file) for file in files_below(local_path(name, path, advice), suffixes)]
+    found = [one for one in listed(given) if one[0] == given or _wanted(one[0], suffixes)]
+    if not found:
+        raise DataError(f"{given}: no such file or folder, or none of {', '.join(suffixes)}, or these with {PACKED[0]}")
+    return [Unit(place, 0, 0, size, changed) for place, size, changed in found]
+
+
+def _wanted(place: str, suffixes: tuple[str, ...]) -> bool:
+    return suffix_of(place) in suffixes and PurePosixPath(place).name not in NO_DATA
+
+
+def file_rows(unit: Unit, max_line_bytes: int) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """As reading.rows, of the file of a unit; a remote one is copied here for as long as it is read."""
+    with at_hand(unit.name) as path:
+        for number, row in rows(path, max_line_bytes):
+            yield number, replace(row, file=unit.name) if isinstance(row, BadRow) else row
 
 
 def documents_of(

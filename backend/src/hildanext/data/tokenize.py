@@ -14,10 +14,12 @@ from typing import Any
 from hildanext.config import Config
 from hildanext.config.data import TokenizeConfig
 from hildanext.data.encode_split import SplitEncoder
+from hildanext.data.encode_units import Parts, encoded
 from hildanext.data.prepare import FILES
+from hildanext.data.storage import fetched, joined, mirror, written
 from hildanext.data.template import end_of_turn
 from hildanext.data.tokenizers import load_tokenizer, storyworld_tokenizer, tokenizer_hash
-from hildanext.disk import replacing, write_atomic
+from hildanext.disk import write_atomic
 from hildanext.errors import ConfigError, DataError
 from hildanext.progress import Console
 
@@ -32,13 +34,16 @@ LOSSES = {
 def tokenize(config: Config, console: Console) -> dict[str, Any]:
     """Build <paths.data>/tokenized/<name>/{train,eval,sft_train,sft_eval} and return the manifest. DataError where the
     prepared set is missing, pre-tokenised ids are outside the vocabulary, or nothing of a training split is left."""
-    settings, source = filled_to(config), Path(config.paths.data) / "processed" / config.data.name
+    settings, place = filled_to(config), joined(config.paths.data, "processed", config.data.name)
     _check_blocks(settings)
+    source = _at_hand(place)
     prepared = _prepared(source)
-    output = Path(config.paths.data) / "tokenized" / (settings.name or config.data.name)
-    with replacing(output, "shards") as folder:
-        tokenizer = _tokenizer(config, output, folder, console)
-        encoder = SplitEncoder(settings, tokenizer, tokenizer_hash(tokenizer), str(output / "tokenizer"))
+    output = joined(config.paths.data, "tokenized", settings.name or config.data.name)
+    with written(output, "shards") as folder:
+        tokenizer = _tokenizer(config, mirror(output), folder, console)
+        encoder = SplitEncoder(settings, tokenizer, tokenizer_hash(tokenizer), joined(output, "tokenizer"))
+        parts = Parts.of(config, encoder, place, folder / "tokenizer", console)
+        done = parts.done(source, prepared["files"]) if parts else {}
         manifest: dict[str, Any] = {
             "tokenizer": encoder.place,
             "tokenizer_hash": encoder.hash,
@@ -50,18 +55,29 @@ def tokenize(config: Config, console: Console) -> dict[str, Any]:
         for name in FILES:
             facts = prepared["files"][name]
             with console.bar(f"tokenize {name}", facts["documents"]) as bar:
-                manifest["splits"][name] = encoder.encode(source / f"{name}.jsonl", facts, folder / name, bar)
+                path = source / f"{name}.jsonl"
+                found = encoded(done[name], encoder) if parts else None
+                manifest["splits"][name] = encoder.encode(path, facts, folder / name, bar, found)
         _refuse_nothing(source, manifest["splits"])
         manifest["end_of_turn"] = _turn_end(manifest["splits"], tokenizer, console)
         write_atomic(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    if parts:
+        parts.remove()
     for name, split in manifest["splits"].items():
         console.say(
-            f"{output / name}: {split['rows']:,} rows, {split['tokens']:,} tokens, fill {split['fill_rate']:.3f}"
+            f"{joined(output, name)}: {split['rows']:,} rows, {split['tokens']:,} tokens, fill {split['fill_rate']:.3f}"
             f"{_lost(split)}"
         )
         for identity, reason in split["refused"][:SHOWN]:
             console.warn(f"{name} {identity}: dropped, {reason}")
     return manifest
+
+
+def _at_hand(place: str) -> Path:
+    try:
+        return fetched(place)
+    except DataError as error:
+        raise DataError(f"{error}; run `hildanext prepare-data` with these paths first") from None
 
 
 def filled_to(config: Config) -> TokenizeConfig:

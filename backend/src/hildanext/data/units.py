@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,11 +33,16 @@ FLUSH_RECORDS = 4096
 class UnitJob:
     """One unit to do: its source, where its files go (`stem`.jsonl, .table, .json) and the most bad rows allowed."""
 
+    parts: ClassVar[tuple[str, ...]] = (".jsonl", ".table")
     source: Source
     unit: Unit
     cleaning: CleaningConfig
     stem: Path
     max_bad_rows: int
+
+    def run(self) -> Report:
+        """As run_unit."""
+        return run_unit(self)
 
 
 Report = dict[str, Any]

@@ -46,6 +46,13 @@ class Ranks:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gathered(self, value: Any) -> list[Any]:
+        """What every rank gives, plain values, in the order of the ranks, on every rank."""
+        box: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(box, value)
+        return box
+
     def wait(self) -> None:
         """Return when every rank is here."""
         if self.size > 1:

@@ -100,7 +100,7 @@ def _cost(
 ) -> tuple[tuple[float, float] | None, dict[str, Any]]:
     model = config.model
     if model.path == NEW and not model.new.tokenizer:
-        tokenizer = str(shards.manifest.get("tokenizer", "")) if shards else ""
+        tokenizer = shards.tokenizer if shards else ""
         if not tokenizer:
             return None, {}
         model = model.model_copy(update={"new": model.new.model_copy(update={"tokenizer": tokenizer})})

@@ -19,6 +19,7 @@ from hildanext.registry import build
 from hildanext.run_dir import step_folders
 from hildanext.train.checkpoint import ADVICE, require_whole
 
+AUTO = "auto"
 OVERRIDE = "train.override_recorded=true"
 SECTIONS = ("model", "objective", "ladder", "optimizer", "train", "seed")
 RECORDED = ("optimizer", "dtype", "model.path", "train.autocast")
@@ -37,7 +38,10 @@ FACTORS = ("optimizer.attention", "optimizer.mlp", "optimizer.embedding")
 
 def find_checkpoint(resume: str, checkpoints: Path, console: Console) -> Path | None:
     """The checkpoint `train.resume` names, whole; of `latest` the newest that is, said loudly where a newer one is
-    damaged. None where nothing is resumed. HildaError where there is none, or none is whole."""
+    damaged; `auto`: as `latest` where there is one. None where nothing is resumed. HildaError where there is none, or
+    none is whole."""
+    if resume == AUTO:
+        resume = "latest" if step_folders(checkpoints) else ""
     if resume != "latest":
         folder = Path(resume).expanduser() if resume else None
         if folder is not None:

@@ -19,6 +19,7 @@ from hildanext.config.model import ModelConfig
 from hildanext.core.block_ladder import Ladder
 from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet, check_tokenizer
+from hildanext.data.storage import fetched, joined
 from hildanext.data.tokenize import tokenize
 from hildanext.errors import DataError, HildaError, ModelError
 from hildanext.models.adapter_folder import start_from
@@ -31,12 +32,13 @@ from hildanext.models.policy_footprint import policy_footprint
 from hildanext.models.preflight import estimate, require_memory
 from hildanext.models.support import recompute
 from hildanext.progress import Console
-from hildanext.run_dir import RunDir
+from hildanext.run_dir import RunDir, step_folders
+from hildanext.train.agreement import facts, require_same
 from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks, Replica, open_ranks
 from hildanext.train.evaluation import held_out
 from hildanext.train.optim import OptimizerChoice, build_optimizer, freeze
-from hildanext.train.resume import Changes, find_checkpoint
+from hildanext.train.resume import AUTO, Changes, find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,16 @@ def is_causal(config: Config) -> bool:
 
 
 def shards_folder(config: Config) -> Path:
-    """Where the tokenised shards of a run are."""
+    """Where the tokenised shards of a run are; those of a storage are fetched into the cache of this machine first."""
     name = config.tokenize.name or config.data.name
-    return Path(config.train.data or Path(config.paths.data) / "tokenized" / name)
+    return fetched(config.train.data or joined(config.paths.data, "tokenized", name))
+
+
+def _unprepared(config: Config) -> bool:
+    try:
+        return not shards_folder(config).is_dir()
+    except DataError:
+        return True
 
 
 def open_shards(config: Config, split: str) -> ShardSet:
@@ -150,7 +159,7 @@ def open_training(config: Config, console: Console, command: str, path: Path | N
         with run.running(quiet) if ranks.first else nullcontext():
             if ranks.first:
                 Checkpoints(run.checkpoints).clear()
-            if config.train.prepare and ranks.first and not shards_folder(config).is_dir():
+            if config.train.prepare and ranks.first and _unprepared(config):
                 prepare(config, quiet)
                 tokenize(located(config), quiet)
             ranks.wait()
@@ -165,6 +174,7 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks, command
     resumed = Path(told) if told else None
     state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
     shards, evaluation = open_splits(config, console)
+    require_same(ranks, facts(config, shards, evaluation) if ranks.size > 1 else {})
     if ranks.first:
         shards.require_whole()
         evaluation.require_whole()
@@ -211,6 +221,8 @@ def check_window(loaded: Loaded, window: int) -> None:
 
 def _goes_on(config: Config, path: Path | None) -> bool:
     named = config.train.resume
+    if named == AUTO:
+        return path is not None and bool(step_folders(path / "checkpoints"))
     if named == "latest" or not named or path is None:
         return bool(named)
     return Path(named).expanduser().resolve().parent == (path / "checkpoints").resolve()
@@ -230,7 +242,7 @@ def _source(config: Config, resumed: Path | None, shards: ShardSet) -> ModelConf
     if resumed is not None and model.adapter.kind == "none":
         return model.model_copy(update={"path": str(resumed)})
     if model.path == NEW and not model.new.tokenizer:
-        tokenizer = str(shards.manifest.get("tokenizer", ""))
+        tokenizer = shards.tokenizer
         return model.model_copy(update={"new": model.new.model_copy(update={"tokenizer": tokenizer})})
     return model
 

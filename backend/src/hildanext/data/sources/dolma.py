@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import Field
 
 from hildanext.data.document import BadRow, Document
-from hildanext.data.reading import MAX_LINE_BYTES, files_below, rows
-from hildanext.data.source import Source, Unit, documents_of, local_path
+from hildanext.data.reading import MAX_LINE_BYTES
+from hildanext.data.source import Source, Unit, documents_of, file_rows, file_units
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
 
@@ -20,14 +19,17 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
 class Dolma(Source):
     """Documents of Dolma shards: the field `text`, or token ids (`input_ids`) of shards tokenised beforehand."""
 
-    path: str = Field("", description="shard or folder of shards; empty: HILDANEXT_DOLMA, else data/raw/dolma")
+    path: str = Field(
+        "",
+        description="shard, folder of them or place for fsspec (s3://...); empty: HILDANEXT_DOLMA, else data/raw/dolma",
+    )
     max_line_bytes: int = Field(MAX_LINE_BYTES, ge=1, description="longer lines are counted as bad, bytes")
 
     def units(self) -> list[Unit]:
         """One per shard."""
         advice = "; the dataset allenai/dolma lists the shards"
-        return [Unit.of_file(file) for file in files_below(local_path("dolma", self.path, advice), SUFFIXES)]
+        return file_units("dolma", self.path, SUFFIXES, advice)
 
     def read(self, unit: Unit) -> Iterator[Document | BadRow]:
         """The rows of one shard."""
-        yield from documents_of(rows(Path(unit.name), self.max_line_bytes), "dolma", unit.name)
+        yield from documents_of(file_rows(unit, self.max_line_bytes), "dolma", unit.name)

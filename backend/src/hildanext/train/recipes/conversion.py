@@ -20,6 +20,7 @@ from hildanext.core.types import Batch, LossReport, Objective
 from hildanext.data.loader import Loader, OtherData
 from hildanext.data.replay import REPLAYED, Earlier, Replayed, earlier_rows
 from hildanext.data.shards import ShardSet
+from hildanext.data.storage import fetched
 from hildanext.errors import DataError
 from hildanext.models.about import about
 from hildanext.models.inspection import conversion_report, require_parity
@@ -166,7 +167,7 @@ class Supervised:
 
 def _earlier(training: Training) -> list[Earlier]:
     opened = [
-        (ShardSet.open(Path(one.data) / one.split) if one.data else None, one.share)
+        (ShardSet.open(fetched(one.data) / one.split) if one.data else None, one.share)
         for one in training.config.train.replay
     ]
     for shards in [shards for shards, _ in opened if shards is not None]:
