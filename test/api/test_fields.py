@@ -26,7 +26,7 @@ PROMPT: dict[str, Any] = {"prompt": "a"}
 GOOD: dict[str, list[Any]] = {
     "prompt": ["b"], "prompt_ids": [[0, 5]], "messages": [[{"role": "user", "content": "a"}]], "mode": ["Q_MODE", "X"],
     "policy": ["factor", {"type": "factor", "factor": 2.0}], "tau_mask": [0, 0.5, 1.0, "preset"],
-    "carry": ["rcd", {"type": "rcd", "top_k": 8}],
+    "carry": ["rcd", {"type": "rcd", "top_k": 8}], "kv": ["knorm", {"type": "window", "recent": 64}],
     "tau_edit": [0.0, 1, None, "preset"], "max_new_tokens": [1, 1 << 20], "seed": [0, -1, (1 << 63) - 1],
     "sample": [0, 3], "window_blocks": [1, 64, "preset"], "tau_add": [0, 1.5, "preset"], "tau_semi": [0.9, "preset"],
     "tau_stable": [0.5, 1, "preset"],
@@ -39,7 +39,8 @@ GOOD: dict[str, list[Any]] = {
 }  # fmt: skip
 BAD: dict[str, list[Any]] = {
     "prompt": [3], "prompt_ids": [[-1], ["x"]], "messages": ["hello"], "mode": [5, "x" * 65],
-    "carry": [7, {"top_k": 8}], "policy": [7, {"factor": 2.0}, {"type": "factor", "factor": float("nan")},
+    "carry": [7, {"top_k": 8}], "kv": [7, {"recent": 8}],
+    "policy": [7, {"factor": 2.0}, {"type": "factor", "factor": float("nan")},
                {"type": "a", **{str(i): 1 for i in range(32)}}],
     "tau_mask": [-0.1, 1.1, "x", float("nan"), None], "tau_edit": [-0.1, 1.1, "x"],
     "window_blocks": [0, 65, 1.5, None], "tau_add": [-0.1, 2.1, "x", None], "tau_semi": [-0.1, 1.1, None],
@@ -97,7 +98,7 @@ def test_interfaces_withhold_or_rename_only_fields_that_exist() -> None:
     assert {field for own in INTERFACES.values() for field in own} <= set(Request.model_fields)
 
 
-@pytest.mark.parametrize("field", ["cfg_scale", "top_k", "policy", "carry", "temperature", "mode"])
+@pytest.mark.parametrize("field", ["cfg_scale", "top_k", "policy", "carry", "kv", "temperature", "mode"])
 def test_what_shapes_sampling_is_reachable_everywhere(field: str) -> None:
     assert all(field in names_in(interface) for interface in INTERFACES) and field in Asked.model_fields
 
@@ -121,7 +122,7 @@ def test_a_bad_value_is_refused_by_every_interface(field: str, value: Any) -> No
             with pytest.raises(ValidationError):
                 in_body(field, value)
     textual = isinstance(value, str | dict | list) or value is None
-    if field in names_in("cli") and not (textual or field in ("mode", "policy", "carry")):
+    if field in names_in("cli") and not (textual or field in ("mode", "policy", "carry", "kv")):
         with pytest.raises(DecodeError, match=field):
             on_the_command_line(field, value)
     if field in Asked.model_fields and value is not None:

@@ -20,7 +20,7 @@ from models.hybrids import HYBRIDS, Own, hybrid
 
 from hildanext.decoding.graphs import Graphed
 from hildanext.decoding.request import Request
-from hildanext.errors import ModelError
+from hildanext.errors import DecodeError, ModelError
 from hildanext.models.meta import HildaMeta
 from hildanext.models.mixer import Pairs
 
@@ -156,3 +156,8 @@ def test_a_planted_error_of_the_pair_is_noticed(method: str, error: Any, check: 
 def test_a_pair_that_was_not_computed_is_not_committed() -> None:
     with pytest.raises(ValueError, match="behind 3"):
         Pairs(1, 8).commit(0, 3)
+
+
+def test_a_rule_about_keys_is_refused(subject: Subject) -> None:
+    with pytest.raises(DecodeError, match="kv: recurrent layers keep a state that is no keys"):
+        engine(subject).submit(request(prompt(3), 4, "no editing", kv="window"))

@@ -141,7 +141,7 @@ def test_inspect_of_a_refused_model_says_why_and_exits_2(parent: str, tmp_path: 
     folder = tmp_path / "m"
     shutil.copytree(parent, folder, copy_function=shutil.copyfile)
     values = json.loads((folder / "config.json").read_text())
-    values |= {"model_type": "granite", "architectures": ["GraniteForCausalLM"], "logits_scaling": 8.0}
+    values |= {"model_type": "cohere", "architectures": ["CohereForCausalLM"], "logit_scale": 8.0}
     (folder / "config.json").write_text(json.dumps(values))
     assert cli.main(["inspect", str(folder), "--no-parity", "--run-dir", str(tmp_path / "run")]) == 2
     assert "block diffusion: no" in capsys.readouterr().err

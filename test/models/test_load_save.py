@@ -215,7 +215,7 @@ def test_a_mask_id_beyond_the_rows_is_refused(assets: Path) -> None:
         ("MistralConfig", {"sliding_window": 8}, "sliding-window"),
         ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "sliding-window"),
         ("Gemma3TextConfig", {}, "sliding-window"),
-        ("GraniteMoeHybridConfig", {"num_hidden_layers": 4}, "not a softmax over a mask"),
+        ("JambaConfig", {"num_hidden_layers": 4}, "not a softmax over a mask"),
         ("BambaConfig", {"num_hidden_layers": 4}, "cannot be decoded after a committed one"),
         ("MambaConfig", {}, "not a softmax over a mask"),
         ("RwkvConfig", {}, "AttentionInterface"),

@@ -159,7 +159,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("llama tied", ("lm_head",), "lm_head is the output matrix"),
         ("llama", ("q_proj", "absent"), "absent names no layer"),
         ("mixtral", ("experts",), "experts is MixtralExperts, not a linear layer"),
-        ("mixtral", ("gate_up_proj",), "gate_up_proj is a parameter of its own"),
         ("gpt2", (), "no linear layers"),
     ],
 )
@@ -176,6 +175,43 @@ def test_what_a_mixture_leaves_without_an_adapter_is_said(random_model: Make) ->
     dense = HFDenoiser(random_model(), MASK)
     add_adapter(dense, AdapterConfig(kind="lora", rank=2))
     assert "frozen" not in adapter_note(dense)
+
+
+@pytest.mark.parametrize("targets", [("gate_up_proj", "down_proj", "q_proj"), ("down_proj",)])
+def test_each_expert_of_a_fused_matrix_gets_an_update_of_its_own(targets: tuple[str, ...], random_model: Make) -> None:
+    model = HFDenoiser(random_model("qwen3_moe"), MASK)
+    names, before = {name for name, _ in model.model.named_parameters()}, features(model).detach()
+    old = model.model.model.layers[1].mlp.experts.down_proj.detach().clone()
+    trained(model, AdapterConfig(kind="lora", rank=2, alpha=6.0, targets=targets))
+    assert adapter_note(model).startswith("adapters on " + ", ".join(f"{name} x2" for name in sorted(targets)))
+    assert adapter_facts(model)["targets"] == ", ".join(sorted(targets))
+    adapted = features(model)
+    adapted.square().sum().backward()
+    pairs = {n: p for n, p in model.model.named_parameters() if "lora_" in n}
+    assert all(one.grad is not None and one.grad.abs().max() > 0 for one in pairs.values())
+    experts, out, inner = old.shape
+    wrapper = next(
+        one for name, one in model.model.named_modules()
+        if "layers.1." in name and getattr(one, "parameter_name", "") == "down_proj"
+    )  # fmt: skip
+    down, up = (side["default"].weight.detach().clone() for side in (wrapper.lora_A, wrapper.lora_B))
+    assert down.shape == (2 * experts, inner) and up.shape == (out, 2 * experts)
+    merge_adapter(model)
+    torch.testing.assert_close(features(model), adapted, atol=1e-5, rtol=1e-5)
+    assert (adapted - before).abs().max() > 1e-3
+    assert {name for name, _ in model.model.named_parameters()} == names and not has_adapter(model)
+    new = model.model.model.layers[1].mlp.experts.down_proj
+    for expert in range(experts):
+        rows = slice(2 * expert, 2 * expert + 2)
+        update = torch.stack([up[:, expert + experts * rank] for rank in range(2)], 1) @ down[rows]
+        torch.testing.assert_close(new[expert], old[expert] + 6.0 / 2 * update, atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_on_a_fused_matrix_is_refused(random_model: Make) -> None:
+    with pytest.raises(ModelError, match=r"dropout: down_proj hold all experts .* set it to 0"):
+        add_adapter(
+            HFDenoiser(random_model("qwen3_moe"), MASK), AdapterConfig(kind="lora", dropout=0.1, targets=("down_proj",))
+        )
 
 
 def test_adapters_are_drawn_from_the_seed_alone(random_model: Make) -> None:

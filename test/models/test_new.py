@@ -67,6 +67,7 @@ def test_small_hybrid_parents_have_one_size_and_their_layers() -> None:
         ({"model_type": "t5"}, "no causal language model t5"),
         ({"config": {"layr_types": []}}, "qwen3 has no field layr_types"),
         ({"model_type": "lfm2", "config": {"layer_types": ["conv"]}}, "lfm2 cannot be built"),
+        ({"model_type": "mistral", "config": {"sliding_window": 8}}, "sliding-window"),
         ({"model_type": "gpt2"}, "heads of gpt2 are 8 wide whatever head_dim says, here 12"),
     ],
 )

@@ -32,6 +32,7 @@ KINDS = {
     "mixers": "hildanext.models.mixers",
     "carries": "hildanext.core.carries",
     "policies": "hildanext.decoding.policies",
+    "compressors": "hildanext.decoding.compressors",
     "engines": "hildanext.engines",
     "tasks": "hildanext.measure.tasks",
     "exports": "hildanext.export",

@@ -150,7 +150,7 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
 def _value(field: str, said: Any) -> Any:
     if field == "tau_edit":
         return _tau_edit(said)
-    if field in ("policy", "carry", "grammar") and said.startswith("{"):
+    if field in ("policy", "carry", "kv", "grammar") and said.startswith("{"):
         try:
             return json.loads(said)
         except json.JSONDecodeError as error:

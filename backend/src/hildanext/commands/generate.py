@@ -96,7 +96,9 @@ def _noted(events: Iterator[Any], entries: list[Any], entry: Callable[[Any], Any
 def _left_to_right(fields: dict[str, Any]) -> dict[str, Any]:
     if fields.get("prompt") == "":
         raise DecodeError("--ar: an empty prompt leaves nothing to read from; give a text")
-    other: list[str] = [name for name in ("mode", "policy", "carry", "tau_mask", "tau_edit", *WINDOW) if name in fields]
+    other: list[str] = [
+        name for name in ("mode", "policy", "carry", "kv", "tau_mask", "tau_edit", *WINDOW) if name in fields
+    ]
     other += ["infill"] if fields["infill"] else []
     if other:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)

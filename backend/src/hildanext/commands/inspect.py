@@ -59,6 +59,10 @@ def _show_network(context: Context, report: dict[str, Any]) -> None:
     say(f"  {shape['num_hidden_layers']} layers, hidden {shape['hidden_size']}, heads {shape['num_attention_heads']}"
         f"/{shape['num_key_value_heads']}, window {shape['max_position_embeddings']}")  # fmt: skip
     say(f"  block diffusion: {'yes' if shape['supported'] else 'no'}, {shape['reason']}")
+    skipped = report["skipped"]
+    if skipped["tensors"]:
+        say(f"  text only: {skipped['tensors']} tensors of {', '.join(skipped['parts'])} are skipped"
+            f" ({skipped['parameters']:,} parameters), a child has none of them")  # fmt: skip
     say(f"  embedding {words['rows']} rows, tokenizer uses {words['tokenizer']}, {words['free_rows']} free;"
         f" [MASK] is {words['mask_id']} ({words['mask_from']}); tied: {report['ties']['config']}")  # fmt: skip
     used = report["effective"]

@@ -59,9 +59,18 @@ class CarrySection(PluginSection):
     by_name: ClassVar[bool] = True
 
 
+class KVSection(PluginSection):
+    """Which keys of its prefix a block sees: {"type": plugin of decoding/compressors, ...fields}."""
+
+    kind: ClassVar[str] = "compressors"
+    by_name: ClassVar[bool] = True
+
+
 Policy = Annotated[PolicySection, BeforeValidator(_section, json_schema_input_type=str | PolicySection)]
 
 CarryOver = Annotated[CarrySection, BeforeValidator(_section, json_schema_input_type=str | CarrySection)]
+
+Compression = Annotated[KVSection, BeforeValidator(_section, json_schema_input_type=str | KVSection)]
 
 
 class Asked(Section, Generic[Unset]):
@@ -76,6 +85,9 @@ class Asked(Section, Generic[Unset]):
     )
     carry: CarryOver | None = Field(
         None, description="what masked positions carry to a block's next forward: rcd, iter_smooth, soft or {type, ...}"
+    )
+    kv: Compression | None = Field(
+        None, description="approximate attention: mage, window, knorm, kvzap, sub_blocks or {type, ...}; null: exact"
     )
     tau_mask: Share | Literal["preset"] = Field("preset", description="probability a mask must exceed to be filled")
     tau_edit: Share | Literal["preset"] | None = Field(

@@ -1,7 +1,7 @@
-# What is written before a training, row by row: the parent's states (anchors) and the order of decoding (trajectories).
-# Entry points: AnchorsConfig, TrajectoriesConfig.
-# Both read the shards of the sections train and tokenize; the folders are named in the objective that reads them.
-"""Sections of the commands anchors and trajectories."""
+# What is written by reading rows: the parent's states (anchors), the order of decoding (trajectories), key scores.
+# Entry points: AnchorsConfig, TrajectoriesConfig, KeyScoresConfig.
+# All read the shards of the sections train and tokenize; the folders are named in the objective that reads them.
+"""Sections of the commands anchors, trajectories and key-scores."""
 
 from typing import Literal
 
@@ -29,3 +29,12 @@ class TrajectoriesConfig(Section):
     block: int = Field(0, ge=0, description="block size, tokens; 0: the model's")
     rows: int = Field(0, ge=0, description="rows read, from the first on, a count; 0: all")
     at_once: int = Field(8, ge=1, description="rows of a forward")
+
+
+class KeyScoresConfig(Section):
+    """key-scores: how much attention each key will ever get, fitted per layer on rows of train.split."""
+
+    file: str = Field("", description="where the scores go; empty: key_scores.st in the model folder")
+    block: int = Field(0, ge=0, description="block size, tokens; 0: the model's")
+    rows: int = Field(64, ge=2, description="rows read at most, from the first on, a count; every eighth is held out")
+    ridge: float = Field(1e-3, ge=0, description="penalty on squared weights, per token")

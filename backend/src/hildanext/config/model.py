@@ -70,6 +70,9 @@ class ModelConfig(Section):
     edit_actions: bool = Field(
         False, description="give the model rows for DELETE and INSERT where it has none, to train with edit_actions"
     )
+    key_scores: str = Field(
+        "", description="file of trained key scores (compressor kvzap); empty: the one in the model folder, if any"
+    )
     override_recorded: bool = Field(
         False, description="let mask_id and shift differ from those hildanext.json records of a model's training"
     )

@@ -17,7 +17,7 @@ from hildanext.config.data import DataConfig, TokenizeConfig
 from hildanext.config.decode import DecodeConfig
 from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
 from hildanext.config.grid import GridConfig, SweepConfig
-from hildanext.config.kept import AnchorsConfig, TrajectoriesConfig
+from hildanext.config.kept import AnchorsConfig, KeyScoresConfig, TrajectoriesConfig
 from hildanext.config.launch import LaunchConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
@@ -58,6 +58,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     anchors: AnchorsConfig = AnchorsConfig()
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
+    key_scores: KeyScoresConfig = KeyScoresConfig()
     rl: RlConfig = RlConfig()
     dpo: DpoConfig = DpoConfig()
     decode: DecodeConfig = DecodeConfig()
@@ -75,8 +76,8 @@ class Config(Section):
 
 
 OWNED = {
-    "answer": "answer", "anchors": "anchors", "trajectories": "trajectories", "bench": "bench", "rollout": "on-policy",
-    "rl": "rl", "dpo": "dpo",
+    "answer": "answer", "anchors": "anchors", "trajectories": "trajectories", "key_scores": "key-scores",
+    "bench": "bench", "rollout": "on-policy", "rl": "rl", "dpo": "dpo",
     "merge": "merge-checkpoints", "inspect": "inspect", "tune": "tune", "grid": "compare",
     "sweep": "sweep", "launch": "launch",
 }  # fmt: skip

@@ -1,5 +1,5 @@
 # Settings of convert-wsd, sft, on-policy and merge-checkpoints: data, steps, block sizes, optimiser, checkpoints.
-# Entry points: TrainConfig, ReplayConfig, LadderConfig, OptimizerConfig, ObjectiveSection, RolloutConfig.
+# Entry points: TrainConfig, LayoutConfig, ReplayConfig, LadderConfig, OptimizerConfig, ObjectiveSection, RolloutConfig.
 # Counts are optimiser steps unless a description says otherwise.
 """Training sections of the configuration."""
 
@@ -97,6 +97,16 @@ class ReplayConfig(Section):
     share: float = Field(0.2, gt=0, lt=1, description="share of every batch that is replayed")
 
 
+class LayoutConfig(Section):
+    """A layout of ranks, whose product is their number; ddp is all of them in replicate, fsdp2 all in fsdp."""
+
+    tp: int = Field(1, ge=1, description="ranks that share every matrix of a layer, and the rows")
+    ep: int = Field(1, ge=1, description="ranks that share the experts")
+    fsdp: int = Field(1, ge=1, description="ranks that share weights and optimiser, each with rows of its own")
+    replicate: int = Field(1, ge=1, description="copies of all that, each with rows of its own")
+    sp: int = Field(1, ge=1, description="ranks that share the positions of a row")
+
+
 class TrainConfig(Section):
     """One training run: data, length, batches, checkpoints, evaluation."""
 
@@ -114,7 +124,9 @@ class TrainConfig(Section):
     workers: int = Field(0, ge=0, description="processes that read rows ahead; 0: none")
     shorten: float = Field(0.0, ge=0, le=1, description="share of rows cut to a random length (LLaDA: 0.01)")
     replay: tuple[ReplayConfig, ...] = Field((), description="earlier data mixed into every batch")
-    parallel: Literal["none", "ddp", "fsdp2"] = Field("none", description="how ranks of torchrun share the work")
+    parallel: Literal["none", "ddp", "fsdp2"] | LayoutConfig = Field(
+        "none", description="how ranks of torchrun share the work; or {tp, ep, fsdp, replicate, sp}, ranks of each"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass to save memory")
     autocast: Literal["none", "bfloat16"] = Field("none", description="dtype of matrix products under fp32 weights")
     resume: str = Field(
@@ -137,6 +149,12 @@ class TrainConfig(Section):
         0, ge=0, description="steps between pictures in panels/ of the run, which trackers get too; 0: none"
     )
     parity: bool = Field(True, description="check the parent's logits through the adapter before a conversion")
+
+    def shared_by(self, ranks: int) -> int:
+        """Of so many ranks those among which weights, gradients and optimiser are shared, a count."""
+        if isinstance(self.parallel, LayoutConfig):
+            return self.parallel.fsdp
+        return ranks if self.parallel == "fsdp2" else 1
 
     @model_validator(mode="after")
     def _leaves_room(self) -> "TrainConfig":

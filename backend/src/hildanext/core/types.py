@@ -219,7 +219,8 @@ class About:
     ids that are no text; load(path): a second model of this tokenizer, frozen, in evaluation mode; parent: a context in
     which the model in training computes as what it began from (adapters off), None where its weights themselves train;
     origin: the path it began from where that is an AR model, empty where it is none; layers: of the network, a count;
-    watch(model, numbers): inside, outputs of layers counted from 1; kept(kind, folder, model or ""): rows on disk."""
+    watch(model, numbers): inside, outputs of layers counted from 1; kept(kind, folder, model or ""): rows on disk;
+    routing(model): inside, {layer: (logits [N, E], chosen experts [N, k])}, None where there are no experts."""
 
     vocabulary: int
     special: tuple[int, ...]
@@ -230,6 +231,7 @@ class About:
     layers: int = 0
     watch: Callable[[Denoiser, Collection[int]], AbstractContextManager[Mapping[int, Tensor]]] | None = None
     kept: Callable[[str, str, str], Kept] | None = None
+    routing: Callable[[Denoiser], AbstractContextManager[Mapping[int, tuple[Tensor, Tensor]]]] | None = None
 
 
 @dataclass(frozen=True)

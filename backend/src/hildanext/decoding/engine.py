@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
 
@@ -21,13 +20,15 @@ from hildanext.core.types import Denoiser
 from hildanext.decoding.admission import require
 from hildanext.decoding.driver import Driver
 from hildanext.decoding.events import Event
-from hildanext.decoding.forward import ForwardRow, forward
 from hildanext.decoding.guide import Guide, guided
+from hildanext.decoding.kept_keys import KeptKeys
 from hildanext.decoding.modes import resolve_mode
+from hildanext.decoding.parts import PartedCanvas
 from hildanext.decoding.prompt import Bounds, Prepared, end_ids, prepare
 from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
 from hildanext.decoding.search import Search, searched
+from hildanext.decoding.seats import Seat, parties, seated
 from hildanext.decoding.sharing import Sharing
 from hildanext.decoding.state import Live, Opening, RequestCanvas, Window
 from hildanext.decoding.step import advance, finished, result, rows
@@ -59,15 +60,6 @@ class Parts(Protocol):
     def meta(self) -> HildaMeta:
         """Its block size and its presets by mode."""
         ...
-
-
-@dataclass(frozen=True)
-class Seat:
-    """One row of a forward: whose, and which of its sequences (1: the one guidance subtracts)."""
-
-    live: Live
-    lane: int
-    row: ForwardRow
 
 
 class BlockEngine:
@@ -114,10 +106,12 @@ class BlockEngine:
         prepared = prepare(request, self.tokenizer, bounds)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)
         opens, controls = Opening(plan.policy, ends), controls_of(denoiser)
-        canvas = RequestCanvas(
-            prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id, controls=controls, opens=opens
-        )
-        require(plan, denoiser, canvas)
+        given = (prepared.blocks, prepared.tokens, prepared.editable, bounds.mask_id)
+        canvas = RequestCanvas(*given, controls=controls, opens=opens)
+        if plan.kv is not None and plan.kv.inner:
+            inner, refresh = plan.kv.inner, plan.kv.refresh
+            canvas = PartedCanvas(*given, controls=controls, opens=opens, inner=inner, refresh=refresh)
+        require(plan, denoiser, canvas, self.config.cache)
         text = TextStream(self.tokenizer, prepared.prompt, request.stop, ends)
         seed = chosen(self.config.seed if request.seed is None else request.seed)
         live = Live(
@@ -150,7 +144,7 @@ class BlockEngine:
         for live, window in turn.items():
             live.counters.fused += self.config.cache and bool(window.opened) and window.final_on_entry > 0
             kept, found = self._looked(live, window, logits.get(live))
-            self._commit(live, kept)
+            self._commit(live, window, kept)
             if kept and window.start < live.begins:
                 self.sharing.hand(live)
             events += found
@@ -170,8 +164,11 @@ class BlockEngine:
     def _admit(self) -> None:
         while self.waiting and self._has_room(self.waiting[0]):
             live = self.waiting.popleft()
-            if self.config.cache:
-                everyone = [*self.running, live]
+            if live.plan.kv is not None:
+                length = live.canvas.blocks.length
+                live.kept = live.kept or [KeptKeys(live.plan.kv, length) for _ in range(live.lanes)]
+            elif self.config.cache:
+                everyone = [each for each in (*self.running, live) if not each.kept]
                 longest = max(each.canvas.blocks.length for each in everyone)
                 self.store.reserve(sum(each.lanes for each in everyone), longest, self._fits)
                 self.sharing.make_room(live)
@@ -201,7 +198,7 @@ class BlockEngine:
     def _window(self, live: Live, room: int) -> Window:
         if not self.config.cache:
             return live.canvas.window(UNBOUNDED, True)
-        return live.canvas.window(room // live.lanes, self.config.fuse and not _searches(live))
+        return live.canvas.window(room // live.lanes, self.config.fuse and not (_searches(live) or live.kept))
 
     def _within_budget(self, filling: Sequence[Live], room: int) -> dict[Live, Window]:
         chosen: dict[Live, Window] = {}
@@ -223,10 +220,9 @@ class BlockEngine:
         ]
         logits = {live: [NOTHING] * live.lanes for live in turn}
         store = self.store if self.config.cache else None
-        for run in _consecutive(seats) if self.config.cache else [seats] if seats else []:
+        for run in parties(seats, self.config.cache):
             self.forwards += 1
-            found = forward(self.denoiser, store, [seat.row for seat in run], self.denoiser.device)
-            for seat, scores in zip(run, found, strict=True):
+            for seat, scores in zip(run, seated(self.denoiser, store, run), strict=True):
                 first, stop = seat.row.start, seat.row.start + seat.row.tokens.shape[0]
                 seat.live.counters.positions += max(0, stop - max(first, seat.live.begins))
                 logits[seat.live][seat.lane] = scores
@@ -234,11 +230,15 @@ class BlockEngine:
                 live.counters.forwards += 1
         return logits
 
-    def _commit(self, live: Live, positions: int) -> None:
+    def _commit(self, live: Live, window: Window, positions: int) -> None:
+        if live.kept and window.opened and not live.kept[0].rule.keeps_looks:
+            return
         if self.config.cache and positions:
             live.canvas.committed += positions
             for slot in live.slots:
                 self.store.commit(slot, positions)
+            for keys in live.kept:
+                keys.commit(positions, live.canvas.committed >= live.begins)
 
     def _leave(self, live: Live) -> None:
         self.running.remove(live)
@@ -267,7 +267,7 @@ class BlockEngine:
         """Take a running request off the store and put it first in the queue; its text does not change."""
         for live in [each for each in self.running if each.number == number]:
             self._leave(live)
-            live.canvas.committed = 0
+            live.canvas.committed = live.canvas.committed if live.kept else 0
             self.waiting.appendleft(live)
 
     def generate(self, request: Request) -> Result:
@@ -283,17 +283,3 @@ def _searches(live: Live) -> bool:
 
 def _is_prefill(live: Live, window: Window) -> bool:
     return window.size > live.widest
-
-
-def _consecutive(seats: Sequence[Seat]) -> list[list[Seat]]:
-    runs: list[list[Seat]] = []
-    for seat in sorted(seats, key=_slot):
-        if runs and runs[-1][-1].row.slot + 1 == seat.row.slot:
-            runs[-1].append(seat)
-        else:
-            runs.append([seat])
-    return runs
-
-
-def _slot(seat: Seat) -> int:
-    return seat.row.slot

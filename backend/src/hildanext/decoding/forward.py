@@ -1,5 +1,5 @@
 # One forward over the windows of many requests: packed or padded, positions, visibility, logits where wanted.
-# Entry points: ForwardRow, forward.
+# Entry points: ForwardRow, forward, forward_kept (over keys under a rule).
 # Letters: R rows, Q queries of the widest row, K keys, n selected positions, V vocabulary.
 """Batched forward over windows."""
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hildanext.core.mixture import Mixes, Mixture
 from hildanext.core.types import Denoiser
-from hildanext.decoding.store import StateStore
+from hildanext.decoding.kept_keys import KeptRow, KeptView
+from hildanext.decoding.store import PackedView, StateStore
 
 MOST_BLOCKS = 4
 
@@ -46,9 +47,22 @@ def forward(
     packs = store is not None and worth_packing(denoiser, rows, device)
     with _mixing(denoiser, rows, packs):
         if store is not None and packs:
-            logits = _packed(denoiser, store, rows, device)
+            logits = _packed(denoiser, store.packed(*_placed(rows), [row.block for row in rows]), rows, device)
         else:
             logits = _padded(denoiser, store, rows, device)
+    return _parted(logits, rows)
+
+
+def forward_kept(
+    denoiser: Denoiser, kept: Sequence[KeptRow], rows: Sequence[ForwardRow], device: torch.device
+) -> list[Tensor]:
+    """`forward` of rows whose sequences have keys of their own, one of `kept` for each."""
+    view = KeptView(kept)
+    with _mixing(denoiser, rows, True), view.scoring(denoiser):
+        return _parted(_packed(denoiser, view, rows, device), rows)
+
+
+def _parted(logits: Tensor, rows: Sequence[ForwardRow]) -> list[Tensor]:
     return [logits] if len(rows) == 1 else list(torch.split(logits, [row.wanted for row in rows]))
 
 
@@ -76,8 +90,9 @@ def worth_packing(denoiser: Denoiser, rows: Sequence[ForwardRow], device: torch.
     return all(row.tokens.shape[0] <= MOST_BLOCKS * row.block for row in rows)
 
 
-def _packed(denoiser: Denoiser, store: StateStore, rows: Sequence[ForwardRow], device: torch.device) -> Tensor:
-    view = store.packed(*_placed(rows), [row.block for row in rows])
+def _packed(
+    denoiser: Denoiser, view: PackedView | KeptView, rows: Sequence[ForwardRow], device: torch.device
+) -> Tensor:
     positions = [torch.arange(row.start, row.start + row.tokens.shape[0]) for row in rows]
     parts = [row.tokens for row in rows], positions, [row.select for row in rows]
     tokens, places, select = (_joined(part).unsqueeze(0).to(device) for part in parts)

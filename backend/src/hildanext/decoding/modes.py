@@ -9,13 +9,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from hildanext.config.decode import WINDOW, DecodeConfig, ModeSection
 from hildanext.config.nearest import describe, nearest
 from hildanext.core.carry import Carry
+from hildanext.decoding.compression import KVCompressor
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.request import Request
 from hildanext.decoding.statistics import Sampling
@@ -25,18 +26,20 @@ from hildanext.registry import Plugin, build
 DEFAULT_POLICY = str(ModeSection.model_fields["type"].default)
 TAUS = ("tau_mask", "tau_edit", "max_post_steps")
 Calibrated = Mapping[str, Mapping[str, Any]]
+Found = TypeVar("Found", bound=Plugin)
 
 
 @dataclass(frozen=True)
 class ResolvedMode:
-    """How one request is decoded: the policy, how tokens are drawn, what the result says about both, and what positions
-    carry between forwards."""
+    """How one request is decoded: the policy, how tokens are drawn, what the result says about both, what positions
+    carry between forwards, and which keys a block sees."""
 
     policy: BlockPolicy
     sampling: Sampling
     preset: Mapping[str, Any]
     name: str
     carry: Carry | None = None
+    kv: KVCompressor | None = None
 
 
 def known_mode(name: str, modes: Mapping[str, Any]) -> str:
@@ -56,22 +59,25 @@ def mode_values(mode: str, config: DecodeConfig, calibrated: Calibrated) -> dict
 def resolve_mode(request: Request, config: DecodeConfig, calibrated: Calibrated) -> ResolvedMode:
     """The plan of a request. calibrated: mode -> values of the model folder. DecodeError for an unknown mode, field.
     The preset names the mode only if something of it is left; else its source says what replaced every value."""
-    plan, carry = _resolved(request, config, calibrated), _carry(request, config)
-    if carry is None:
-        return plan
-    shown = {"type": type(carry).__module__.rpartition(".")[2], **carry.model_dump()}
-    return replace(plan, carry=carry, preset={**plan.preset, "carry": shown})
+    carry = _extra("carry", request.carry or config.carry, "carries", Carry)
+    kv = _extra("kv", request.kv or config.kv, "compressors", KVCompressor)
+    plan = _resolved(request, config, calibrated)
+    shown = {name: _section(one) for name, one in (("carry", carry), ("kv", kv)) if one is not None}
+    return replace(plan, carry=carry, kv=kv, preset={**plan.preset, **shown}) if shown else plan
 
 
-def _carry(request: Request, config: DecodeConfig) -> Carry | None:
-    asked = request.carry or config.carry
+def _extra(field: str, asked: Any, kind: str, base: type[Found]) -> Found | None:
     try:
-        carry = asked if asked is None or isinstance(asked, Plugin) else build("carries", asked, "carry")
+        found = asked if asked is None or isinstance(asked, Plugin) else build(kind, asked, field)
     except ConfigError as error:
         raise DecodeError(str(error)) from error
-    if carry is not None and not isinstance(carry, Carry):
-        raise DecodeError(f"carry: {type(carry).__name__} is no carry; derive it from core.carry.Carry")
-    return carry
+    if found is not None and not isinstance(found, base):
+        raise DecodeError(f"{field}: {type(found).__name__} is none; derive it from {base.__module__}.{base.__name__}")
+    return found
+
+
+def _section(plugin: Plugin) -> dict[str, Any]:
+    return {"type": type(plugin).__module__.rpartition(".")[2], **plugin.model_dump()}
 
 
 def _resolved(request: Request, config: DecodeConfig, calibrated: Calibrated) -> ResolvedMode:

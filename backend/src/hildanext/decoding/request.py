@@ -13,7 +13,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from hildanext.config.base import Section
-from hildanext.config.decode import MOST_SEED, MOST_TOKENS, Asked, CarryOver, Policy, Scalar, Tokens, unasked
+from hildanext.config.decode import (
+    MOST_SEED,
+    MOST_TOKENS,
+    Asked,
+    CarryOver,
+    Compression,
+    Policy,
+    Scalar,
+    Tokens,
+    unasked,
+)
 from hildanext.config.nearest import describe
 from hildanext.errors import DecodeError
 from hildanext.registry import Plugin
@@ -73,6 +83,9 @@ class Request(Asked[None]):
     )
     carry: Annotated[CarryOver | None, WrapValidator(_or_plugin)] = Field(
         None, description=f"{Asked.model_fields['carry'].description}; from Python also the carry itself"
+    )
+    kv: Annotated[Compression | None, WrapValidator(_or_plugin)] = Field(
+        None, description=f"{Asked.model_fields['kv'].description}; from Python also the compressor itself"
     )
     stop: Annotated[tuple[Stop, ...], Strict(False), Field(max_length=16)] = Field(
         (), description="strings that end the text; they are not part of it"

@@ -24,7 +24,8 @@ from hildanext.decoding.store import StateStore
 class Sharing:
     """What the requests of one engine know of each other: the tree, and for each request at work the runs its sequences
     end in. It is off without a store, without room, for models whose numbers depend on who shares a forward, and where
-    what a layer keeps cannot be cut into positions (recurrent layers)."""
+    what a layer keeps cannot be cut into positions (recurrent layers). A request without slots (under a rule that drops
+    keys) takes no part."""
 
     denoiser: Denoiser
     store: StateStore
@@ -47,7 +48,7 @@ class Sharing:
     def take(self, live: Live) -> None:
         """Copy into a request's slots what is known of its final blocks and not committed yet."""
         canvas, block = live.canvas, live.canvas.blocks.block
-        if not self.on or canvas.final - canvas.committed < block:
+        if not self.on or not live.slots or canvas.final - canvas.committed < block:
             return
         found = self._found(live)
         known = min(sum(length for _, length in path) for path in found) * block
@@ -83,7 +84,7 @@ class Sharing:
         """Put a request's committed whole blocks into the tree."""
         block = live.canvas.blocks.block
         whole = live.canvas.committed // block
-        if not self.on or not whole:
+        if not self.on or not live.slots or not whole:
             return
         ends = []
         for slot, own in zip(live.slots, sequences(live), strict=True):
@@ -107,7 +108,7 @@ class Sharing:
         computing it twice."""
         stop = window.start + live.canvas.blocks.block
         return self.on and any(
-            other.lanes >= live.lanes
+            len(other.slots) >= len(live.slots) > 0
             and other.canvas.blocks.block == live.canvas.blocks.block
             and theirs.start <= window.start < theirs.stop
             and torch.equal(other.canvas.tokens[:stop], live.canvas.tokens[:stop])

@@ -20,6 +20,7 @@ from hildanext.core.types import Canvas, Update
 from hildanext.decoding.blocks import Blocks, Span
 from hildanext.decoding.carrying import Held
 from hildanext.decoding.guide import Guide
+from hildanext.decoding.kept_keys import KeptKeys
 from hildanext.decoding.modes import ResolvedMode
 from hildanext.decoding.policy import BlockPolicy
 from hildanext.decoding.record import Record
@@ -121,7 +122,7 @@ class RequestCanvas:
         """Open a block where none is or the rule asks for one more; a block without an editable position is final as it
         is."""
         if (start := self._next()) < self.blocks.length and (not self.opened or self.opens(self)):
-            span = self.blocks.span(start)
+            span = self.span(start)
             block = self.tokens[span.start : span.stop]
             fresh = OpenBlock(span, int((block == self.mask_id).sum()), torch.full_like(block, -1))
             self.opened = (*self.opened, fresh)
@@ -129,9 +130,13 @@ class RequestCanvas:
 
     def _next(self) -> int:
         start = self.opened[-1].span.stop if self.opened else self.final
-        while start < self.blocks.length and not self.editable[start : self.blocks.span(start).stop].any():
-            start = self.blocks.span(start).stop
+        while start < self.blocks.length and not self.editable[start : self.span(start).stop].any():
+            start = self.span(start).stop
         return start
+
+    def span(self, position: int) -> Span:
+        """What is opened at a time: the block that holds `position`."""
+        return self.blocks.span(position)
 
     def progress(self, block: OpenBlock) -> float:
         """Share of a block's positions that hold a token, given ones included."""
@@ -236,8 +241,8 @@ class Counters:
 @dataclass(eq=False)
 class Live:
     """A request with its state. ends: token ids that end the text; slots: rows of the store, two with guidance, none
-    while it waits; shown: position up to which text was emitted; emitted: ids that were; finish: set at its end;
-    record, guide, tools: where they are asked for."""
+    while it waits; kept: keys of its own instead, where a rule is about them; shown: position up to which text was
+    emitted; emitted: ids that were; finish: set at its end; record, guide, tools: where they are asked for."""
 
     number: int
     request: Request
@@ -251,6 +256,7 @@ class Live:
     exact: bool = True
     notes: tuple[str, ...] = ()
     slots: list[int] = field(default_factory=list)
+    kept: list[KeptKeys] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     finish: FinishReason | None = None
     emitted: list[int] = field(default_factory=list)

@@ -18,6 +18,7 @@ from hildanext.core.types import Canvas, Stats, Update
 from hildanext.decoding.carrying import carried_on, mixture_of, observed
 from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event, TokenState
 from hildanext.decoding.forward import ForwardRow
+from hildanext.decoding.kept_keys import told
 from hildanext.decoding.policy import masked
 from hildanext.decoding.randomness import CHOICE, SAMPLE, uniform
 from hildanext.decoding.record import Record
@@ -32,7 +33,9 @@ def rows(live: Live, window: Window, look_back: int) -> list[ForwardRow]:
     """The rows of one forward, `look_back` committed tokens included; the second one, with guidance, has its given
     tokens masked."""
     canvas, start, policy = live.canvas, max(0, window.start - look_back), live.plan.policy
-    if len(window.opened) == 1 and window.opened[0].span.start == start:
+    for keys in live.kept:
+        keys.turn(window.opened[0].span.start if window.opened else None)
+    if len(window.opened) == 1 and (window.opened[0].span.start, window.opened[0].span.stop) == (start, window.stop):
         select = policy.looked_at(canvas.canvas(window.opened[0]))
     else:
         select = torch.zeros(window.stop - start, dtype=torch.bool)
@@ -264,9 +267,9 @@ def result(live: Live) -> Result:
     reason: FinishReason = live.finish or "cancelled"
     reason = "length" if live.guide and live.guide.broken and reason == "eos" else reason
     calls = tuple(ToolCall(*call) for call in live.tools.calls) if live.tools else ()
-    notes = (*live.notes, *(live.guide.notes if live.guide else ()))
+    notes = (*live.notes, *(live.guide.notes if live.guide else ()), *told(live.kept))
     return Result(
-        live.text.text, tuple(kept), reason, metrics, exact=live.exact, preset=live.plan.preset,
+        live.text.text, tuple(kept), reason, metrics, exact=live.exact and not told(live.kept), preset=live.plan.preset,
         trace=tuple(live.trace), notes=notes, seed=live.seed, record=record(live, given, kept),
         tool_calls=calls, said=live.tools.content if live.tools else None,
     )  # fmt: skip

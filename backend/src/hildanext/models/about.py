@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hildanext.data.tokenizers import tokenizer_hash
 from hildanext.disk import fingerprints
 from hildanext.errors import DataError, ModelError
 from hildanext.models.denoiser import HFDenoiser, hugging_face, network
+from hildanext.models.experts import routers_of, routing
 from hildanext.models.layers import layer_list, watching
 from hildanext.models.load import NEW, Loaded, load_model, place
 from hildanext.models.lora import has_adapter
@@ -39,7 +40,7 @@ def about(loaded: Loaded, model: ModelConfig) -> About:
         vocabulary, tuple(tokenizer.all_special_ids), loaded.device, partial(_frozen, model, tokenizer),
         partial(_without_adapters, network(denoiser)) if adapted else None, _origin(model),
         len(layer_list(network(denoiser))) if isinstance(denoiser, HFDenoiser) else 0, partial(_watched, denoiser),
-        partial(_kept, tokenizer),
+        partial(_kept, tokenizer), _routers(denoiser),
     )  # fmt: skip
 
 
@@ -56,6 +57,19 @@ def _watched(own: Denoiser, model: Denoiser, numbers: Collection[int]) -> Iterat
     # behind ranks the model in training is a wrapper around `own`
     watched = hugging_face(model if isinstance(model, HFDenoiser) else own)
     with watched.whole(), watching(watched.model, numbers) as found:
+        yield found
+
+
+def _routers(own: Denoiser) -> Callable[[Denoiser], AbstractContextManager[Mapping[int, tuple[Tensor, Tensor]]]] | None:
+    if not isinstance(own, HFDenoiser) or not routers_of(own.model):
+        return None
+    return partial(_routed, own)
+
+
+@contextmanager
+def _routed(own: Denoiser, model: Denoiser) -> Iterator[Mapping[int, tuple[Tensor, Tensor]]]:
+    watched = hugging_face(model if isinstance(model, HFDenoiser) else own)
+    with watched.whole(), routing(watched.model) as found:
         yield found
 
 

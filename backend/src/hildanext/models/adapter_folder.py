@@ -23,7 +23,7 @@ from hildanext.errors import ModelError
 from hildanext.models.files import ADAPTER
 from hildanext.models.licence import carry
 from hildanext.models.load import BUNDLED, name_of, place
-from hildanext.models.lora import adapter_facts, adapter_state, load_adapter
+from hildanext.models.lora import adapter_facts, adapter_state, fused_targets, load_adapter
 from hildanext.models.meta import META_FILE, Base, HildaMeta
 from hildanext.models.tensors import Tensors
 
@@ -37,6 +37,11 @@ def write_adapters(denoiser: Denoiser, folder: Path, meta: HildaMeta, base: Path
     """Write the LoRA layers a denoiser carries as a folder of this kind, in bfloat16; returns it. `base` is the folder
     its own weights came from. HildaError where something else lies at `folder`."""
     facts, state = adapter_facts(denoiser), adapter_state(denoiser)
+    if fused := fused_targets(denoiser):
+        raise ModelError(
+            f"{folder}: adapters on {', '.join(fused)}, fused matrices of experts, are not written as a folder of"
+            " adapters; merge them into the model, or adapt linear layers alone"
+        )
     tensors = {
         PREFIX + name.replace(".default", ""): value.detach().to("cpu", torch.bfloat16).contiguous()
         for name, value in state.items()

@@ -1,8 +1,7 @@
 # Any Hugging Face causal LM as a block-diffusion denoiser, through 4-D masks and position ids; recurrent layers, where
 # it has some, are told in which order they read (models/runs.py).
 # Entry points: HFDenoiser, network and module (of a denoiser), hugging_face, position_bytes.
-# A denoiser's parameters are the network's; every computation passes through forward(kind, ...), so that a DDP or FSDP2
-# wrapper sees it.
+# A denoiser's parameters are the network's; all it computes passes through forward(kind, ...), which DDP and FSDP2 see.
 # Letters: B rows, L positions, Q queries, K keys, V vocabulary, D hidden width, n selected positions.
 """The adapter from transformers to `hildanext.core.types.Denoiser`."""
 
@@ -24,6 +23,7 @@ from hildanext.errors import ModelError
 from hildanext.models import attention
 from hildanext.models.attention import Cache, Layout
 from hildanext.models.backend import Backend, choose_backend, dense_kernel, plan_causal, plan_diffusion
+from hildanext.models.key_scores import KeyScores
 from hildanext.models.mixer import install, pair_bytes
 from hildanext.models.runs import Runs
 from hildanext.models.shape import Shape
@@ -33,7 +33,7 @@ from hildanext.models.support import FULL, attention_layers, layer_kinds
 class HFDenoiser(nn.Module):
     """A causal LM as Denoiser: logit i predicts token i. attention: auto | dense | sliced | flex; shift: none | clean
     (token i is read from position i-1, a block's first token from the clean stream); block_grid: see core/masks.py;
-    edit_ids: the rows of DELETE and INSERT, where the model has them."""
+    edit_ids: the rows of DELETE and INSERT, key_scores: trained scores of keys, where the model has them."""
 
     def __init__(
         self, model: Any, mask_id: int, *, attention: str = "auto", shift: str = "none", block_grid: str = "global"
@@ -42,6 +42,7 @@ class HFDenoiser(nn.Module):
         self.model, self.mask_id = model, mask_id
         self.attention, self.shift, self.block_grid = attention, shift, block_grid
         self.edit_ids: tuple[int, int] | None = None
+        self.key_scores: KeyScores | None = None
         self._layout: bool | None = None
         self._whole = 0
         self._install()

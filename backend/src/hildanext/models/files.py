@@ -16,7 +16,7 @@ import torch
 from hildanext.config.model import ModelConfig
 from hildanext.errors import ModelError, first_line
 from hildanext.models.lora import keep_differentiable, quantisation
-from hildanext.models.support import check_head, check_supported
+from hildanext.models.support import check_head, check_supported, fold_scale
 from hildanext.models.tensors import weight_files
 
 BUFFERS = re.compile(r"(inv_freq|masked_bias|position_ids|(attn|attention)\.bias)$")
@@ -36,6 +36,7 @@ def read_network(folder: Path, model: ModelConfig, dtype: torch.dtype, device: t
     extra = {} if stored is None else {"quantization_config": stored, "device_map": {"": device}}
     asked = {"config": config, "dtype": dtype, "trust_remote_code": model.trust_remote_code, **extra}
     network = _weights(folder, asked)
+    fold_scale(network)
     check_head(network, str(folder))
     keep_differentiable(network)
     return network
@@ -54,6 +55,7 @@ def skeleton(folder: Path, trust: bool = False) -> Any:
         raise ModelError(
             f"{folder}: no network can be made of config.json ({type(error).__name__}: {first_line(error)}); correct it"
         ) from error
+    fold_scale(network)
     check_head(network, str(folder))
     return network
 

@@ -85,7 +85,7 @@ class NetworkFootprint:
         """Bytes by part; ranks: ranks that share weights under FSDP2."""
         dtype, _ = choose_dtype(config.model.dtype, choose_device(config.model.device))
         size = 2 if config.train.autocast == "bfloat16" else dtype.itemsize
-        share = ranks if config.train.parallel == "fsdp2" else 1
+        share = config.train.shared_by(ranks)
         weights = {name: value / share for name, value in self._weights(config, dtype.itemsize).items()}
         objective: Objective = build("objectives", config.objective, "objective")
         widest = max(self._activations(config, window, one) for one in objective.passes)

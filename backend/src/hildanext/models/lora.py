@@ -1,6 +1,6 @@
 # Low-rank adapters through peft: on full weights (LoRA) or on 4-bit or 8-bit ones (QLoRA), and merging them back.
 # Entry points: quantisation, quiet_bitsandbytes, keep_differentiable, add_adapter, adapter_note, adapter_facts,
-# load_adapter, has_adapter, merge_adapter, adapter_state.
+# fused_targets, load_adapter, has_adapter, merge_adapter, adapter_state.
 # The denoiser keeps its network: adapted layers replace linear layers in place, so masks and caches are unchanged.
 """Parameter-efficient tuning."""
 
@@ -68,18 +68,22 @@ def keep_differentiable(model: Any) -> None:
 
 
 def add_adapter(denoiser: Denoiser, adapter: AdapterConfig, seed: int = 0) -> list[nn.Parameter]:
-    """Freeze the model, put adapters, drawn from `seed`, into its linear layers and return the trainable parameters
-    (float32). ModelError where a target names no linear layer, or the embedding or output matrix."""
+    """Freeze the model, put adapters, drawn from `seed`, into its linear layers, or into the targets, and return the
+    trainable parameters (float32). A target may be a fused matrix of experts, [E, out, in]: each expert gets an update
+    of its own. ModelError where one names neither, or the embedding or output matrix."""
     _need("peft", adapter.kind)
     from peft import LoraConfig, inject_adapter_in_model
 
     model = network(denoiser)
-    targets = _checked(model, adapter.targets) or _linear_names(model)
-    if not targets:
+    fused = _fused(model, adapter)
+    targets = _checked(model, [one for one in adapter.targets if one not in fused])
+    targets = targets if adapter.targets else _linear_names(model)
+    if not targets and not fused:
         raise ModelError(f"model.adapter: {model.config.model_type} has no linear layers to adapt; use kind none")
     settings = LoraConfig(
-        r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=targets, bias="none"
-    )
+        r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=targets, bias="none",
+        target_parameters=[name for names in fused.values() for name in names],
+    )  # fmt: skip
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[denoiser.device] if denoiser.device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -87,6 +91,20 @@ def add_adapter(denoiser: Denoiser, adapter: AdapterConfig, seed: int = 0) -> li
     found = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in found:
         parameter.data = parameter.data.float()
+    return found
+
+
+def _fused(model: Any, adapter: AdapterConfig) -> dict[str, list[str]]:
+    found = {
+        target: [name for name, one in model.named_parameters() if name.endswith(f".{target}") and one.dim() == 3]
+        for target in adapter.targets
+    }
+    found = {target: names for target, names in found.items() if names}
+    if found and adapter.dropout:
+        raise ModelError(
+            f"model.adapter.dropout: {', '.join(found)} hold all experts in one matrix, whose update cannot be dropped"
+            " per position; set it to 0"
+        )
     return found
 
 
@@ -119,13 +137,11 @@ def adapter_note(denoiser: Denoiser) -> str:
     """What carries an adapter and which matrices do not, in one line: experts and routers of a mixture are often fused
     parameters, not linear layers."""
     model = network(denoiser)
-    adapted, left = Counter[str](), Counter[str]()
+    adapted, left = Counter(_target(*one) for one in _adapted(model).items()), Counter[str]()
     ends = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
     for name, parameter in model.named_parameters():
         layer = name.removesuffix(".weight").removesuffix(".base_layer").rsplit(".", 1)[-1]
-        if ".lora_A." in name:
-            adapted[name.partition(".lora_A.")[0].rsplit(".", 1)[-1]] += 1
-        elif parameter.dim() > 1 and ".base_layer." not in name and "lora_" not in name and id(parameter) not in ends:
+        if parameter.dim() > 1 and ".base_layer." not in name and "lora_" not in name and id(parameter) not in ends:
             left[layer] += parameter.numel()
     words = ", ".join(f"{name} x{count}" for name, count in sorted(adapted.items()))
     rest = ", ".join(f"{name} ({count:,} parameters)" for name, count in sorted(left.items()))
@@ -134,15 +150,19 @@ def adapter_note(denoiser: Denoiser) -> str:
 
 def adapter_facts(denoiser: Denoiser) -> dict[str, str]:
     """Kind of base layer, rank, alpha and adapted layers, as a checkpoint of adapters records them."""
-    from peft.tuners.lora import LoraLayer
-
-    layers = {name: m for name, m in network(denoiser).named_modules() if isinstance(m, LoraLayer)}
+    layers = _adapted(network(denoiser))
     first: Any = next(iter(layers.values()))
     return {
         "base": type(first.get_base_layer()).__name__, "rank": str(first.r["default"]),
         "alpha": str(float(first.lora_alpha["default"])),
-        "targets": ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers})),
+        "targets": ", ".join(sorted({_target(*one) for one in layers.items()})),
     }  # fmt: skip
+
+
+def fused_targets(denoiser: Denoiser) -> list[str]:
+    """Names of the fused matrices of experts that carry adapters."""
+    found = _adapted(network(denoiser)).values()
+    return sorted({str(module.parameter_name) for module in found if hasattr(module, "parameter_name")})
 
 
 def load_adapter(denoiser: Denoiser, state: Mapping[str, Tensor], facts: Mapping[str, str], where: str) -> None:
@@ -167,13 +187,13 @@ def merge_adapter(denoiser: Denoiser) -> None:
     layer is expanded to the model's dtype first. Nothing to do where there are no adapters."""
     if not isinstance(denoiser, nn.Module) or not has_adapter(denoiser):
         return
-    from peft.tuners.lora import LoraLayer
-
     model = network(denoiser)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], _merged(module, denoiser.dtype))
+    for name, module in _adapted(model).items():
+        parent, _, last = name.rpartition(".")
+        if last == "base_layer":
+            continue
+        whole = _whole_experts(module) if hasattr(module, "parameter_name") else _merged(module, denoiser.dtype)
+        setattr(model.get_submodule(parent), last, whole)
     _forget(model)
     model.requires_grad_(True)
 
@@ -188,6 +208,28 @@ def _forget(model: Any) -> None:
 def has_adapter(model: nn.Module) -> bool:
     """Whether any layer carries an adapter."""
     return any("lora_" in name for name, _ in model.named_parameters())
+
+
+def _adapted(model: Any) -> dict[str, Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def _target(name: str, module: Any) -> str:
+    return getattr(module, "parameter_name", "") or name.rpartition(".")[2]
+
+
+@torch.no_grad()
+def _whole_experts(module: Any) -> nn.Module:
+    # wrappers of one module's matrices lie within each other
+    while hasattr(module, "parameter_name"):
+        matrix = module.get_param()
+        for name in module.active_adapters:
+            matrix += module.get_delta_weight(name).to(matrix)
+        module = module.base_layer
+    inner: nn.Module = module
+    return inner
 
 
 @torch.no_grad()

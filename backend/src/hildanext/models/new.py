@@ -11,12 +11,13 @@ import torch
 
 from hildanext.config.model import NewModelConfig
 from hildanext.errors import ModelError
+from hildanext.models.support import check_head, check_supported, fold_scale
 
 
 def new_model(shape: NewModelConfig, vocab_size: int, seed: int = 0, **config: Any) -> Any:
     """A causal LM of family shape.model_type in float32 with `vocab_size` rows (ids), initialised from `seed`;
     `config`: further fields of its configuration such as eos_token_id. ModelError where the heads do not divide, the
-    family is no causal LM, has no such field, or cannot be built from these."""
+    family is no causal LM, has no such field, cannot be built from these, or is refused."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
@@ -34,6 +35,9 @@ def new_model(shape: NewModelConfig, vocab_size: int, seed: int = 0, **config: A
             cause = " ".join(str(error).split())
             raise ModelError(f"model.new: {shape.model_type} cannot be built from these fields: {cause}") from error
     _check_width(shape, network)
+    check_supported(network.config, "model.new")
+    fold_scale(network)
+    check_head(network, "model.new")
     return network
 
 

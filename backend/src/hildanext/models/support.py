@@ -1,6 +1,6 @@
 # Which architectures become block diffusion by masks and positions alone, and why the others are refused.
 # Entry points: check_supported (a configuration), mixer_of, recurrent_layers, attention_layers, layer_kinds, recompute,
-# check_head, text_config.
+# check_head, scale_of, fold_scale, text_config.
 # Every rule reads the configuration of the text model, also where it is nested in one of several modalities.
 """Supported architectures."""
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
+
+import torch
 
 from hildanext.errors import ModelError
 from hildanext.registry import build, names
@@ -20,6 +22,8 @@ BROKEN = {
     "jamba": "its code forgets the recurrent state whenever more than one token follows it",
     "kimi_linear": "its code does not continue from its own cache",
 }
+FOLDED = {"logits_scaling": True, "lm_head_multiplier": False}
+LAST_NORMS = ("norm", "final_layernorm")
 SCALES = ("logits_scaling", "logit_scale", "final_logit_softcapping", "lm_head_multiplier")
 
 
@@ -104,6 +108,43 @@ def attention_layers(config: Any) -> int:
     if recurrent_layers(config):
         return sum(kind in (FULL, BOTH) for kind in layer_kinds(config))
     return int(text_config(config).num_hidden_layers)
+
+
+def scale_of(config: Any) -> tuple[str, float]:
+    """(name, factor on the logits) of a configuration whose factor can be taken into the last norm; ("", 1.0): none."""
+    held = text_config(config)
+    for name, turned in FOLDED.items():
+        value = getattr(held, name, None)
+        if value not in (None, 0, 1, 1.0):
+            return name, 1 / float(value) if turned else float(value)
+    return "", 1.0
+
+
+@torch.no_grad()
+def fold_scale(network: Any) -> None:
+    """Take a factor on the logits into the weight of the last norm, so that logits are features @ head again; nothing
+    where there is none, or the norm is not proportional to its weight."""
+    name, factor = scale_of(network.config)
+    norm = next((one for key in LAST_NORMS if (one := getattr(network.base_model, key, None)) is not None), None)
+    if not name or norm is None or not _proportional(norm):
+        return
+    norm.weight.mul_(factor)
+    for holder in (text_config(network.config), network.config, network.base_model, network):
+        if getattr(holder, name, None) is not None:
+            setattr(holder, name, 1.0)
+
+
+def _proportional(norm: Any) -> bool:
+    if [key for key, _ in norm.named_parameters()] != ["weight"] or "RMSNorm" not in type(norm).__name__:
+        return False
+    if norm.weight.is_meta:
+        return True
+    given, old = torch.linspace(-1, 2, len(norm.weight)).to(norm.weight), norm.weight.clone()
+    once = norm(given[None]).float()
+    norm.weight.mul_(2)
+    twice = norm(given[None]).float()
+    norm.weight.copy_(old)
+    return bool(once.any()) and torch.allclose(twice, 2 * once)
 
 
 def check_head(network: Any, where: str) -> None:

@@ -1,4 +1,4 @@
-# Ranks of torchrun: process group, the model wrapped in DDP or FSDP2 as a Denoiser, sums over ranks.
+# Ranks of torchrun: process group, the model in its layout (layout.py) as a Denoiser, sums over ranks.
 # Entry points: Ranks, open_ranks, Replica.
 # Both wrappers are torch.distributed's own; the objective sees the same Denoiser in every case.
 """Data parallelism."""
@@ -15,47 +15,60 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hildanext.config.train import LayoutConfig
 from hildanext.core.types import Batch
 from hildanext.errors import ConfigError
+from hildanext.train.layout import Layout, shard, tensor_parallel
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `size` others; kind: none | ddp | fsdp2."""
+    """This process among others; kind: none | ddp | fsdp2 | tp. rank of size: which share of the rows is its own; under
+    tp all processes have the same rows, rank 0 of 1. process of processes: among all; local: on this machine;
+    replicate: copies of an fsdp2 layout."""
 
     kind: str = "none"
     rank: int = 0
     size: int = 1
     local: int = 0
+    process: int = 0
+    processes: int = 1
+    replicate: int = 1
 
     @property
     def first(self) -> bool:
         """Whether this is the rank that writes."""
-        return self.rank == 0
+        return self.process == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a weight is not whole on one rank."""
+        return self.kind in ("fsdp2", "tp")
 
     def sum(self, values: Tensor) -> Tensor:
-        """Element-wise sum over ranks, in place; values float64 [n] on the CPU or the rank's device."""
-        if self.size > 1:
-            dist.all_reduce(values)
+        """Element-wise sum over what the ranks have of the rows, in place; values float64 [n] on the CPU or the rank's
+        device. Under tp all have the same, and the largest is taken: of a wish that one was told."""
+        if self.processes > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX if self.kind == "tp" else dist.ReduceOp.SUM)
         return values
 
     def tell(self, text: str) -> str:
         """The first rank's text, on every rank."""
         box = [text]
-        if self.size > 1:
+        if self.processes > 1:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def gathered(self, value: Any) -> list[Any]:
         """What every rank gives, plain values, in the order of the ranks, on every rank."""
-        box: list[Any] = [value] * self.size
-        if self.size > 1:
+        box: list[Any] = [value] * self.processes
+        if self.processes > 1:
             dist.all_gather_object(box, value)
         return box
 
     def wait(self) -> None:
         """Return when every rank is here."""
-        if self.size > 1:
+        if self.processes > 1:
             dist.barrier()
 
     def sync(self, model: Any, last: bool) -> AbstractContextManager[Any]:
@@ -68,13 +81,16 @@ class Ranks:
 
     def close(self) -> None:
         """Leave the process group."""
-        if self.size > 1 and dist.is_initialized():
+        if self.processes > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
-def open_ranks(kind: str, device: str = "auto") -> Ranks:
-    """Join the process group that torchrun announces in the environment. ConfigError where kind and ranks disagree."""
+def open_ranks(parallel: str | LayoutConfig, device: str = "auto") -> Ranks:
+    """Join the process group that torchrun announces in the environment. parallel: as train.parallel. ConfigError where
+    it and the ranks disagree, and for a layout that does not run."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    layout = Layout.of(parallel, size)
+    kind = layout.kind
     if kind == "none":
         if size > 1:
             raise ConfigError(f"train.parallel: none, but torchrun started {size} processes; set ddp or fsdp2")
@@ -87,7 +103,9 @@ def open_ranks(kind: str, device: str = "auto") -> Ranks:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    return Ranks(kind, dist.get_rank(), dist.get_world_size(), local)
+    own, all_of_them = dist.get_rank(), dist.get_world_size()
+    data = (0, 1) if kind == "tp" else (own, all_of_them)
+    return Ranks(kind, *data, local, own, all_of_them, layout.replicate)
 
 
 class Replica:
@@ -96,7 +114,7 @@ class Replica:
     def __init__(self, denoiser: Any, ranks: Ranks) -> None:
         self.denoiser, self.mask_id = denoiser, denoiser.mask_id
         self.wrapped = _wrap(denoiser, ranks)
-        self.sharded = ranks.kind == "fsdp2"
+        self.sharded = ranks.sharded
 
     def __call__(self, *args: Any, **keywords: Any) -> Tensor:
         """Logits."""
@@ -135,16 +153,7 @@ def _wrap(denoiser: Any, ranks: Ranks) -> nn.Module:
         still: dict[str, Any] = {name: False}
         return nn.parallel.DistributedDataParallel(denoiser, **still)
     if ranks.kind == "fsdp2":
-        return _shard(denoiser)
-    return cast(nn.Module, denoiser)
-
-
-def _shard(denoiser: Any) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(denoiser.device.type, (dist.get_world_size(),))
-    for layer in denoiser.model.base_model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(denoiser, mesh=mesh)
+        return shard(denoiser, ranks.replicate)
+    if ranks.kind == "tp":
+        return tensor_parallel(denoiser)
     return cast(nn.Module, denoiser)

@@ -190,10 +190,17 @@ class Trainer:
         return dict(zip(names, self.ranks.sum(table.double().sum(0)).tolist(), strict=True))
 
     def _clip(self, scale: float) -> float:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.rates.clip or math.inf)
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        every = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parts = [[p for p in every if hasattr(p, "device_mesh") == shared] for shared in (False, True)]
+        norms = []
+        for part in filter(None, parts):  # torch multiplies no list of whole and shared tensors
+            torch._foreach_mul_([p.grad for p in part], scale)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
+            norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        total = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+        for part in filter(None, parts):
+            torch.nn.utils.clip_grads_with_norm_(part, self.rates.clip or math.inf, total)
+        return float(total)
 
     def _refuse(self, rows: Sequence[int]) -> None:
         self.skipped += 1

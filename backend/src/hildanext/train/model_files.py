@@ -20,7 +20,7 @@ from hildanext.errors import HildaError, ModelError, first_line
 from hildanext.models.adapter_folder import write_adapters
 from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
 from hildanext.models.load import NEW, Loaded, load_model, place
-from hildanext.models.lora import adapter_facts, adapter_state, add_adapter, load_adapter, merge_adapter
+from hildanext.models.lora import adapter_facts, adapter_state, add_adapter, fused_targets, load_adapter, merge_adapter
 from hildanext.models.meta import META_FILE, HildaMeta
 from hildanext.models.save import save_model, write_model
 from hildanext.models.tensors import stored_dtype
@@ -45,7 +45,7 @@ class ModelFiles:
 
     def write(self, folder: Path) -> None:
         """Weights and optimiser of a checkpoint; every rank calls it, the folder's parent exists."""
-        sharded = self.ranks.kind == "fsdp2"
+        sharded = self.ranks.sharded
         whole = _gathered(self.loaded, self.ranks) if sharded else self.loaded.denoiser
         if self.ranks.first and self.adapted:
             (folder / ADAPTER).parent.mkdir(parents=True)
@@ -62,11 +62,13 @@ class ModelFiles:
 
     def write_model(self, folder: Path, dtype: torch.dtype | None = None) -> Path:
         """The final model as one plain Hugging Face folder; adapters are merged into the weights, which are then turned
-        into `dtype` (None: left as they are), and also stand alone in `adapters` beside it."""
-        whole = _gathered(self.loaded, self.ranks) if self.ranks.kind == "fsdp2" else self.loaded.denoiser
+        into `dtype` (None: left as they are), and also stand alone in `adapters` beside it where all are on linear
+        layers."""
+        whole = _gathered(self.loaded, self.ranks) if self.ranks.sharded else self.loaded.denoiser
         if self.ranks.first:
             base = self.loaded.path
-            if self.adapted and base is not None and HildaMeta.read(base).kind == "hf":
+            alone = self.adapted and not fused_targets(whole)
+            if alone and base is not None and HildaMeta.read(base).kind == "hf":
                 write_adapters(whole, folder.with_name("adapters"), self.meta, base)
             merge_adapter(whole)
             if dtype is not None:
@@ -96,9 +98,9 @@ class ModelFiles:
     def _restore_optimizer(self, folder: Path) -> None:
         if (folder / SHARDS).is_dir():
             _restore_shards(self.loaded, self.optimizer, folder)
-        elif self.ranks.kind == "fsdp2":
+        elif self.ranks.sharded:
             raise HildaError(
-                f"train.resume: {folder} was written without fsdp2, whose optimiser state cannot be sharded here;"
+                f"train.resume: {folder} has an optimiser state that is not in shares, and none can be made here;"
                 " resume with train.parallel=ddp or none"
             )
         else:

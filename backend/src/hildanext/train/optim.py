@@ -74,12 +74,13 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
     """Groups with `factor` on the learning rate and their weight decay; vectors are not decayed. A factor of 0 trains
     nothing of that part. ConfigError where no parameter is left."""
     factors = {"attention": config.attention, "mlp": config.mlp, "embedding": config.embedding, "other": 1.0}
-    groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         part = part_of(name)
         factor = factors[part] * math.prod(rate for pattern, rate in config.rates.items() if matches(name, pattern))
         if parameter.requires_grad and factor > 0:
-            groups.setdefault((part, factor, parameter.dim() > 1), []).append(parameter)
+            shared = hasattr(parameter, "device_mesh")  # torch steps no group of both kinds
+            groups.setdefault((part, factor, parameter.dim() > 1, shared), []).append(parameter)
     if not groups:
         raise ConfigError("optimizer: every parameter is frozen; train at least one part")
     return [
@@ -87,7 +88,7 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
             "params": members, "factor": factor, "weight_decay": config.weight_decay if matrix else 0.0, "part": part,
             "matrix": matrix,
         }
-        for (part, factor, matrix), members in groups.items()
+        for (part, factor, matrix, _), members in groups.items()
     ]  # fmt: skip
 
 

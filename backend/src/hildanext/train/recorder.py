@@ -110,7 +110,7 @@ class RunRecorder(Recorder):
         self.training.run.environment(
             device=str(loaded.device), dtype=str(loaded.dtype), dtype_reason=loaded.dtype_reason,
             again=self.training.resumed is not None, optimizer=self.choice.name,
-            optimizer_reason=self.choice.reason, world=ranks.size, parallel=ranks.kind,
+            optimizer_reason=self.choice.reason, world=ranks.processes, parallel=ranks.kind,
             model=str(loaded.path), data_hash=shards.manifest.get("input_hash"),
             tokenizer_hash=shards.manifest["tokenizer_hash"],
         )  # fmt: skip
@@ -221,9 +221,9 @@ class RunRecorder(Recorder):
 def _drawn(training: Training) -> bool:
     if not training.config.train.panels_every or training.causal or not training.ranks.first:
         return False
-    if training.ranks.kind == "fsdp2":
+    if training.ranks.sharded:
         training.console.warn(
-            "train.panels_every: weights that are sharded (fsdp2) are not whole on one rank; no panels"
+            "train.panels_every: weights that are shared by ranks are not whole on one rank; no panels"
         )
         return False
     return True

@@ -23,7 +23,7 @@ from hildanext.data.storage import fetched, joined
 from hildanext.data.tokenize import tokenize
 from hildanext.errors import DataError, HildaError, ModelError
 from hildanext.models.adapter_folder import start_from
-from hildanext.models.denoiser import module, network
+from hildanext.models.denoiser import hugging_face, module, network
 from hildanext.models.hardware import slow_dtype
 from hildanext.models.load import NEW, Loaded, load_model, located, name_of
 from hildanext.models.lora import adapter_note, add_adapter
@@ -37,6 +37,7 @@ from hildanext.train.agreement import facts, require_same
 from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks, Replica, open_ranks
 from hildanext.train.evaluation import held_out
+from hildanext.train.layout import require_tensor_parallel
 from hildanext.train.optim import OptimizerChoice, build_optimizer, freeze
 from hildanext.train.resume import AUTO, Changes, find_checkpoint
 
@@ -174,7 +175,7 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks, command
     resumed = Path(told) if told else None
     state = read_state(resumed) | read_tensors(resumed) if resumed is not None else {}
     shards, evaluation = open_splits(config, console)
-    require_same(ranks, facts(config, shards, evaluation) if ranks.size > 1 else {})
+    require_same(ranks, facts(config, shards, evaluation) if ranks.processes > 1 else {})
     if ranks.first:
         shards.require_whole()
         evaluation.require_whole()
@@ -202,7 +203,7 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks, command
 
 def check_adapters(config: Config) -> None:
     """ModelError for adapters under FSDP2."""
-    if config.train.parallel == "fsdp2" and config.model.adapter.kind != "none":
+    if config.train.shared_by(2) > 1 and config.model.adapter.kind != "none":
         raise ModelError(
             "train.parallel fsdp2: adapters cannot be gathered from sharded weights for a checkpoint; use ddp, which"
             " holds the frozen weights once per rank, or model.adapter.kind=none"
@@ -261,6 +262,8 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
     freeze(trained, config.optimizer)
     if config.train.gradient_checkpointing:
         recompute(network(denoiser))
+    if ranks.kind == "tp":
+        require_tensor_parallel(hugging_face(denoiser), ranks.processes, training.adapted, config.optimizer.name)
     model = denoiser if ranks.kind == "none" else Replica(denoiser, ranks)
     choice = build_optimizer(trained, config.optimizer)
     if choice.reason:

@@ -64,7 +64,7 @@ class OwnErrors(MaskAndEdit, noise=RATIO, weighting="uniform"):
 
     @torch.no_grad()
     def _draft(self, model: Denoiser, batch: Batch, block: int, view: Corruption) -> Tensor:
-        with _evaluating(model):
+        with evaluating(model):
             features = model.noisy_features(view.tokens, batch, block, view.m2t)
         targets, options = batch.tokens[view.m2t], HeadOptions(model.mask_id if self.exclude_mask else None)
         nothing = torch.zeros(len(targets), device=features.device)
@@ -83,7 +83,8 @@ class _Moded(Protocol):
 
 
 @contextmanager
-def _evaluating(model: Denoiser) -> Iterator[None]:
+def evaluating(model: Denoiser) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; afterwards in the mode it was in."""
     # a denoiser without parameters has no mode
     moded = model if isinstance(model, _Moded) and model.training else None
     if moded is not None:

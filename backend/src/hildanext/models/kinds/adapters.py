@@ -14,8 +14,9 @@ from hildanext.config.model import ModelConfig
 from hildanext.core.types import Denoiser
 from hildanext.errors import ModelError
 from hildanext.models.adapter_folder import add_in, base_of, read_adapters, require_base
-from hildanext.models.denoiser import network
+from hildanext.models.denoiser import hugging_face, network
 from hildanext.models.footprint import NetworkFootprint
+from hildanext.models.key_scores import KeyScores
 from hildanext.models.kind import Use
 from hildanext.models.kinds.hf import Hf
 from hildanext.models.load import model_folder
@@ -50,6 +51,8 @@ class Adapters(Hf):
         if denoiser.mask_id != meta.mask_id:
             raise ModelError(f"{base}: its [MASK] is {denoiser.mask_id}, that of the adapters {meta.mask_id}")
         add_in(network(denoiser), matrices, scale)
+        # the base's own scores are of other attention
+        hugging_face(denoiser).key_scores = KeyScores.found(folder, model.key_scores, network(denoiser))
         return denoiser
 
     def footprint(self, model: ModelConfig) -> NetworkFootprint:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,12 +22,13 @@ from hildanext.models.denoiser import HFDenoiser, network
 from hildanext.models.files import check_plain, read_config, read_network, skeleton
 from hildanext.models.footprint import NetworkFootprint
 from hildanext.models.inspection import parity
+from hildanext.models.key_scores import KeyScores
 from hildanext.models.kind import ModelKind, Use
 from hildanext.models.lora import has_adapter
 from hildanext.models.mask_token import MASK_TEXT, edit_ids_of, mask_id_of, shift_of
 from hildanext.models.meta import HildaMeta
 from hildanext.models.new import new_model
-from hildanext.models.support import check_supported, mixers_by_name, text_config
+from hildanext.models.support import check_supported, mixers_by_name, scale_of, text_config
 from hildanext.models.tensors import Tensors
 from hildanext.run_dir import write_atomic
 
@@ -50,6 +52,7 @@ class Hf(ModelKind):
         denoiser.edit_ids = edit_ids
         if not getattr(held, "is_quantized", False):
             denoiser = denoiser.to(device, dtype)
+        denoiser.key_scores = KeyScores.found(folder, model.key_scores, held)
         denoiser.eval().probe()  # here, before ranks share the weights
         return denoiser
 
@@ -66,7 +69,8 @@ class Hf(ModelKind):
         return NetworkFootprint.of(model)
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """Architecture, parameters, ties, vocabulary, free rows and mask token."""
+        """Architecture, parameters, tensors that are no part of the language model, ties, vocabulary, free rows and
+        mask token."""
         config, tensors = read_config(folder), Tensors(folder)
         network, refusal = _skeleton(folder, config)
         each = (tensors[name] for name in tensors.names)
@@ -75,6 +79,7 @@ class Hf(ModelKind):
             "architecture": _architecture(config, refusal),
             "parameters": sum(count for count, _, _ in rows),
             "bytes": sum(count * size for count, size, _ in rows),
+            "skipped": _skipped(network, tensors),
             "dtypes": sorted({dtype.removeprefix("torch.") for _, _, dtype in rows}),
             "ties": {
                 "config": bool(getattr(config, "tie_word_embeddings", False)),
@@ -124,7 +129,9 @@ def _architecture(config: Any, refusal: str) -> dict[str, Any]:
     reason = refusal or (
         f"recurrent layers in block order ({others}), softmax attention in the others" if others else every
     )
-    return facts | {"supported": not refusal, "reason": reason}
+    scale, _ = scale_of(config)
+    said = f"; {scale} {getattr(held, scale)} goes into the last norm" if scale and not refusal else ""
+    return facts | {"supported": not refusal, "reason": reason + said}
 
 
 def _skeleton(folder: Path, config: Any) -> tuple[Any, str]:
@@ -134,6 +141,15 @@ def _skeleton(folder: Path, config: Any) -> tuple[Any, str]:
         return skeleton(folder), ""
     except ModelError as error:
         return None, str(error)
+
+
+def _skipped(network: Any, tensors: Tensors) -> dict[str, Any]:
+    patterns = getattr(network, "_keys_to_ignore_on_load_unexpected", None) or ()
+    names = [name for name in tensors.names if any(re.search(pattern, name) for pattern in patterns)]
+    parts = sorted(
+        {".".join(name.split(".")[:2]) if name.startswith("model.") else name.split(".")[0] for name in names}
+    )
+    return {"tensors": len(names), "parameters": sum(tensors[name].numel() for name in names), "parts": parts}
 
 
 def _embedding(network: Any, tensors: Tensors) -> Tensor | None:
