@@ -63,7 +63,7 @@ def test_the_script_for_slurm_starts_one_agent_a_machine_that_meet_on_the_first(
     assert (asked["nodes"], asked["ntasks-per-node"], asked["gpus-per-node"]) == ("3", "1", "8")
     assert asked["signal"] == "TERM@120" and "requeue" in asked and "no-kill" in asked
     (tmp_path / "source").mkdir()
-    tools = {"scontrol": "echo node7; echo node8", "srun": 'printf "%s\\n" "$@"'}
+    tools = {"scontrol": "seq -f node%.0f 7 99999", "srun": 'printf "%s\\n" "$@"'}
     for name, text in tools.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)

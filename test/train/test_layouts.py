@@ -10,22 +10,26 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from models.families import network
+from models.hybrids import configuration
 from safetensors.torch import load_file
-from train.layout_ranks import COMMON, LAYOUTS
+from train.layout_ranks import COMMON, FAMILIES, LAYOUTS
 from train.material import losses, records, run
 from train.test_distributed import free_ports
 
 from hildanext.config.train import LayoutConfig
+from hildanext.data.tokenizers import load_tokenizer
 from hildanext.errors import ConfigError
 from hildanext.train.layout import Layout
 from hildanext.train.loop import Trainer
 
-PORTS = 18
+PORTS = 22
 WIDE = {"hidden": 16, "layers": 2, "heads": 2, "kv_heads": 2, "ffn": 32, "window": 64}
 RUNS = sorted([*LAYOUTS, "copies"])
 slow = pytest.mark.slow
@@ -64,12 +68,24 @@ def wide(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(shards: Path, wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def parents(shards: Path, wide: Path, random_model: Callable[..., Any]) -> Path:
+    """The folder of all parents: the dense one, a mixture of experts and a hybrid."""
+    tokenizer = load_tokenizer(shards / "tokenizer")
+    for family in FAMILIES:
+        size = {"vocab_size": len(tokenizer) + 6}
+        made = random_model(family, **size) if family == "qwen3_moe" else network(configuration(family, **size))
+        made.save_pretrained(wide.parent / family)
+        tokenizer.save_pretrained(wide.parent / family)
+    return wide.parent
+
+
+@pytest.fixture(scope="module")
+def trained(shards: Path, parents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("layouts")
     here, port = Path(__file__).parent, str(free_ports(PORTS))
     found = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here / "layout_ranks.py"), str(folder), str(shards), str(wide)]
+    command = [sys.executable, str(here / "layout_ranks.py"), str(folder), str(shards), str(parents)]
     ranks = [subprocess.Popen([*command, rank, port], env=environment) for rank in ("0", "1")]
     until = time.monotonic() + 400
     while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
@@ -78,7 +94,8 @@ def trained(shards: Path, wide: Path, tmp_path_factory: pytest.TempPathFactory) 
     for rank in ranks:
         rank.kill()  # one that waits for another that failed
     assert [rank.wait() for rank in ranks] == [0, 0]
-    run(folder / "one", shards, model__path=str(wide), train__batch=2, **COMMON)
+    for name, parent in (("one", "model"), *((f"one-{family}", family) for family in FAMILIES)):
+        run(folder / name, shards, model__path=str(parents / parent), train__batch=2, **COMMON)
     return folder
 
 
@@ -91,6 +108,12 @@ def test_two_ranks_in_any_layout_give_the_losses_of_one_process(name: str, train
         [line["eval"]["eval_nll"] for line in records(trained / run) if "eval" in line] for run in (name, "one")
     )
     assert len(own) == 2 and own == pytest.approx(one, rel=1e-6)
+
+
+@slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mixture_and_a_hybrid_shared_by_two_ranks_give_the_losses_of_one_process(family: str, trained: Path) -> None:
+    assert losses(trained / family) == pytest.approx(losses(trained / f"one-{family}"), rel=1e-6)
 
 
 @slow
@@ -122,10 +145,12 @@ def test_a_checkpoint_of_shared_matrices_goes_on_in_two_ranks_and_in_one_process
 def test_what_a_layout_does_not_do_is_refused_before_anything_is_trained(trained: Path) -> None:
     told = {path.stem: path.read_text() for path in trained.glob("refused-*.txt")}
     assert {name.rpartition("-")[0] for name in told} == {
-        f"refused-{name}" for name in ("ep", "sp", "tp-fsdp", "four", "lora", "muon")
+        f"refused-{name}" for name in ("ep", "sp", "tp-fsdp", "four", "lora", "muon", *FAMILIES)
     }
-    assert len(told) == 12 and "not with model.adapter" in told["refused-lora-1"]
+    assert len(told) == 16 and "not with model.adapter" in told["refused-lora-1"]
     assert "not with optimizer.name=muon" in told["refused-muon-0"]
+    assert "recurrent layers of qwen3_5_text" in told["refused-qwen3_5_text-0"]
+    assert "the plan of qwen3_moe shares tensors as moe_tp_experts" in told["refused-qwen3_moe-1"]
     assert not list(trained.glob("refused-*/metrics.jsonl"))
 
 

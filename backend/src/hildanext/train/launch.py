@@ -82,7 +82,7 @@ def slurm(started: Started) -> str:
     line = shlex.join(words).replace("ENDPOINT", f'"$head:{own.port}"', 1).replace("IDENTITY", '"$SLURM_JOB_ID"', 1)
     return "\n".join([
         "#!/bin/bash", *lines, "set -euo pipefail", *([own.setup] if own.setup else []),
-        'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)',
         "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-" + str(own.cpus) + "}",
         f"export {OWN_STORE}=1",
         f"exec srun --kill-on-bad-exit=0 {line}", "",

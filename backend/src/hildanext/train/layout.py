@@ -20,6 +20,8 @@ from hildanext.errors import ConfigError, ModelError
 SUMMED = "replicated_with_grad_allreduce"
 """Of a norm over a rank's own heads. transformers' hook (5.23) sums what has accumulated, each micro-batch anew; ours
 sums the gradient of one."""
+SEEN = {"colwise", "rowwise", SUMMED}
+"""Ways of sharing that the oracle holds. Of packed ones, as experts have, torch's checkpoint refuses the shares."""
 UNDONE = {
     "ep": "experts shared by ranks were not tried with this objective; use fsdp, which shards them too",
     "sp": "rows shared by ranks are not implemented; use shorter rows, or gradient checkpointing",
@@ -89,6 +91,12 @@ def require_tensor_parallel(denoiser: Any, ranks: int, adapted: bool, optimizer:
         raise ModelError("train.parallel.tp: needs a newer transformers (5.23 was tried); use fsdp2")
     if not network.tp_plan:
         raise ModelError(f"train.parallel.tp: transformers has no plan for {config.model_type}; use fsdp2")
+    styles = {style for name, style in _expanded(network).items() if ".layers." in name}
+    if odd := sorted(styles - SEEN):
+        raise ModelError(
+            f"train.parallel.tp: the plan of {config.model_type} shares tensors as {', '.join(odd)}, which was not seen"
+            " to be exact, or cannot be saved; use fsdp2"
+        )
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         count = getattr(config, name)
         if count % ranks:
