@@ -155,11 +155,13 @@ def test_a_contest_names_what_is_beaten_and_what_is_not(
     monkeypatch.setattr(contest, "runtime", lambda node: stand_in(tmp_path))
     values = {
         "measures": ["contest"], "texts": 1, "text_tokens": 8, "repeats": 1, "precisions": ["float32"],
-        "gguf": ["q8.gguf"],
+        "gguf": ["q8.gguf"], "onnx": ["float32"],
     }  # fmt: skip
     sets = [f"bench.decode.{name}={json.dumps(value)}" for name, value in values.items()]
-    report = run(load_config(None, ["model.path=tiny", f"paths.runs={tmp_path}", *sets]), Console())
+    places = [f"paths.{name}={tmp_path}" for name in ("runs", "models")]
+    report = run(load_config(None, ["model.path=tiny", *places, *sets]), Console())
     found = report["contest"]
+    assert found["variants"]["Q_MODE, block 16, float32, onnx"]["setting"]["engine"] == "onnx"
     names = ["transformers generate, float32", "our own cache, float32", "our engine at block 1, float32"]
     assert [f"AR, {name}" for name in names] + ["AR, llama.cpp, q8"] == list(found["times"])
     assert found["variants"]["AR, our own cache, float32"]["equal"] == 1.0 and found["parent"] == "tiny-parent"

@@ -97,6 +97,37 @@ def test_a_stopped_cell_goes_on_where_it_was(
     assert [stage.get("steps") for stage in report["results"][0]["stages"]] == [2, None, 6]
 
 
+def test_a_cell_of_another_shift_is_scored_as_its_model_records(place: tuple[Path, Path], tmp_path: Path) -> None:
+    cells_of = {"clean": [{"set": {"model": {"shift": "clean", "block_grid": "per_document"}}}], "none": [{}]}
+    config = grid(place, cells_of, seeds=[0], tokens=64, taus=[0.5])
+    config = config.model_copy(update={"model": config.model.model_copy(update={"shift": "none"})})
+    report = run_grid(config, QUIET, tmp_path)
+    metas = [json.loads((Path(one["model"]) / "hildanext.json").read_text()) for one in report["results"]]
+    assert [(meta["shift"], meta["block_grid"]) for meta in metas] == [("clean", "per_document"), ("none", "global")]
+
+
+def test_a_cell_stopped_in_its_probe_has_its_budget_still(
+    place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, once = grid(place, {"plain": [{}]}, seconds=0.2, tokens=0, seeds=[0], probe=3), cells._train
+
+    def stopped(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cells, "_train", stopped)
+        run_grid(config, QUIET, tmp_path)
+    asked = list[int]()
+    monkeypatch.setattr(
+        cells,
+        "_train",
+        lambda command, config, *rest: (asked.append(config.train.steps), once(command, config, *rest))[1],
+    )
+    monkeypatch.setattr(cells, "_records", lambda path: [{"processor": 0.05, "seconds": 0.05}] * 3)
+    assert run_grid(config, QUIET, tmp_path)["results"][0]["steps"] == 4
+    assert asked == [3, 4]
+
+
 def test_a_budget_of_seconds_becomes_steps_by_the_pace_of_the_probe(
     place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

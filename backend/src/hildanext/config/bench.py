@@ -72,6 +72,9 @@ class DecodeBenchConfig(Section):
         "", description="contest: AR parent; empty: the base of adapters, the bundled parent of the bundled child"
     )
     gguf: tuple[str, ...] = Field((), description="contest: GGUF files of the parent, which llama.cpp reads")
+    onnx: tuple[Literal["float32", "int8", "int4"], ...] = Field(
+        (), description="contest: weights of ONNX exports of the model that take part, written where they are not there"
+    )
     node: str = Field(".", description="contest: folder in or below which npm installed node-llama-cpp")
     texts: int = Field(8, ge=1, description="contest: prompts at most, a count")
     text_tokens: int = Field(128, ge=1, description="contest: tokens of a text at most")

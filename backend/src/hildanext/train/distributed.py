@@ -1,11 +1,12 @@
 # Ranks of torchrun: process group, the model in its layout (layout.py) as a Denoiser, sums over ranks.
-# Entry points: Ranks, open_ranks, Replica.
+# Entry points: Ranks, open_ranks, leave, Replica.
 # Both wrappers are torch.distributed's own; the objective sees the same Denoiser in every case.
 """Data parallelism."""
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
@@ -19,6 +20,8 @@ from hildanext.config.train import LayoutConfig
 from hildanext.core.types import Batch
 from hildanext.errors import ConfigError
 from hildanext.train.layout import Layout, shard, tensor_parallel
+
+SETTLING = 0.2
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,14 @@ class Ranks:
     def close(self) -> None:
         """Leave the process group."""
         if self.processes > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+            leave()
+
+
+def leave() -> None:
+    """Leave the process group. Its threads still let go of the tensors of the last sum, for which they need the
+    interpreter; what frees the group holds it and waits for them: so they get their moment before."""
+    time.sleep(SETTLING)
+    dist.destroy_process_group()
 
 
 def open_ranks(parallel: str | LayoutConfig, device: str = "auto") -> Ranks:

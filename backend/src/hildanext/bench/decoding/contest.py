@@ -1,6 +1,7 @@
 # A trained model beside every way of reading its AR parent left to right: speed in turns, and what the texts are worth.
 # Entry points: contest, race, speed, verdict, show.
-# The baselines are transformers' generate, our own cache, our engine at block 1, and llama.cpp on the GGUF files given.
+# The baselines are transformers' generate, our own cache, our engine at block 1, and llama.cpp on the GGUF files given;
+# the model decodes by PyTorch in each precision, and by onnxruntime with the weights given.
 # All go on from the same ids, greedily, to the end of the text, with the same number of threads. The variants of one
 # precision take turns, llama.cpp in each.
 """The contest of the decoding benchmark."""
@@ -36,6 +37,7 @@ from hildanext.errors import HildaError, RunError
 from hildanext.models.denoiser import network
 from hildanext.models.quantise import int8
 from hildanext.progress import Console
+from hildanext.registry import build
 
 WARM = 4
 COLUMNS = ("tokens/s", "of the best AR", "TPF", "equal", "token F1", "nats/token", "repetition", "valid")
@@ -70,12 +72,13 @@ def contest(config: Config, console: Console) -> dict[str, Any]:
     variants: dict[str, Variant] = {}
     notes = [] if where else ["no parent is named (bench.decode.parent): the model's own weights stand in for it"]
     with ExitStack() as opened:
-        files = _files(config, asks, opened)
+        others, said = _exports(config, console, opened)
+        others, notes = others | _files(config, asks, opened), notes + said
         for precision in bench.precisions:
             readers, said = _readers(config, where, precision, console)
-            console.say(f"contest, {precision}: {len(readers) + len(files)} variants, {len(asks)} texts")
+            console.say(f"contest, {precision}: {len(readers) + len(others)} variants, {len(asks)} texts")
             notes += said
-            _turns(variants, readers | files, asks, config, console)
+            _turns(variants, readers | others, asks, config, console)
     rows = {name: variant.report(quality) for name, variant in variants.items()}
     return {
         "parent": where or config.model.path, "prompts": [ask.text for ask in asks], "measures": quality.about,
@@ -100,6 +103,33 @@ def _files(config: Config, asks: Sequence[Ask], opened: ExitStack) -> Readers:
     return found
 
 
+def _exports(config: Config, console: Console, opened: ExitStack) -> tuple[Readers, list[str]]:
+    found, notes = Readers(), []
+    for weights in config.bench.decode.onnx:
+        section = {"type": "onnx", "weights": weights, "export": True}
+        opening = build("engines", section, "bench.decode.onnx").open(config, console)
+        if not opening.capability.ok:
+            notes.append(f"onnx, {weights} took no part: {'; '.join(opening.capability.reasons)}")
+            continue
+        opened.callback(opening.session.close)
+        found |= _modes(config, opening.session, weights)
+    return found, notes
+
+
+def _modes(config: Config, session: NativeSession, dtype: str) -> Readers:
+    found = Readers()
+    for mode in config.decode.modes:
+        window = mode_values(mode, config.decode, session.loaded.meta.decode).get("window_blocks", 1)
+        setting = {
+            "mode": mode, "block": session.engine.block, "window": window,
+            "dtype": dtype, "threads": torch.get_num_threads(), "engine": session.name,
+        }  # fmt: skip
+        own = "" if session.name == "transformers" else f", {session.name}"
+        name = f"{mode}, block {setting['block']}, {dtype}{own}"
+        found[name] = Variant("model", setting), ByBlocks(session, {"mode": mode}, config.bench.decode.clock)
+    return found
+
+
 def _readers(config: Config, where: str, precision: str, console: Console) -> tuple[Readers, list[str]]:
     bench, found = config.bench.decode, Readers()
     parent, child = (read_as(config, path, precision, console) for path in (where, ""))
@@ -120,15 +150,7 @@ def _readers(config: Config, where: str, precision: str, console: Console) -> tu
     if child.meta.block is None:
         return found, [f"{config.model.path}: no conversion wrote it; it is read left to right alone"]
     session = NativeSession("transformers", child, config)
-    for mode in config.decode.modes:
-        window = mode_values(mode, config.decode, child.meta.decode).get("window_blocks", 1)
-        setting = {
-            "mode": mode, "block": session.engine.block, "window": window,
-            "dtype": precision, "threads": torch.get_num_threads(), "engine": session.name,
-        }  # fmt: skip
-        name = f"{mode}, block {setting['block']}, {precision}"
-        found[name] = Variant("model", setting), ByBlocks(session, {"mode": mode}, bench.clock)
-    return found, []
+    return found | _modes(config, session, precision), []
 
 
 def _turns(

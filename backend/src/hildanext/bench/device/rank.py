@@ -14,7 +14,7 @@ from hildanext.bench.device.sizes import Sizes, network_of, rows_of
 from hildanext.config.model import NewModelConfig
 from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.models.denoiser import HFDenoiser
-from hildanext.train.distributed import Replica, open_ranks
+from hildanext.train.distributed import Replica, leave, open_ranks
 
 SMALL = Sizes(NewModelConfig(hidden=64, layers=2, heads=4, kv_heads=2, ffn=96), vocabulary=260, length=64, blocks=(8,))
 
@@ -34,7 +34,7 @@ def main(device: str) -> dict[str, float]:
     (own, theirs), largest = held, max(float(one.abs().max()) for one in held[0])
     apart = max(float((one - other).abs().max()) for one, other in zip(own, theirs, strict=True)) / largest
     backend = torch.distributed.get_backend()
-    torch.distributed.destroy_process_group()
+    leave()
     return {"ranks": ranks.size, "sum": float(total), "gradients": apart, "nccl": float("nccl" in str(backend))}
 
 

@@ -112,8 +112,9 @@ def _trained(
     stage, path = cell.stages[number], cell.folder / f"stage-{number + 1}"
     file = path.with_suffix(".json")
     if not file.exists():
-        write_atomic(file, json.dumps(values, indent=2) + "\n")
-        steps = _steps(cell, number, command_config(stage.command, file), done, console)
+        asked = cell.folder / "probe.json"  # file appears with its steps, so that a stop in the probe leaves none
+        write_atomic(asked, json.dumps(values, indent=2) + "\n")
+        steps = _steps(cell, number, command_config(stage.command, asked), done, console)
         values = merge(values, {"train": {"steps": steps, "tokens": 0}})
         write_atomic(file, json.dumps(values, indent=2) + "\n")
     config = command_config(stage.command, file)

@@ -27,6 +27,8 @@ from hildanext.report.intervals import ratio
 from hildanext.train.training import open_shards
 
 SEED, AT_ONCE = 90_001, 8
+AS_RECORDED = {"mask_id": None, "shift": "auto", "block_grid": "auto"}
+"""A cell may have changed them: its model knows."""
 
 
 def scored(config: Config, path: str, console: Console) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def scored(config: Config, path: str, console: Console) -> dict[str, Any]:
     rows of train.eval_split, with intervals over documents or rows. Source: docs/conversion-methods.md, what is
     measured."""
     loaded = load_model(
-        config.model.model_copy(update={"path": path, "adapter": type(config.model.adapter)()}), console
+        config.model.model_copy(update={"path": path, "adapter": type(config.model.adapter)(), **AS_RECORDED}), console
     )
     shards = open_shards(config, config.train.eval_split)
     check_tokenizer(shards, loaded.tokenizer)
