@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hildanext.config import Config
 from hildanext.decoding.compression import KVCompressor
+from hildanext.decoding.compressors.kvzap import Kvzap
 from hildanext.decoding.forward import ForwardRow, forward_kept
 from hildanext.decoding.kept_keys import KeptKeys, KeptRow
 from hildanext.models.load import load_model
@@ -53,7 +54,8 @@ class Text:
 
     def context(self, length: int) -> KeptKeys:
         """The exact keys of the first `length` tokens."""
-        keys = KeptKeys(KVCompressor(), length)
+        scored = self.denoiser.key_scores is not None
+        keys = KeptKeys(Kvzap(threshold=float("-inf")) if scored else KVCompressor(), length)
         for start in range(0, length, CHUNK):
             tokens = self.ids[start : min(start + CHUNK, length)]
             self.run(keys, tokens, start, False)

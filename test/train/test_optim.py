@@ -215,3 +215,14 @@ def test_rates_by_pattern_multiply_and_what_is_frozen_does_not_train() -> None:
     for wrong, said in (("layers x", "names no layers"), ("layerz 1", "no parameter fits 'layerz 1'")):
         with pytest.raises(ConfigError, match=said):
             freeze(network, OptimizerConfig(freeze=(wrong,)))
+
+
+def test_layers_counted_from_nought_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = optim.matches
+    monkeypatch.setattr(
+        optim,
+        "matches",
+        lambda name, pattern: once(name, pattern.replace("layers 1", "layers 2").replace("2-3", "1-2")),
+    )
+    with pytest.raises(AssertionError):
+        test_rates_by_pattern_multiply_and_what_is_frozen_does_not_train()

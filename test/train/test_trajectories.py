@@ -18,6 +18,7 @@ from train.material import QUIET, configuration, losses, make_shards, records, r
 from hildanext.config import load_config
 from hildanext.core.batches import document_batch
 from hildanext.core.objectives import trajectory
+from hildanext.core.objectives.mask_and_edit import MaskAndEdit
 from hildanext.core.types import About, Batch
 from hildanext.data.row_store import RowStore
 from hildanext.data.shards import ShardSet
@@ -184,6 +185,17 @@ def test_the_certainty_term_is_the_entropy_of_right_predictions(tiny: Any) -> No
     added = float((having.total - without.total).detach())
     assert added == pytest.approx(2.0 * float(entropy[right].sum()), rel=1e-3)
     assert 0 < int(right.sum()) < len(right) and added > 0.01
+
+
+def test_a_certainty_term_that_presses_wrong_predictions_too_is_seen(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def everywhere(own: Any, inputs: Any, options: Any, masked: Tensor, normaliser: Tensor) -> Tensor:
+        return own.confidence * masked.float()
+
+    monkeypatch.setattr(MaskAndEdit, "_entropy_weights", everywhere)
+    with pytest.raises(AssertionError):
+        test_the_certainty_term_is_the_entropy_of_right_predictions(tiny)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 from hildanext.config.noise import NoiseConfig
 from hildanext.core import noise
 from hildanext.core.noise import cart_weights, corrupt, unit_sizes, units
+from hildanext.core.objectives import mask_and_edit
 from hildanext.core.types import Batch
 
 PLAIN: dict[str, Any] = {"noise": {"replace": 0.0}, "keep_weight": 0.0, "weighting": "uniform"}
@@ -96,3 +98,31 @@ def test_later_places_are_masked_more_and_the_mean_stays() -> None:
     torch.testing.assert_close(shares(0.5), wanted, atol=0.03, rtol=0)
     assert float(wanted.mean()) == pytest.approx(0.4)
     torch.testing.assert_close(shares(0.0), torch.full((4,), 0.4, dtype=torch.float64), atol=0.03, rtol=0)
+
+
+def probability_squared(patch: pytest.MonkeyPatch) -> None:
+    once = mask_and_edit.weighted_cross_entropy
+
+    def unweighted_doubled(features: Tensor, head: Tensor, targets: Tensor, weight: Tensor, *more: Any) -> Any:
+        total, scores = once(features, head, targets, weight, *more)
+        return total, scores if bool(weight.any()) else replace(scores, nll=2 * scores.nll)
+
+    patch.setattr(mask_and_edit, "weighted_cross_entropy", unweighted_doubled)
+
+
+def earlier_places_masked_more(patch: pytest.MonkeyPatch) -> None:
+    places = noise._places
+    patch.setattr(noise, "_places", lambda unit, can: 1 - places(unit, can))
+
+
+@pytest.mark.parametrize(
+    ("plant", "check"),
+    [
+        (probability_squared, test_the_path_term_is_cross_entropy_by_its_own_probability_without_a_slope_through_it),
+        (earlier_places_masked_more, test_later_places_are_masked_more_and_the_mean_stays),
+    ],
+)
+def test_a_planted_error_is_noticed(plant: Any, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        check()

@@ -74,7 +74,7 @@ def paired_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
             str(one["cell"]), str(one["seed"]), f"{one['steps']:.0f}", f"{one['gap']:+.3f} ± {one['error']:.3f}",
-            f"{one['ahead']:+.1f}", f"{one['pace']:.2f} x",
+            f"{one['ahead'] + 0.0:+.1f}", f"{one['pace']:.2f} x",
         )
         for one in found
     ]  # fmt: skip
