@@ -11,7 +11,7 @@ from typing import Any
 from hildanext.commands import Context, add_executor
 
 HELP = "turn a prepared set into packed rows of token ids"
-JOB = ("tokenize", "data.name", "model.path")
+JOB = ("tokenize", "data.name", "data.executor", "model.path")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
