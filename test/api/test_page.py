@@ -167,8 +167,9 @@ def test_a_value_has_the_control_and_the_limits_of_its_schema(page: Browser) -> 
     of = "const at = place => document.querySelector(`[data-place='${place}']`);"
     assert page.run(f"{of} const i = at('train.steps'); return [i.type, i.min, i.step]") == ["number", "1", "1"]
     assert page.run(f"{of} const i = at('train.shorten'); return [i.min, i.max, i.step]") == ["0", "1", "any"]
-    kinds = page.run(f"{of} return [...at('train.parallel').options].map(option => option.text)")
-    assert kinds == ["none", "ddp", "fsdp2"]
+    kinds = page.run(f"{of} return [...at('train.autocast').options].map(option => option.text)")
+    assert kinds == ["none", "bfloat16"]
+    assert page.run(f"{of} return at('train.parallel').type") == "text"
     assert page.run(f"{of} return at('train.prepare').value") == "false"
 
 

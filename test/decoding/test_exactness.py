@@ -12,6 +12,7 @@ import torch
 from decoding import check_limits, checks
 from decoding.reference import MASK, committed, loaded
 from decoding.subjects import BLOCK, SAMPLINGS, Subject, decoded, engine, opened, prompt, request
+from torch import Tensor
 
 CACHING = [
     ("no editing", "greedy"), ("editing", "greedy"), ("edit freely", "greedy"), ("editing", "sampled"),
@@ -96,12 +97,16 @@ def test_zero_guidance_is_the_conditional_model(subject: Subject) -> None:
 
 
 def test_packed_and_padded_forwards_of_ragged_windows_are_equal(subject: Subject) -> None:
-    from hildanext.decoding.forward import ForwardRow, _packed, _padded
+    from hildanext.decoding.forward import ForwardRow, _packed, _padded, _placed
     from hildanext.decoding.store import StateStore
 
     tokens = torch.randint(3, MASK, (3, 40), generator=torch.Generator().manual_seed(0))
+
+    def packed(denoiser: Any, store: Any, rows: Any, device: Any) -> Tensor:
+        return _packed(denoiser, store.packed(*_placed(rows), [row.block for row in rows]), rows, device)
+
     stores = [StateStore(), StateStore()]
-    for store, run in zip(stores, (_packed, _padded), strict=True):
+    for store, run in zip(stores, (packed, _padded), strict=True):
         store.reserve(3, 48)
         for _ in range(3):
             store.add()

@@ -184,7 +184,7 @@ def test_gaps_and_models_without_actions_are_refused() -> None:
     live = engine.waiting[0]
     live.canvas.editable[4] = False
     with pytest.raises(DecodeError, match="given ones stand still"):
-        require(live.plan, engine.denoiser, live.canvas)
+        require(live.plan, engine.denoiser, live.canvas, True)
 
 
 def test_planted_faults_are_seen(monkeypatch: Any) -> None:

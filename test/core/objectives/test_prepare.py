@@ -100,7 +100,7 @@ def test_preparation_changes_nothing_unless_it_is_written():
     assert objective.prepare(about()) is objective
 
 
-OWN_NOISE = ("autoregressive", "align", "trajectory")
+OWN_NOISE = ("autoregressive", "align", "balance", "trajectory")
 """Objectives that draw no noise, have that of another, or mask along a recorded order."""
 
 
