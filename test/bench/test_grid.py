@@ -181,3 +181,14 @@ def test_what_no_grid_can_be_is_said(place: tuple[Path, Path]) -> None:
         grid(place, {"a": [{"command": "anchors"}]})
     with pytest.raises(ConfigError, match="seconds and tokens are both 0"):
         grid(place, {"a": [{}]}, tokens=0)
+
+
+def test_a_cell_that_cannot_be_run_is_said_and_the_others_are_run(place: tuple[Path, Path], tmp_path: Path) -> None:
+    orphan = [{"set": {"objective": {"type": "trajectory", "orders": "{cell}/nothing"}}}]
+    with pytest.raises(RunError, match=r"1 of 2 cells have no result: orphan, seed 0: .*nothing"):
+        run_grid(grid(place, {"orphan": orphan, "plain": [{}]}, seeds=[0]), QUIET, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [one["cell"] for one in report["results"]] == ["plain"]
+    with pytest.raises(ConfigError, match="was run with other values"):
+        run_grid(grid(place, {"new": [{}], "plain": [{}]}, seeds=[0], tokens=640), QUIET, tmp_path)
+    assert not (tmp_path / "cells" / "new-0").exists()
