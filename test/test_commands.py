@@ -52,8 +52,8 @@ def test_every_command_file_is_a_command_of_the_tree() -> None:
 
 def test_what_can_be_a_job() -> None:
     assert set(job_kinds()) == {
-        "prepare-data", "answer", "tokenize", "convert-wsd", "sft", "on-policy", "rl", "dpo", "merge-checkpoints",
-        "anchors", "trajectories", "sweep",
+        "prepare-data", "answer", "tokenize", "convert-wsd", "sft", "on-policy", "rl", "dpo", "latent",
+        "merge-checkpoints", "anchors", "trajectories", "sweep",
         "eval", "export",
         "bench",
         "inspect",

@@ -13,8 +13,8 @@ from pathlib import Path
 
 LAYERS = (
     "errors", "progress", "environment", "disk", "command_files", "config", "registry", "run_dir", "core", "world",
-    "data", "models", "decoding", "engines", "report", "train", "measure", "bench", "selftest", "export", "model",
-    "api", "commands", "cli",
+    "data", "models", "decoding", "latents", "engines", "report", "train", "measure", "bench", "selftest", "export",
+    "model", "api", "commands", "cli",
 )  # fmt: skip
 FORBIDDEN = {("train", "engines"): "rollouts decode with the model in training"}
 LIGHT = (

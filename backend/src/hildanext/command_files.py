@@ -17,8 +17,8 @@ SAID = ("HELP", "JOB", "BASE", "ADAPTED")
 FOLDER = Path(__file__).with_name("commands")
 ORDER = (
     "demo", "smoke-test", "models", "fetch", "init", "convert", "chat", "compare", "prepare-data", "answer", "tokenize",
-    "anchors", "convert-wsd", "trajectories", "sft", "on-policy", "rl", "dpo", "merge-checkpoints", "generate", "serve",
-    "eval", "bench", "tune", "export", "inspect", "doctor", "config", "runs", "completion",
+    "anchors", "convert-wsd", "trajectories", "sft", "on-policy", "rl", "dpo", "latent", "merge-checkpoints",
+    "generate", "serve", "eval", "bench", "tune", "export", "inspect", "doctor", "config", "runs", "completion",
 )  # fmt: skip
 """Order of the help text; what is not named here comes after, by name."""
 

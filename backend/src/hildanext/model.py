@@ -186,6 +186,10 @@ class Model:
         return [_answer(prompt, result) for prompt, result in zip(prompts, results, strict=True)]
 
     def _engine(self) -> OpenEngine:
+        if self.loaded.kind.engine == "latent":
+            from hildanext.engines.latent import session_over
+
+            return OpenEngine(session_over(self.loaded, self.config))
         name = BUNDLED if self.config.model.path == BUNDLED else "transformers"
         return OpenEngine(NativeSession(name, self.loaded, self.config))
 

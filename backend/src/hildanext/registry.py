@@ -36,8 +36,9 @@ KINDS = {
     "engines": "hildanext.engines",
     "tasks": "hildanext.measure.tasks",
     "exports": "hildanext.export",
+    "latents": "hildanext.latents",
 }
-NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "relay", "conversation", "task"}}
+NOT_PLUGINS = {"engines": {"protocol", "choose", "opening", "relay", "conversation", "task"}, "latents": {"drawing"}}
 
 
 class Plugin(Section):

@@ -31,7 +31,7 @@ from hildanext.environment import alive, environment
 from hildanext.errors import FULL, HildaError, Interrupted, RunError, cure
 from hildanext.progress import Console
 
-TRAINING = ("convert-wsd", "sft", "on-policy", "rl", "dpo")
+TRAINING = ("convert-wsd", "sft", "on-policy", "rl", "dpo", "latent")
 STATES = ("queued", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_SECONDS = 5.0
 LOST_AFTER_SECONDS = 60.0

@@ -18,6 +18,7 @@ from hildanext.config.decode import DecodeConfig
 from hildanext.config.eval import EvalConfig, ExportConfig, InspectConfig, MergeConfig
 from hildanext.config.grid import GridConfig, SweepConfig
 from hildanext.config.kept import AnchorsConfig, KeyScoresConfig, TrajectoriesConfig
+from hildanext.config.latent import LatentConfig
 from hildanext.config.launch import LaunchConfig
 from hildanext.config.model import ModelConfig
 from hildanext.config.nearest import model_at
@@ -61,6 +62,7 @@ class Config(Section):
     key_scores: KeyScoresConfig = KeyScoresConfig()
     rl: RlConfig = RlConfig()
     dpo: DpoConfig = DpoConfig()
+    latent: LatentConfig = LatentConfig()
     decode: DecodeConfig = DecodeConfig()
     answer: AnswerConfig = AnswerConfig()
     launch: LaunchConfig = LaunchConfig()

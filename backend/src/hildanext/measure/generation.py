@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
+from hildanext.config import Config
 from hildanext.config.decode import DecodeConfig
+from hildanext.config.latent import LatentConfig
 from hildanext.core.types import Denoiser
 from hildanext.data.chat import prompt_ids
 from hildanext.decoding.blocks import Blocks
@@ -197,8 +199,32 @@ def window_of(denoiser: Denoiser, config: DecodeConfig) -> int:
     return min((size for size in (denoiser.window, config.window) if size), default=0)
 
 
-def generator_for(kind: str, loaded: Any, config: DecodeConfig) -> Generator:
-    """`diffusion`, `autoregressive`, or `auto`: autoregressive for a folder that no conversion has written to."""
+@dataclass(frozen=True)
+class LatentGenerator:
+    """A latent model's own sampler, or the block decoder over its proposals."""
+
+    loaded: Any
+    config: Config
+    kind: str = "diffusion"
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """All requests through one session, those that are drawn alike together."""
+        from hildanext.engines.latent import session_over
+
+        session = session_over(self.loaded, self.config)
+        started = time.monotonic()
+        results = Driver(session).run(requests)
+        seconds = (time.monotonic() - started) / max(1, sum(result.metrics.forwards for result in results))
+        return [_completion(result, seconds * result.metrics.forwards) for result in results]
+
+
+def generator_for(kind: str, loaded: Any, config: DecodeConfig, latent: LatentConfig | None = None) -> Generator:
+    """`diffusion`, `autoregressive`, or `auto`: autoregressive for a folder that no conversion has written to. latent:
+    how a latent model draws."""
+    if loaded.kind.engine == "latent":
+        if kind == "autoregressive":
+            raise ConfigError("eval.generator autoregressive: a latent model reads nothing left to right; use auto")
+        return LatentGenerator(loaded, Config(decode=config, latent=latent or LatentConfig()))
     if kind == "auto":
         kind = "diffusion" if loaded.meta.block else "autoregressive"
     if kind == "diffusion":

@@ -38,7 +38,7 @@ class EvalContext:
     @classmethod
     def of(cls, loaded: Any, config: Config, console: Console) -> EvalContext:
         """The context of a loaded model under a configuration."""
-        generator = generator_for(config.eval.generator, loaded, config.decode)
+        generator = generator_for(config.eval.generator, loaded, config.decode, config.latent)
         block = config.decode.block or loaded.meta.block or DEFAULT_BLOCK
         for caution in loaded.meta.cautions(block) if generator.kind == "diffusion" else ():
             console.warn(caution)

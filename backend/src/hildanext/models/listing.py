@@ -42,7 +42,7 @@ def _holds_model(path: Path) -> bool:
 def _of_runs(root: Path) -> Iterator[Path]:
     for run in sorted(root.iterdir()) if root.is_dir() else ():
         if (run / "status.json").is_file():
-            yield from (run / name for name in ("model", "merged") if (run / name / "config.json").is_file())
+            yield from (run / name for name in ("model", "merged") if _holds_model(run / name))
 
 
 def _row(folder: Path) -> dict[str, Any]:

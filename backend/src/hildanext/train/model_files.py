@@ -18,7 +18,7 @@ from hildanext.config.model import ModelConfig
 from hildanext.disk import write_atomic
 from hildanext.errors import HildaError, ModelError, first_line
 from hildanext.models.adapter_folder import write_adapters
-from hildanext.models.denoiser import HFDenoiser, hugging_face, module, network
+from hildanext.models.denoiser import HFDenoiser, hugging_face, module
 from hildanext.models.load import NEW, Loaded, load_model, place
 from hildanext.models.lora import adapter_facts, adapter_state, add_adapter, fused_targets, load_adapter, merge_adapter
 from hildanext.models.meta import META_FILE, HildaMeta
@@ -72,7 +72,7 @@ class ModelFiles:
                 write_adapters(whole, folder.with_name("adapters"), self.meta, base)
             merge_adapter(whole)
             if dtype is not None:
-                network(whole).to(dtype)
+                module(whole).to(dtype)
             save_model(whole, self.loaded.tokenizer, folder, self.meta, self.loaded.path)
         self.ranks.wait()
         return folder

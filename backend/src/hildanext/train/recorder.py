@@ -33,9 +33,9 @@ class RunRecorder(Recorder):
     """The run directory of a training. model: the Denoiser that is evaluated; choice: the optimiser that is saved."""
 
     def __init__(self, training: Training, model: Any, choice: OptimizerChoice) -> None:
-        config, ladder, state = training.config, training.ladder, training.state
+        config, state = training.config, training.state
         self.training, self.model, self.choice = training, model, choice
-        self.evaluator = Evaluator.of(config, training.loaded, training.evaluation, ladder.blocks, ladder.last)
+        self.evaluator = self.evaluated()
         self.checkpoints = Checkpoints(training.run.checkpoints, config.train.keep_last, config.train.keep_best)
         self.files = ModelFiles(
             training.loaded, choice.optimizer, training.ranks, training.adapted, training.meta
@@ -46,6 +46,11 @@ class RunRecorder(Recorder):
         self.trackers: list[Tracker] = []
         self._status, self._step, self._wish = 0.0, 0, training.run.path / "finish"
         self.panels = Panels(training, training.loaded.denoiser) if _drawn(training) else None
+
+    def evaluated(self) -> Any:
+        """What measures the model: `measure` and `causal` of train.evaluation.Evaluator."""
+        training, ladder = self.training, self.training.ladder
+        return Evaluator.of(training.config, training.loaded, training.evaluation, ladder.blocks, ladder.last)
 
     def begin(self, trainer: Trainer) -> None:
         """Before the first step: env.json, then the first evaluation, or all that the resumed checkpoint holds. Nothing
@@ -194,11 +199,12 @@ class RunRecorder(Recorder):
             run.write_json("report.json", report)
             plot = plot_losses(run.path, training.ladder)
             training.console.warn(plot.reason) if plot.reason else training.console.say(f"plot: {plot.path}")
-            self._say(report)
+            self.told(report)
             self._wish.unlink(missing_ok=True)
         return report
 
-    def _say(self, report: Mapping[str, Any]) -> None:
+    def told(self, report: Mapping[str, Any]) -> None:
+        """Say at the end what the run changed."""
         before, after, console = report["first"], report["last"], self.training.console
         ladder = self.training.ladder
         if self._step < ladder.steps:

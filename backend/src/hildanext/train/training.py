@@ -25,6 +25,7 @@ from hildanext.errors import DataError, HildaError, ModelError
 from hildanext.models.adapter_folder import start_from
 from hildanext.models.denoiser import hugging_face, module, network
 from hildanext.models.hardware import slow_dtype
+from hildanext.models.kind import Footprint
 from hildanext.models.load import NEW, Loaded, load_model, located, name_of
 from hildanext.models.lora import adapter_note, add_adapter
 from hildanext.models.meta import HildaMeta
@@ -76,12 +77,16 @@ class Training:
         meta, path, run = self.loaded.meta, self.loaded.path, self.run.path.name
         parent = meta.parent if meta.block or path is None else name_of(path)
         config = self.config
-        own = config.rl if self.command == "rl" else config.dpo if self.command == "dpo" else config
-        past = [*meta.history, {"run": run, "objective": own.objective.type, "steps": self.ladder.steps}]
+        past = [*meta.history, {"run": run, "objective": _objective(config, self.command), "steps": self.ladder.steps}]
         block = None if self.causal else self.ladder.last
         start = self.shards.manifest.get("document_start", [])
         facts = {"block": block, "document_start": start, "parent": parent, "run": run, "history": past}
         return meta.model_copy(update=facts)
+
+
+def _objective(config: Config, command: str) -> str:
+    own = config.rl if command == "rl" else config.dpo if command == "dpo" else config
+    return config.latent.model.type if command == "latent" else own.objective.type
 
 
 def is_causal(config: Config) -> bool:
@@ -186,7 +191,7 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks, command
         changes.require(resumed, config.train.override_recorded)
     source = _source(config, resumed, shards)
     own = config.model_copy(update={"model": source})
-    memory = estimate(own, shards.window, ranks=ranks.size, footprint=policy_footprint(own, command))
+    memory = estimate(own, shards.window, ranks=ranks.size, footprint=_footprint(config, own, command))
     if memory["unsure"]:
         console.warn(memory["unsure"])
     require_memory(memory)
@@ -199,6 +204,14 @@ def _opened(config: Config, console: Console, run: RunDir, ranks: Ranks, command
     check_tokenizer(shards, loaded.tokenizer)
     check_window(loaded, shards.window)
     return Training(config, console, run, ranks, loaded, shards, evaluation, ladder, resumed, state, changes, command)
+
+
+def _footprint(config: Config, own: Config, command: str) -> Footprint | None:
+    if command != "latent":
+        return policy_footprint(own, command)
+    from hildanext.models.latent_footprint import latent_footprint
+
+    return latent_footprint(config)  # of the parent, also where a checkpoint is gone on from
 
 
 def check_adapters(config: Config) -> None:
