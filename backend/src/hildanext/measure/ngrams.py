@@ -58,7 +58,13 @@ def divergence(texts: Sequence[str], corpus: Profile, added: float = 0.5) -> Mea
     value = _kl(table.sum(0), logs)
     drawn = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=RESAMPLES) @ table
     low, high = np.quantile([_kl(row, logs) for row in drawn if row.sum()], [0.025, 0.975])
-    return Measure(value, min(value, float(low)), max(value, float(high)), len(texts), "nats per 3-gram" if corpus.size == 3 else "nats")
+    return Measure(
+        value,
+        min(value, float(low)),
+        max(value, float(high)),
+        len(texts),
+        "nats per 3-gram" if corpus.size == 3 else "nats",
+    )
 
 
 def _kl(counts: np.ndarray, logs: np.ndarray) -> float:

@@ -41,11 +41,15 @@ class Forwards(Task):
     """Validity (story world), generative NLL under the parent, divergence of 3-grams from the corpus, self-repetition,
     distinct 2-grams and cost at every number of steps; the same of true texts as `of_references`."""
 
-    path: str = Field("", description="file of texts with a `text` field, JSON lines; empty: stories of the story world")
+    path: str = Field(
+        "", description="file of texts with a `text` field, JSON lines; empty: stories of the story world"
+    )
     download: bool = Field(False, description="allow the network for a path on the hub")
     texts: int = Field(64, ge=1, description="texts at every number of steps")
     given: Literal["beginning", "nothing"] = Field("beginning", description="what a text is asked for by")
-    words: int = Field(12, ge=1, description="words of a beginning; of a story of the story world it is its first sentence")
+    words: int = Field(
+        12, ge=1, description="words of a beginning; of a story of the story world it is its first sentence"
+    )
     corpus: int = Field(2000, ge=1, description="further texts whose 3-grams are compared with")
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 2, 4, 8, 16, 32, 64), min_length=1, description="steps of a sampler, or forwards of a block, counts"
@@ -87,7 +91,11 @@ class Forwards(Task):
     def _requests(self, material: Material) -> Iterator[Request]:
         for index, start in enumerate(material.starts):
             yield Request(
-                prompt=start, max_new_tokens=self.max_new_tokens, temperature=self.temperature, sample=index, seed=self.seed
+                prompt=start,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                sample=index,
+                seed=self.seed,
             )
 
     def _material(self) -> Material:
@@ -95,7 +103,9 @@ class Forwards(Task):
         if len(both) <= self.texts:
             raise DataError(f"{self.path}: {len(both)} texts; {self.texts} are asked for, and others to compare with")
         own, others = both[: self.texts], both[self.texts :]
-        return Material([one for one, _ in own], [rest for _, rest in own], Profile.of((rest for _, rest in others), SIZE))
+        return Material(
+            [one for one, _ in own], [rest for _, rest in own], Profile.of((rest for _, rest in others), SIZE)
+        )
 
     def _every(self) -> Iterator[str]:
         from hildanext.world import story

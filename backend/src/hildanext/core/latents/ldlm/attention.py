@@ -39,12 +39,13 @@ class FeedForward(nn.Sequential):
 
 
 class ReadingLayer(nn.Module):
-    """Queries read a context and each other in one attention, then a feed-forward network, both residual.
-    Source: Perceiver arXiv:2103.03206; one attention over both as in arXiv:2204.14198 sec. 3.1."""
+    """Queries read a context and each other in one attention, then a feed-forward network, both residual;
+    context: whether there is one. Source: Perceiver arXiv:2103.03206; one attention over both, arXiv:2204.14198."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, context: bool = True) -> None:
         super().__init__()
-        self.before, self.context, self.after = (nn.LayerNorm(width) for _ in range(3))
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.context = nn.LayerNorm(width) if context else nn.Identity()
         self.attention, self.mlp = Attention(width, heads), FeedForward(width)
 
     def forward(self, queries: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:

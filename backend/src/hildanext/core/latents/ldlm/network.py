@@ -44,7 +44,8 @@ class TokenDecoder(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(ReadingLayer(shape.states, shape.states // shape.head) for _ in range(shape.tokens))
+        heads = shape.states // shape.head
+        self.layers = nn.ModuleList(ReadingLayer(shape.states, heads, False) for _ in range(shape.tokens))
         self.norm, self.out = nn.LayerNorm(shape.states), nn.Linear(shape.states, shape.vocabulary)
 
     def forward(self, states: Tensor) -> Tensor:
