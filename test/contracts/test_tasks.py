@@ -25,6 +25,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "storyworld": {"stories": 2, "answers": 1},
     "steps": {"task": STORY, "tau_mask": (0.5, 0.9), "tau_edit": (None,)},
     "nll": {"blocks": (1, 4), "samples": 2},
+    "forwards": {"steps": (1, 2), "corpus": 4, "max_new_tokens": 8},
 }
 Script = Callable[[Callable[[Request], str]], EvalContext]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hildanext.measure.tasks.tinystories import words
 from hildanext.report.intervals import Measure
@@ -43,8 +44,8 @@ class Profile:
 
 
 def divergence(texts: Sequence[str], corpus: Profile, added: float = 0.5) -> Measure:
-    """KL(p || q) in nats of the texts' n-gram shares p from the corpus's smoothed ones q, with a bootstrap interval over
-    texts. ValueError where no text has an n-gram. Source: docs/latents.md#measures."""
+    """KL(p || q) in nats of the texts' n-gram shares p from the corpus's smoothed ones q, with a bootstrap interval
+    over texts. ValueError where no text has an n-gram. Source: docs/latents.md#measures."""
     own = [Counter(grams(text, corpus.size)) for text in texts]
     known = sorted(set().union(*own))
     if not known:
@@ -58,16 +59,10 @@ def divergence(texts: Sequence[str], corpus: Profile, added: float = 0.5) -> Mea
     value = _kl(table.sum(0), logs)
     drawn = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=RESAMPLES) @ table
     low, high = np.quantile([_kl(row, logs) for row in drawn if row.sum()], [0.025, 0.975])
-    return Measure(
-        value,
-        min(value, float(low)),
-        max(value, float(high)),
-        len(texts),
-        "nats per 3-gram" if corpus.size == 3 else "nats",
-    )
+    return Measure(value, min(value, float(low)), max(value, float(high)), len(texts), "nats")
 
 
-def _kl(counts: np.ndarray, logs: np.ndarray) -> float:
+def _kl(counts: NDArray[np.float64], logs: NDArray[np.float64]) -> float:
     share = counts / counts.sum()
     seen = share > 0
     return float((share[seen] * (np.log(share[seen]) - logs[seen])).sum())

@@ -20,7 +20,7 @@ from hildanext.errors import DataError
 from hildanext.measure.generation import Completion, generator_for
 from hildanext.measure.items import read_items
 from hildanext.measure.ngrams import Profile, divergence
-from hildanext.measure.scoring import pair_batch
+from hildanext.measure.scoring import causal_nats, pair_batch
 from hildanext.measure.task import FAILED, EvalContext, Outcome, Task, cost
 from hildanext.measure.tasks.tinystories import distinct, repetition
 from hildanext.report.intervals import Measure, mean, ratio, share
@@ -45,7 +45,7 @@ class Forwards(Task):
         "", description="file of texts with a `text` field, JSON lines; empty: stories of the story world"
     )
     download: bool = Field(False, description="allow the network for a path on the hub")
-    texts: int = Field(64, ge=1, description="texts at every number of steps")
+    limit: int = Field(64, ge=1, description="texts at every number of steps")
     given: Literal["beginning", "nothing"] = Field("beginning", description="what a text is asked for by")
     words: int = Field(
         12, ge=1, description="words of a beginning; of a story of the story world it is its first sentence"
@@ -99,10 +99,10 @@ class Forwards(Task):
             )
 
     def _material(self) -> Material:
-        both = [self._parted(text) for text in islice(self._every(), self.texts + self.corpus)]
-        if len(both) <= self.texts:
-            raise DataError(f"{self.path}: {len(both)} texts; {self.texts} are asked for, and others to compare with")
-        own, others = both[: self.texts], both[self.texts :]
+        both = [self._parted(text) for text in islice(self._every(), self.limit + self.corpus)]
+        if len(both) <= self.limit:
+            raise DataError(f"{self.path}: {len(both)} texts; {self.limit} are asked for, and others to compare with")
+        own, others = both[: self.limit], both[self.limit :]
         return Material(
             [one for one, _ in own], [rest for _, rest in own], Profile.of((rest for _, rest in others), SIZE)
         )
@@ -112,7 +112,7 @@ class Forwards(Task):
 
         if self.path:
             return (str(item["text"]) for item in read_items(self.path, ("text",), self.download))
-        return (story(f"{self.seed}:{index}").text for index in range(self.texts + self.corpus))
+        return (story(f"{self.seed}:{index}").text for index in range(self.limit + self.corpus))
 
     def _parted(self, text: str) -> tuple[str, str]:
         if self.given == "nothing":
@@ -141,8 +141,6 @@ def _valid(pairs: Sequence[tuple[str, str]]) -> Measure:
 
 
 def _nll(parent: Any, pairs: Sequence[tuple[str, str]]) -> Measure:
-    from hildanext.measure.scoring import causal_nats
-
     written = [(start, text) for start, text in pairs if text]
     nats = [causal_nats(parent, start, text) for start, text in written]
     tokens = [float(pair_batch(parent.tokenizer, start, text, 0).learn.sum()) for start, text in written]
