@@ -18,7 +18,10 @@ from hildanext.models.latent import LatentDenoiser, new_latent
 from hildanext.registry import build, names
 
 NAMES = names("latents")
-SMALL: dict[str, dict[str, Any]] = {"cola": {"alone": 0.0, "vae_layers": 1, "layers": 1, "block": 8, "heads": 2}}
+SMALL: dict[str, dict[str, Any]] = {
+    "cola": {"alone": 0.0, "vae_layers": 1, "layers": 1, "block": 8, "heads": 2},
+    "ldlm": {"layer": -1, "latents": 4, "size": 4, "encoder": 1, "dit": 1, "decoder": 1, "width": 32},
+}
 """Fields that make a type small enough for a test; a type that needs none is not here."""
 
 

@@ -12,26 +12,26 @@ from typing import Any
 
 import pytest
 import torch
-from hildanext.commands.latent import BASE
-from hildanext.core.latent import Draw, Ground
-from hildanext.latents.ldlm import Ldlm, LdlmModel, texts_of
-from hildanext.models.latent import ground_of
-from hildanext.train.recipes.latents import latent_command
 from safetensors.torch import load_file
 from torch import Tensor
 from train.material import QUIET, losses, overrides, stop_after
 
 import hildanext
 from hildanext.cli import main
+from hildanext.commands.latent import BASE
 from hildanext.config import Config, load_config
 from hildanext.config.model import ModelConfig
 from hildanext.core.batches import stacked
+from hildanext.core.latent import Draw, Ground
 from hildanext.core.latents.ldlm.perceiver import normalised
 from hildanext.core.latents.ldlm.times import AdaptiveTimes
 from hildanext.core.types import Batch
 from hildanext.data.shards import ShardSet
 from hildanext.errors import ConfigError, DecodeError, Interrupted, ModelError
+from hildanext.latents.ldlm import Ldlm, LdlmModel, texts_of
+from hildanext.models.latent import ground_of
 from hildanext.models.load import load_model
+from hildanext.train.recipes.latents import latent_command
 
 SIZES: dict[str, Any] = {
     "length": 32, "latents": 3, "size": 4, "encoder": 1, "dit": 1, "decoder": 1, "tokens": 1, "width": 8, "head": 8,

@@ -94,9 +94,10 @@ class LatentModel(nn.Module):
 
 class LatentType(Plugin):
     """Base of the plugins: its fields are the model's settings. parent: when the frozen parent is needed; `always`: a
-    copy of it is in the model's folder."""
+    copy of it is in the model's folder; proposes: whether our block decoder writes the texts, over proposals."""
 
     parent: ClassVar[Literal["never", "training", "always"]] = "training"
+    proposes: ClassVar[bool] = False
     block: int = Field(0, ge=0, description="positions that become final together, tokens; 0: the whole text")
     steps: int = Field(16, ge=1, description="steps of the sampler where a request says nothing, a count")
     sampler: str = Field("euler", description="sampler where a request says nothing")

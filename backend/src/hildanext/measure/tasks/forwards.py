@@ -159,9 +159,8 @@ def _point(found: Mapping[str, Measure], label: str) -> dict[str, Any]:
 
 
 def _at(context: EvalContext, steps: int) -> EvalContext:
-    config, decode = context.config, context.config.decode
-    if context.loaded.kind.engine != "latent" or context.loaded.denoiser.reader is not None:
-        decode = decode.model_copy(update={"policy": PolicySection(type="static_quota", steps=steps)})
+    quota = PolicySection.model_validate({"type": "static_quota", "steps": steps})
+    config, decode = context.config, context.config.decode.model_copy(update={"policy": quota})
     latent = config.latent.model_copy(update={"steps": steps})
     config = config.model_copy(update={"decode": decode, "latent": latent})
     return replace(context, config=config, generator=generator_for("diffusion", context.loaded, decode, latent))

@@ -106,7 +106,7 @@ class Latent(ModelKind):
         kind = kind_in(facts["model"], str(folder))
         size = weights.stat().st_size if weights.is_file() else 0
         reason = f"latent {facts['model']['type']}: texts are drawn, no likelihood, editing or infilling"
-        if kind.parent == "always":
+        if kind.proposes:
             reason = f"latent {facts['model']['type']}: proposals for a discrete model, which decides"
         architecture = {"model_type": f"latent {facts['model']['type']}", "supported": False, "reason": reason}
-        return {"architecture": architecture, "bytes": size, "latent": facts, "exact": kind.parent == "always"}
+        return {"architecture": architecture, "bytes": size, "latent": facts, "exact": kind.proposes}
