@@ -28,7 +28,8 @@ class Attention(nn.Module):
         return whole
 
     def _split(self, values: Tensor) -> Tensor:
-        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        rows, length, width = values.shape
+        return values.view(rows, length, self.heads, width // self.heads).transpose(1, 2)
 
 
 class FeedForward(nn.Sequential):

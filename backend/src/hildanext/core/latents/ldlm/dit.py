@@ -41,7 +41,8 @@ class DiTLayer(nn.Module):
         shift, scale, gate, later_shift, later_scale, later_gate = scales
         own = _modulated(latents, shift, scale)
         latents = latents + gate * self.attention(own, torch.cat([self.context(context), own], dim=1), mask)
-        return latents + later_gate * self.mlp(_modulated(latents, later_shift, later_scale))
+        whole: Tensor = latents + later_gate * self.mlp(_modulated(latents, later_shift, later_scale))
+        return whole
 
 
 def _modulated(values: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

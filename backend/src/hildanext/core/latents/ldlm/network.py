@@ -96,8 +96,9 @@ class Draws:
         given = torch.rand(count, generator=rng) < prompted
         prompts = (torch.rand(count, generator=rng) * (lengths.cpu() - 1)).long() + 1
         own = bool(torch.rand((), generator=rng) < told)
-        drawn = (uniform, noise, decoding, torch.where(given, prompts, 0))
-        return cls(*(one.to(lengths.device) for one in drawn), own)
+        device = lengths.device
+        prompts = torch.where(given, prompts, 0)
+        return cls(uniform.to(device), noise.to(device), decoding.to(device), prompts.to(device), own)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _diffusion(network: LatentNetwork, latents: Tensor, states: Tensor, draws: D
     if draws.own:
         with torch.no_grad():
             before = network.dit(noised, times, before, prompt, given)
-    loss = (network.dit(noised, times, before, prompt, given) - latents).square().mean(dim=(1, 2))
+    loss: Tensor = (network.dit(noised, times, before, prompt, given) - latents).square().mean(dim=(1, 2))
     if network.training:
         network.times.update(times, loss.detach())
     return loss
