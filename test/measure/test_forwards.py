@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import runpy
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +135,16 @@ def asked(loaded: Any, scripted: Script, steps: tuple[int, ...]) -> list[float]:
 def test_steps_are_the_forwards_of_a_block_of_a_discrete_model(loaded: Any, scripted: Script) -> None:
     one, four = asked(loaded, scripted, (1, 4))
     assert four - one == pytest.approx(6, abs=2) and one <= 4
+
+
+def test_reports_become_one_table_and_one_picture(scripted: Script, tmp_path: Path, project: Path) -> None:
+    report = {"tasks": [{"task": "forwards", **told(scripted, true_rest).as_dict()}]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    script = runpy.run_path(str(project / "docs" / "latents.py"))
+    rows, true = script["rows_of"]([f"one={tmp_path}", f"two={tmp_path / 'report.json'}"])
+    lines = script["table"](rows, true).splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["true texts", "one", "two"]
+    value = report["tasks"][0]["measures"]["3_gram_kl left_to_right"]["value"]
+    assert f"| {value:.4g} |" in lines[3] and lines[3].count("|") == lines[0].count("|")
+    assert not script["picture"](tmp_path / "a.png", lambda figure: script["draw"](rows, true, figure))
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

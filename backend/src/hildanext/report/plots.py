@@ -12,6 +12,7 @@ from typing import Any
 AXES = {
     "bound": ("block size, tokens", "nats per token"),
     "frontier": ("tokens per forward", "quality"),
+    "steps": ("forwards per text", "divergence of 3-grams, nats"),
     "multiple": ("tokens per forward", "nats under the parent, as a multiple of its own"),
 }
 SCATTERED = ("multiple",)

@@ -84,7 +84,7 @@ class Forwards(Task):
             found = self._of(material, texts, parent, label) | _cost(done, label)
             context.console.say(f"{label}: " + "; ".join(f"{name} {one.text()}" for name, one in found.items()))
             measures |= found
-            points.append({"steps": steps, **_point(found, label)})
+            points += self._point(context, found, label, steps)
         counts = {"texts": len(material.starts), "settings": len(points)}
         return Outcome(measures, counts, (), {"steps": points})
 
@@ -120,6 +120,17 @@ class Forwards(Task):
         start = " ".join(text.split()[: self.words]) if self.path else text[: text.index(".") + 1]
         return start, text[len(start) :]
 
+    def _point(
+        self, context: EvalContext, found: Mapping[str, Measure], label: str, steps: int
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        kl = found.get(f"3_gram_kl {label}")
+        if kl is None:
+            context.console.warn(f"forwards: {label}: no text has {SIZE} words; there is nothing to draw")
+            return []
+        values = {name.removesuffix(f" {label}"): one.value for name, one in found.items()}
+        place = {"x": values["forwards_per_text"], "y": kl.value, "low": kl.low, "high": kl.high}
+        return [{**place, "label": str(steps or ""), "steps": steps, **values}]
+
     def _of(self, material: Material, texts: Sequence[str], parent: Any, label: str) -> dict[str, Measure]:
         pairs = list(zip(material.starts, texts, strict=False))
         found: dict[str, Measure] = {"repetition": mean([repetition(text) for text in texts])}
@@ -152,10 +163,6 @@ def _cost(done: Sequence[Completion], label: str) -> dict[str, Measure]:
     told = {name: one for name, one in cost(done).items() if name in ("tokens_per_forward", "tokens_per_second")}
     told["forwards_per_text"] = mean([float(one.forwards) for one in written], "forwards")
     return {f"{name} {label}": one for name, one in told.items()}
-
-
-def _point(found: Mapping[str, Measure], label: str) -> dict[str, Any]:
-    return {name.removesuffix(f" {label}"): one.value for name, one in found.items()}
 
 
 def _at(context: EvalContext, steps: int) -> EvalContext:
