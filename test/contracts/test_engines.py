@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from models.gguf_file import HERE
 
 from hildanext.config import Config
+from hildanext.config.model import ModelConfig
 from hildanext.decoding.events import Done
 from hildanext.decoding.request import Request
 from hildanext.engines.protocol import Capability, EnginePlugin, Opening
 from hildanext.errors import DecodeError
+from hildanext.models.gguf_writing import write_gguf
+from hildanext.models.load import load_model
 from hildanext.models.onnx.folder import missing_packages
 from hildanext.progress import Console
 from hildanext.registry import build, names
@@ -63,6 +68,11 @@ def opened(story_model: Path) -> list[Any]:
         graph = {"type": "onnx", "export": True, "folder": str(story_model.with_name("graph"))}
         found.append(opening_of(build("engines", graph), str(story_model)))
         assert found[-1].capability.ok
+    if find_spec("llama_cpp") is not None and HERE:
+        write_gguf(load_model(ModelConfig(path=str(story_model))), story_model.with_name("file"), "f32")
+        file = {"type": "llamacpp", "file": str(story_model.with_name("file") / "file.gguf")}
+        found.append(opening_of(build("engines", file), str(story_model)))
+        assert found[-1].capability.ok, found[-1].capability.reasons
     return [opening.session for opening in found if opening.capability.ok]
 
 

@@ -15,7 +15,7 @@ from models.gguf_file import HERE, NEEDED, TEMPLATE, llama, vocabulary
 
 from hildanext.data.tokenizers import storyworld_tokenizer
 from hildanext.errors import ModelError
-from hildanext.export import gguf as writing
+from hildanext.models import gguf_writing as writing
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import Loaded, load_model
 from hildanext.models.meta import HildaMeta

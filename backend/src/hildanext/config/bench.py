@@ -75,6 +75,10 @@ class DecodeBenchConfig(Section):
     onnx: tuple[Literal["float32", "int8", "int4"], ...] = Field(
         (), description="contest: weights of ONNX exports of the model that take part, written where they are not there"
     )
+    llamacpp: tuple[Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"], ...] = Field(
+        (), description="contest: matrices of GGUF exports of the model that it decodes under llama.cpp with, written "
+        "where they are not there",
+    )  # fmt: skip
     node: str = Field(".", description="contest: folder in or below which npm installed node-llama-cpp")
     texts: int = Field(8, ge=1, description="contest: prompts at most, a count")
     text_tokens: int = Field(128, ge=1, description="contest: tokens of a text at most")

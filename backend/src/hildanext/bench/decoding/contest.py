@@ -1,7 +1,7 @@
 # A trained model beside every way of reading its AR parent left to right: speed in turns, and what the texts are worth.
 # Entry points: contest, race, speed, verdict, show.
 # The baselines are transformers' generate, our own cache, our engine at block 1, and llama.cpp on the GGUF files given;
-# the model decodes by PyTorch in each precision, and by onnxruntime with the weights given.
+# the model decodes by PyTorch in each precision, by onnxruntime and by llama.cpp with the weights given.
 # All go on from the same ids, greedily, to the end of the text, with the same number of threads. The variants of one
 # precision take turns, llama.cpp in each.
 """The contest of the decoding benchmark."""
@@ -105,14 +105,18 @@ def _files(config: Config, asks: Sequence[Ask], opened: ExitStack) -> Readers:
 
 def _exports(config: Config, console: Console, opened: ExitStack) -> tuple[Readers, list[str]]:
     found, notes = Readers(), []
-    for weights in config.bench.decode.onnx:
-        section = {"type": "onnx", "weights": weights, "export": True}
-        opening = build("engines", section, "bench.decode.onnx").open(config, console)
+    bench = config.bench.decode
+    wanted = [("onnx", {"weights": one}) for one in bench.onnx] + [
+        ("llamacpp", {"stored": one}) for one in bench.llamacpp
+    ]
+    for engine, fields in wanted:
+        (dtype,), section = fields.values(), {"type": engine, **fields, "export": True}
+        opening = build("engines", section, f"bench.decode.{engine}").open(config, console)
         if not opening.capability.ok:
-            notes.append(f"onnx, {weights} took no part: {'; '.join(opening.capability.reasons)}")
+            notes.append(f"{engine}, {dtype} took no part: {'; '.join(opening.capability.reasons)}")
             continue
         opened.callback(opening.session.close)
-        found |= _modes(config, opening.session, weights)
+        found |= _modes(config, opening.session, dtype)
     return found, notes
 
 
