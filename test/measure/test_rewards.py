@@ -53,6 +53,15 @@ def test_the_world_judges_its_own_rows() -> None:
     assert 0 < worth("storyworld", {}, broken) < 1 and worth("storyworld", {}, broken, graded=False) == 0.0
 
 
+def test_code_that_passes_some_of_its_tests_earns_a_share_only_where_that_is_asked_for() -> None:
+    cases = [[[3, 2], 3], [[1, 4], 4], [[5, 5], 5], [[0, 7], 7]]
+    how = {"type": "code", "prompt": "# Return the larger of a and b.\ndef larger(a, b):", "entry_point": "larger"}
+    row = {"register": "coding", "check": {**how, "cases": cases}}
+    assert worth("storyworld", row, "return max(a, b)", partial=0.4) == 1.0
+    assert worth("storyworld", row, "return b", partial=0.4) == pytest.approx(0.4 * 3 / 4)
+    assert worth("storyworld", row, "return b // (a - a)", partial=0.4) == 0.0 == worth("storyworld", row, "return b")
+
+
 def test_a_sum_is_right_or_its_first_digits_are() -> None:
     row = {"check": {"type": "number", "answer": 57}}
     assert worth("arithmetic", row, "5 0 + 7 = 5 7. Tom has 5 7 coins now.") == 1.0

@@ -1,5 +1,5 @@
 # Micro coding tasks: a comment that says what to return, a function head, and a one-line body, with tests.
-# Entry points: coding, answered, humaneval_row, TASKS.
+# Entry points: coding, answered, passed, humaneval_row, TASKS.
 # A record is also a row in HumanEval's schema; replies are judged by micropython.py, never executed.
 # {a} {b} are argument names, {s} a list argument, {n} a constant.
 import math
@@ -103,10 +103,19 @@ def humaneval_row(record: Mapping[str, Any]) -> dict[str, str]:
 
 def answered(how: Mapping[str, Any], reply: str) -> bool:
     """Whether `reply`, a body for the prompt or a whole function, gives every test's value."""
+    return passed(how, reply) == 1
+
+
+def passed(how: Mapping[str, Any], reply: str) -> float:
+    """Share of the tests whose value `reply` gives; a test at which it fails is one it does not pass."""
     body = reply.strip()
     source = body if body.startswith(("def ", "#")) else f"{how['prompt']} {body}"
+    return sum(_gives(source, how["entry_point"], *case) for case in how["cases"]) / len(how["cases"])
+
+
+def _gives(source: str, name: str, inputs: list[Any], value: Any) -> bool:
     try:
-        return all(_same(call(source, how["entry_point"], inputs), value) for inputs, value in how["cases"])
+        return _same(call(source, name, inputs), value)
     except MicroError:
         return False
 
