@@ -32,7 +32,7 @@ GOOD: dict[str, list[Any]] = {
     "tau_stable": [0.5, 1, "preset"],
     "temperature": [0, 2.5, 100.0], "top_k": [0, 1 << 20], "top_p": [0.1, 1], "cfg_scale": [0.0, 100],
     "stop": [["a", "b"]], "block": [1, 64], "overrides": [{"steps": 3}, {"x": None, "y": True}], "trace": [True],
-    "infill": [True], "ignore_eos": [True], "thinking": [True], "logprobs": [0, 20],
+    "infill": [True], "suffix": [" b"], "ignore_eos": [True], "thinking": [True], "logprobs": [0, 20],
     "grammar": ["json_object", {"type": "regex", "text": "[ab]"}, {"type": "json_schema", "text": {"type": "null"}}],
     "tools": [[{"type": "function", "function": {"name": "f"}}]], "tool_choice": ["required", "f"],
     "several_calls": [False],
@@ -49,7 +49,7 @@ BAD: dict[str, list[Any]] = {
     "seed": [-2, 1 << 63], "sample": [-1], "temperature": [-1, 101, float("inf")], "top_k": [-1, (1 << 20) + 1],
     "top_p": [0, 1.1], "cfg_scale": [-1, 101], "stop": [[""], ["x" * 201], ["x"] * 17], "block": [0, (1 << 20) + 1],
     "overrides": [{"a": {"b": 1}}, {str(i): 1 for i in range(33)}], "trace": ["x"], "infill": ["x"],
-    "ignore_eos": ["x"], "thinking": ["x"], "logprobs": [-1, 21, "x"],
+    "suffix": [["x"]], "ignore_eos": ["x"], "thinking": ["x"], "logprobs": [-1, 21, "x"],
     "grammar": [{"text": "a"}, {"type": "prose", "text": "a"}, {"type": "regex", "text": "x" * 100_001}],
     "tools": [[3], [{}] * 129], "tool_choice": [3, "x" * 65], "several_calls": ["x"],
 }  # fmt: skip

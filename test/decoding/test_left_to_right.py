@@ -89,7 +89,7 @@ def test_ar_is_the_models_own_greedy_text_and_is_not_warned_of(model: str, capsy
     [
         (["--tau-mask", "0.5"], "leaves --tau-mask no meaning"), (["--tau-edit", "off"], "--tau-edit"),
         (["--mode", "S_MODE"], "--mode"), (["--policy", "factor"], "--policy"), (["--prompt", ""], "empty prompt"),
-        (["--infill"], "--infill"), (["--window-blocks", "2"], "--window-blocks"),
+        (["--infill"], "--infill"), (["--suffix", "b"], "--suffix"), (["--window-blocks", "2"], "--window-blocks"),
     ],
 )  # fmt: skip
 def test_what_ar_has_no_use_for_is_refused(flags: list[str], words: str, capsys: Any) -> None:

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from hildanext import __version__
-from hildanext.api import job_panels, job_routes, model_routes, openai, pictures, routes, scoring
+from hildanext.api import editors, job_panels, job_routes, model_routes, openai, pictures, routes, scoring
 from hildanext.api.connections import Room, quiet_accept
 from hildanext.api.entries import Entry, listed, room_of
 from hildanext.api.fleet import Fleet
@@ -99,7 +99,7 @@ def create_app(
     app.state.room = room
     server = app.state.server = Server(entries[0].config, fleet, metrics, Jobs(entries[0].config))
     jobs = (job_routes.router, job_panels.router)
-    apart = (scoring.router, model_routes.router, *jobs, pictures.router)
+    apart = (editors.router, scoring.router, model_routes.router, *jobs, pictures.router)
     for router in (routes.router, openai.router, *apart):
         app.include_router(router)
     _add_heads(app)

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hildanext.api.replies import error_reply
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "testserver"})
-OPEN_PATHS = frozenset({"/", "/health", "/live", "/favicon.ico"})
+OPEN_PATHS = frozenset({"/", "/fill", "/health", "/live", "/favicon.ico"})
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -20,11 +20,12 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import format_sse_event
 
 from hildanext.api.fleet import Slot
+from hildanext.api.gaps import gap
 from hildanext.api.openai_bodies import ChatBody, CompletionBody, OpenAIBody, refuse_grammar, refuse_unsupported
 from hildanext.api.openai_logprobs import Offsets, Records, chat_logprobs
 from hildanext.api.openai_tools import call_delta, message_calls
 from hildanext.api.replies import ApiError, served, told
-from hildanext.api.state import Generation, Server, log_result, results, server_of
+from hildanext.api.state import Answering, Server, log_result, results, server_of
 from hildanext.api.streams import EVENTS, PING, event_stream
 from hildanext.config.decode import FRESH
 from hildanext.decoding.events import Commit, Done, Event
@@ -134,7 +135,7 @@ async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequ
         )
     seed = chosen(FRESH if body.seed is None else body.seed)  # type: ignore[attr-defined]
     requests = [Request.of(**{**body.values(), "seed": seed}, **prompt) for prompt in prompts]
-    generations = _admit_all(server, slot, requests, count)
+    generations = _admit_all(server, slot, requests, count, body.tried())
     shape = Shape(chat, body.model, f"{'chatcmpl' if chat else 'cmpl'}-{uuid4().hex[:24]}", int(time.time()))
     if body.stream:
         for generation in generations:
@@ -147,16 +148,22 @@ async def _serve(body: OpenAIBody, prompts: list[dict[str, Any]], http: HttpRequ
     return JSONResponse(shape.head(False) | {"choices": choices, "usage": _usage(found, count)} | _ours(found))
 
 
-def _admit_all(server: Server, slot: Slot, requests: list[Request], count: int) -> list[Generation]:
-    generations: list[Generation] = []
+def _admit_all(
+    server: Server, slot: Slot, requests: list[Request], count: int, lengths: tuple[int, ...]
+) -> list[Answering]:
+    generations: list[Answering] = []
     seen: Counter[str] = Counter()
     try:
         for request in requests:
-            generations += server.admit(request, slot, count=count, first=seen[repr(request)])
+            first = seen[repr(request)]
+            if lengths:
+                generations += [gap(server, slot, request, lengths, first + number) for number in range(count)]
+            else:
+                generations += server.admit(request, slot, count=count, first=first)
             seen[repr(request)] += count
     except (ApiError, HildaError):
         for generation in generations:
-            generation.worker.cancel(generation.ticket)
+            generation.cancel()
         raise
     return generations
 
@@ -183,7 +190,7 @@ def _ours(found: list[Result]) -> dict[str, Any]:
     return {"hildanext": said | costs | {"seed": first.seed, "notes": notes} | ({"grammar": under} if ruled else {})}
 
 
-async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:
+async def _chunks(shape: Shape, generations: list[Answering], http: HttpRequest, usage: int) -> AsyncIterator[bytes]:
     done: dict[int, Result] = {}
     offsets = [Offsets() for _ in generations]
     try:
@@ -212,14 +219,14 @@ async def _chunks(shape: Shape, generations: list[Generation], http: HttpRequest
     finally:
         log_result(http, *done.values())
         for generation in generations:
-            generation.worker.cancel(generation.ticket)
+            generation.cancel()
 
 
 def _data(value: dict[str, Any]) -> bytes:
     return format_sse_event(data_str=json.dumps(value))
 
 
-async def _merged(generations: list[Generation]) -> AsyncIterator[Piece]:
+async def _merged(generations: list[Answering]) -> AsyncIterator[Piece]:
     queue: asyncio.Queue[Piece] = asyncio.Queue()
     pumps = [asyncio.ensure_future(_pump(index, one, queue)) for index, one in enumerate(generations)]
     left = len(pumps)
@@ -234,7 +241,7 @@ async def _merged(generations: list[Generation]) -> AsyncIterator[Piece]:
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def _pump(index: int, generation: Generation, queue: asyncio.Queue[Piece]) -> None:
+async def _pump(index: int, generation: Answering, queue: asyncio.Queue[Piece]) -> None:
     try:
         async for item in generation.events():
             queue.put_nowait((index, item))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from hildanext.api.gaps import Lengths, lengths_of
 from hildanext.api.openai_tools import Call, Tool, ToolChoice, chosen_tool
 from hildanext.api.replies import ApiError
 from hildanext.api.schemas import StrictBody, asked_in, carries
@@ -19,7 +20,7 @@ from hildanext.decoding.request import MOST_ALTERNATIVES, MOST_TOOLS, Grammar, S
 from hildanext.errors import DecodeError
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "echo": (None, False), "suffix": (None, ""),
+    "echo": (None, False),
     "best_of": (None, 1), "presence_penalty": (None, 0), "frequency_penalty": (None, 0), "logit_bias": (None, {}),
     "functions": (None, []), "function_call": (None, "none"),
     "modalities": (None, ["text"]), "audio": (None,),
@@ -142,6 +143,10 @@ class OpenAIBody(StrictBody):
         """Fields of the decoder's request but for the prompt."""
         return asked_in(self, "openai") | {"stop": tuple(self.stop or ())}
 
+    def tried(self) -> tuple[int, ...]:
+        """Lengths that are tried where a gap is filled, tokens; none where text is continued."""
+        return ()
+
 
 class CompletionBody(OpenAIBody):
     """POST /v1/completions."""
@@ -156,12 +161,19 @@ class CompletionBody(OpenAIBody):
         None, description="the log-probability of each token and this many alternatives"
     )
     echo: bool | None = None
-    suffix: str | None = None
+    suffix: str | None = Field(None, description="text that follows; what is written stands between prompt and it")
+    lengths: Lengths | None = Field(
+        None, description="beside suffix: lengths of the gap to try, tokens; null: twelve up to max_tokens"
+    )
     best_of: int | None = None
 
     def values(self) -> dict[str, Any]:
         """Fields of the decoder's request but for the prompt."""
-        return super().values() | {"logprobs": self.logprobs}
+        return super().values() | {"logprobs": self.logprobs, "suffix": self.suffix or None}
+
+    def tried(self) -> tuple[int, ...]:
+        """Lengths that are tried where a gap is filled, tokens; none where text is continued."""
+        return lengths_of(self.lengths, getattr(self, "max_tokens", None)) if self.suffix else ()
 
     def prompts(self) -> list[dict[str, Any]]:
         """One request's prompt field per prompt."""
@@ -218,6 +230,8 @@ def refuse_unsupported(body: OpenAIBody) -> None:
     uncalled = {"functions"} if getattr(body, "function_call", None) == "none" else set()
     if getattr(body, "tool_choice", None) not in (None, "none", "auto") and not getattr(body, "tools", None):
         raise ApiError(400, "tool_choice: without tools; give tools", "tool_choice")
+    if getattr(body, "lengths", None) and not getattr(body, "suffix", None):
+        raise ApiError(400, "lengths: of a gap, and there is no suffix; give one, or leave lengths out", "lengths")
     for name, neutral in NEUTRAL.items():
         if name in uncalled:
             continue

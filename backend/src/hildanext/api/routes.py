@@ -33,6 +33,12 @@ async def page() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 
+@router.get("/fill", include_in_schema=False)
+async def fill_page() -> FileResponse:
+    """The page that writes a selected piece of a text anew."""
+    return FileResponse(STATIC / "fill.html", headers={"cache-control": "no-cache"})
+
+
 @router.get("/favicon.ico", include_in_schema=False)
 async def favicon() -> Response:
     """The icon of the page."""

@@ -1,5 +1,5 @@
 # What the routes share: configuration, models, metrics, jobs; and how one generation is run for a client.
-# Entry points: Server, server_of, Generation (events, result), results, log_result.
+# Entry points: Server, server_of, Answering (events, result, cancel), Generation (one of them), results, log_result.
 # A generation ends when its result is there, its time is up or its client goes away, whichever comes first.
 """Shared state of the routes."""
 
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from fastapi import Request as HttpRequest
 
@@ -73,12 +73,31 @@ class Server:
         if new > limits.new_tokens:
             text = f"max_new_tokens: {new} asked for, at most {limits.new_tokens} are served here"
             raise ApiError(400, text, "max_new_tokens")
-        characters = len(request.prompt or "") + sum(len(str(turn["content"])) for turn in request.messages or ())
+        characters = len(request.prompt or "") + len(request.suffix or "")
+        characters += sum(len(str(turn["content"])) for turn in request.messages or ())
         if max(characters, len(request.prompt_ids or ())) > limits.prompt_characters:
             text = f"prompt: {characters} characters, at most {limits.prompt_characters} are read"
             raise ApiError(413, text, "prompt")
         if count > limits.samples:
             raise ApiError(400, f"n: {count} samples asked for, at most {limits.samples} are served here", "n")
+
+
+class Answering(Protocol):
+    """What a route waits for: one generation, or something that is made of several."""
+
+    async def admitted(self) -> None:
+        """Wait until the engine accepts; raises what refuses it, so that a stream can still answer with a status."""
+
+    def events(self) -> AsyncIterator[Event | None]:
+        """Events up to Done; None every ten quiet seconds. However it ends, the engine stops working on it."""
+        ...
+
+    async def result(self) -> Result:
+        """The finished result."""
+        ...
+
+    def cancel(self) -> None:
+        """The engine is to stop working on it; safe to call twice and after the end."""
 
 
 @dataclass
@@ -121,7 +140,11 @@ class Generation:
                 if isinstance(event, Done):
                     return
         finally:
-            self.worker.cancel(self.ticket)
+            self.cancel()
+
+    def cancel(self) -> None:
+        """The engine is to stop working on it; safe to call twice and after the end."""
+        self.worker.cancel(self.ticket)
 
     async def result(self) -> Result:
         """The finished result."""
@@ -131,7 +154,7 @@ class Generation:
         raise ApiError(500, "the generation ended without a result")
 
 
-async def results(generations: list[Generation], http: HttpRequest) -> list[Result]:
+async def results(generations: Sequence[Answering], http: HttpRequest) -> list[Result]:
     """Every result, or CancelledError inside the engine when the client goes away first."""
     work = [asyncio.ensure_future(generation.result()) for generation in generations]
     watch = asyncio.ensure_future(_gone(http))

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--infill", action="store_true", help="fill the gaps written <gap:N> in the prompt")
     parser.add_argument(
+        "--suffix", metavar="TEXT", help="text that follows: --max-new-tokens tokens are written between prompt and it"
+    )
+    parser.add_argument(
         "--ar", action="store_true", help="read the model left to right, token by token, as its AR parent was trained"
     )
 
@@ -99,7 +102,7 @@ def _left_to_right(fields: dict[str, Any]) -> dict[str, Any]:
     other: list[str] = [
         name for name in ("mode", "policy", "carry", "kv", "tau_mask", "tau_edit", *WINDOW) if name in fields
     ]
-    other += ["infill"] if fields["infill"] else []
+    other += [name for name in ("infill", "suffix") if fields[name]]
     if other:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)
         raise DecodeError(f"--ar: reads one token after the other, which leaves {flags} no meaning; leave it out")
@@ -119,7 +122,8 @@ def _write(path: Path, text: str, flag: str, how: str = "w") -> None:
 def _fields(args: argparse.Namespace) -> dict[str, Any]:
     prompt = _from_stdin() if args.prompt == "-" else args.prompt
     text = {"messages": ({"role": "user", "content": prompt},)} if args.chat else {"prompt": prompt}
-    return {**text, **asked(args), "trace": args.trace is not None, "infill": args.infill}
+    own = {"trace": args.trace is not None, "infill": args.infill, "suffix": args.suffix}
+    return {**text, **asked(args), **own}
 
 
 def _from_stdin() -> str:

@@ -21,23 +21,28 @@ class Span:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A sequence of `given` leading tokens (prompt) and `new` tokens in blocks of `block`. The canvas is rounded up to
-    whole blocks but never beyond `window` positions (0: no bound); tokens after `limit` are never shown."""
+    """A sequence of `given` leading tokens (prompt), `new` tokens and `after` given ones behind them (a suffix), in
+    blocks of `block`. The canvas is rounded up to whole blocks but never beyond `window` positions (0: no bound);
+    tokens after `limit` are never shown."""
 
     given: int
     new: int
     block: int
     window: int = 0
     whole: bool = True
+    after: int = 0
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.given < 0 or self.new < 0:
             raise ValueError(f"layout: given {self.given}, new {self.new}, block {self.block} must be >= 0, >= 0, >= 1")
-        if self.window and self.limit > self.window:
+        if self.window and self.limit + self.after > self.window:
             raise WindowError(self._too_long())
 
     def _too_long(self) -> str:
         most = f"the model's maximum context length (its window) is {self.window} tokens"
+        if self.after:
+            over = self.limit + self.after - self.window
+            return f"prompt: {most}, {self.given} tokens + {self.new} new + {self.after} of suffix; shorten by {over}"
         if not self.whole:
             return f"prompt: {most}, text and gaps take {self.limit}; shorten them by {self.limit - self.window}"
         if self.given >= self.window:
@@ -55,8 +60,9 @@ class Blocks:
 
     @cached_property
     def length(self) -> int:
-        """Positions of the canvas: `limit` rounded up to whole blocks, within the window."""
-        rounded = -(-self.limit // self.block) * self.block if self.whole else self.limit
+        """Positions of the canvas: all of them rounded up to whole blocks, within the window."""
+        length = self.limit + self.after
+        rounded = -(-length // self.block) * self.block if self.whole else length
         return min(rounded, self.window) if self.window else rounded
 
     @property

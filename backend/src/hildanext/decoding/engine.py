@@ -98,10 +98,10 @@ class BlockEngine:
         request, tools = with_tools(request, self.tokenizer)
         plan = guided(resolve_mode(request, self.config, self.meta.decode), request)
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
-        denoiser, block = self.denoiser, request.block or self.block
+        denoiser = self.denoiser
         bounds = Bounds(
-            block, self.window, new, denoiser.mask_id, denoiser.vocab_size, self.meta.document_start,
-            self.config.thinking,
+            request.block or self.block, self.window, new, denoiser.mask_id, denoiser.vocab_size,
+            self.meta.document_start, self.config.thinking,
         )  # fmt: skip
         prepared = prepare(request, self.tokenizer, bounds)
         ends = end_ids(request, self.tokenizer, self.denoiser.end_ids)
@@ -112,12 +112,12 @@ class BlockEngine:
             inner, refresh = plan.kv.inner, plan.kv.refresh
             canvas = PartedCanvas(*given, controls=controls, opens=opens, inner=inner, refresh=refresh)
         require(plan, denoiser, canvas, self.config.cache)
-        text = TextStream(self.tokenizer, prepared.prompt, request.stop, ends)
+        text = TextStream(self.tokenizer, prepared.prompt, request.stop, ends, lead=prepared.lead)
         seed = chosen(self.config.seed if request.seed is None else request.seed)
         live = Live(
             next(self._numbers), request, plan, canvas, text, ends, seed, drafts, prepared.blocks.given,
-            denoiser.exact, (*prepared.notes, *self.meta.cautions(block)), guide=self._guide(request, prepared, ends),
-            tools=tools,
+            denoiser.exact, (*prepared.notes, *self.meta.cautions(prepared.blocks.block)),
+            guide=self._guide(request, prepared, ends), tools=tools,
         )  # fmt: skip
         if not self._fits(live.lanes, canvas.blocks.length):
             raise DecodeError(

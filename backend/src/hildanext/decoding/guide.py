@@ -209,7 +209,7 @@ def guided(plan: ResolvedMode, request: Request) -> ResolvedMode:
     that would take from the text or add to it."""
     if request.grammar is None:
         return plan
-    wrong = [name for name in ("infill", "ignore_eos", "stop") if getattr(request, name)]
+    wrong = [name for name in ("infill", "suffix", "ignore_eos", "stop") if getattr(request, name)]
     if wrong:
         raise DecodeError(f"{wrong[0]}: under a grammar the text is what the grammar says; leave {wrong[0]} out")
     shown = {name: plan.preset[name] for name in ("temperature", "top_k", "top_p", "cfg_scale", "confidence")}

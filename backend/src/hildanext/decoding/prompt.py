@@ -1,6 +1,7 @@
 # From a request to the canvas it starts with: encoding, chat template, gaps to fill, stop ids.
 # Entry points: Bounds, Prepared, prepare, end_ids.
-# A gap is written <gap:N> in the prompt and becomes N [MASK] tokens; the text around it is fixed.
+# A gap is written <gap:N> in the prompt and becomes N [MASK] tokens; the text around it is fixed. With a suffix the gap
+# lies between prompt and suffix, and the whole text is one block unless one is named: a gap sees its own block only.
 # Where tokens carry the space before a word, the space before a gap is left to the gap.
 """Preparation of a request."""
 
@@ -31,13 +32,15 @@ INFILL_NOTE = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """A canvas to start from: layout, tokens [length] int64, editable [length] bool, the prompt shown to nobody."""
+    """A canvas to start from: layout, tokens [length] int64, editable [length] bool, the prompt shown to nobody; lead:
+    what the prompt's text ends in that is left to the gap."""
 
     blocks: Blocks
     tokens: Tensor
     editable: Tensor
     prompt: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    lead: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Bounds:
 def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     """The starting canvas; new tokens that nobody asked for by number are as many as the window has room for.
     DecodeError for a prompt that holds [MASK] or unknown ids, or that the tokenizer cannot encode; no room."""
+    if request.suffix:
+        return _between(request, tokenizer, bounds)
     if request.infill:
         return _infill(request, tokenizer, bounds)
     if request.prompt is not None and (gap := GAP.search(request.prompt)):
@@ -67,9 +72,7 @@ def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     prompt = _encode(request, tokenizer, bounds)
     if bounds.mask_id in prompt:
         raise DecodeError(f"prompt: holds the mask token (id {bounds.mask_id}); use infill with <gap:N> to leave gaps")
-    unknown = [token for token in prompt if token < 0 or 0 < bounds.vocabulary <= token]
-    if unknown:
-        raise DecodeError(f"prompt: token id {unknown[0]} is none of this model's {bounds.vocabulary}; tokenize again")
+    _known(prompt, bounds)
     new = bounds.new
     if request.max_new_tokens is None and bounds.window:
         new = min(new, max(1, bounds.window - len(prompt)))
@@ -77,6 +80,12 @@ def prepare(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
     tokens = torch.full((blocks.length,), bounds.mask_id, dtype=torch.long)
     tokens[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
     return Prepared(blocks, tokens, torch.arange(blocks.length) >= len(prompt), tuple(prompt))
+
+
+def _known(prompt: Sequence[int], bounds: Bounds) -> None:
+    unknown = [token for token in prompt if token < 0 or 0 < bounds.vocabulary <= token]
+    if unknown:
+        raise DecodeError(f"prompt: token id {unknown[0]} is none of this model's {bounds.vocabulary}; tokenize again")
 
 
 def _encode(request: Request, tokenizer: Any, bounds: Bounds) -> list[int]:
@@ -104,18 +113,38 @@ def _infill(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
         )
     pieces = GAP.split(request.prompt)
     sizes = _sizes(pieces[1::2], bounds.window)
-    spaced, lead = _spaced(tokenizer), _plain(tokenizer, "a")
+    spaced = _spaced(tokenizer)
     texts = [*(text.removesuffix(" ") if spaced else text for text in pieces[:-1:2]), pieces[-1]]
     ids = prompt_ids(tokenizer, texts[0], None, bounds.start)
     for size, text in zip(sizes, texts[1:], strict=True):
-        whole = _plain(tokenizer, "a" + text)
-        ids += [bounds.mask_id] * size
-        ids += whole[len(lead) :] if whole[: len(lead)] == lead else _plain(tokenizer, text)
+        ids += [*[bounds.mask_id] * size, *_behind(tokenizer, text)]
     if ids.count(bounds.mask_id) > sum(sizes):
         raise DecodeError(f"prompt: holds the mask token (id {bounds.mask_id}); write <gap:N> to leave gaps")
     blocks = Blocks(0, len(ids), bounds.block, bounds.window, whole=False)
     tokens = torch.tensor(ids, dtype=torch.long)
-    return Prepared(blocks, tokens, tokens == bounds.mask_id, (), (INFILL_NOTE.format(block=bounds.block),))
+    notes = () if bounds.block >= len(ids) else (INFILL_NOTE.format(block=bounds.block),)
+    return Prepared(blocks, tokens, tokens == bounds.mask_id, (), notes)
+
+
+def _between(request: Request, tokenizer: Any, bounds: Bounds) -> Prepared:
+    if tokenizer is None or request.messages is not None or request.infill:
+        raise DecodeError("suffix: goes behind a prompt of text or ids, without infill, on a model with a tokenizer")
+    if request.max_new_tokens is None:
+        raise DecodeError("max_new_tokens: beside a suffix it is how many tokens stand before it, and was not given")
+    text = request.prompt or ""
+    lead = " " if text.endswith(" ") and _spaced(tokenizer) else ""
+    asked = request.model_copy(update={"prompt": text.removesuffix(lead)}) if lead else request
+    before, after = _encode(asked, tokenizer, bounds), _behind(tokenizer, request.suffix or "")
+    if bounds.mask_id in before or bounds.mask_id in after:
+        raise DecodeError(f"prompt: it or the suffix holds the mask token (id {bounds.mask_id}); take it out")
+    _known(before, bounds)
+    gap = [bounds.mask_id] * request.max_new_tokens
+    tokens = torch.tensor([*before, *gap, *after], dtype=torch.long)
+    block = request.block or len(tokens)
+    blocks = Blocks(len(before), len(gap), block, bounds.window, whole=False, after=len(after))
+    stop = blocks.span(len(before) + len(gap) - 1).stop
+    notes = () if stop == len(tokens) else (INFILL_NOTE.format(block=block),)
+    return Prepared(blocks, tokens, tokens == bounds.mask_id, tuple(before), notes, lead)
 
 
 def _sizes(written: Sequence[str], window: int) -> list[int]:
@@ -132,6 +161,11 @@ def _sizes(written: Sequence[str], window: int) -> list[int]:
     return sizes
 
 
+def _behind(tokenizer: Any, text: str) -> list[int]:
+    lead, whole = _plain(tokenizer, "a"), _plain(tokenizer, "a" + text)
+    return whole[len(lead) :] if whole[: len(lead)] == lead else _plain(tokenizer, text)
+
+
 def _spaced(tokenizer: Any) -> bool:
     return len(_plain(tokenizer, "a a")) == 2 * len(_plain(tokenizer, "a"))
 
@@ -143,7 +177,7 @@ def _plain(tokenizer: Any, text: str) -> list[int]:
 def end_ids(request: Request, tokenizer: Any, own: frozenset[int] = frozenset()) -> frozenset[int]:
     """Token ids that end a text: those of the tokenizer, `own`, the denoiser's end_ids, and after a chat the end of a
     turn; prompt_ids are a chat's where it is among them."""
-    if request.ignore_eos or request.infill:
+    if request.ignore_eos or request.infill or request.suffix:
         return frozenset()
     value = getattr(tokenizer, "eos_token_id", None)
     found = set(own) | (set(value) if isinstance(value, list | tuple) else set() if value is None else {int(value)})

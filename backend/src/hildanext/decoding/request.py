@@ -29,18 +29,20 @@ from hildanext.errors import DecodeError
 from hildanext.registry import Plugin
 
 MOST_ALTERNATIVES, MOST_GRAMMAR, MOST_TOOLS = 20, 100_000, 128
+MOST_TEXT = 4_000_000
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
 TokenId = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 INTERFACES: Mapping[str, Mapping[str, str | None]] = {
     "native": {"sample": None},
     "openai": {
-        "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "infill": None, "trace": None,
-        "logprobs": None, "tools": None, "tool_choice": None, "several_calls": None, "max_new_tokens": "max_tokens",
+        "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "infill": None, "suffix": None,
+        "trace": None, "logprobs": None, "tools": None, "tool_choice": None, "several_calls": None,
+        "max_new_tokens": "max_tokens",
     },
     "cli": {
         "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "block": None, "overrides": None,
-        "trace": None, "infill": None, "ignore_eos": None, "tools": None, "tool_choice": None, "several_calls": None,
+        "trace": None, "infill": None, "suffix": None, "ignore_eos": None, "tools": None, "tool_choice": None, "several_calls": None,
     },
 }  # fmt: skip
 """Where an interface gives a field another name, or (None) withholds it or gives it a form of its own."""
@@ -96,6 +98,9 @@ class Request(Asked[None]):
     )
     trace: bool = Field(False, description="keep the canvas after every step in the result")
     infill: bool = Field(False, description="fill the gaps marked <gap:N> in the prompt")
+    suffix: Annotated[str, Field(max_length=MOST_TEXT)] | None = Field(
+        None, description="text that follows what is written: max_new_tokens tokens stand between prompt and it"
+    )
     ignore_eos: bool = Field(False, description="go on to max_new_tokens whatever is generated")
     grammar: Annotated[Grammar, BeforeValidator(_or_kind, json_schema_input_type=str | Grammar)] | None = Field(
         None, description="what the text must match: json_schema:TEXT, json_object, regex:TEXT, lark:TEXT or gbnf:TEXT"

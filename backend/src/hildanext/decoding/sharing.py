@@ -84,7 +84,8 @@ class Sharing:
         """Put a request's committed whole blocks into the tree."""
         block = live.canvas.blocks.block
         whole = live.canvas.committed // block
-        if not self.on or not live.slots or not whole:
+        around = live.canvas.blocks.after and block >= live.canvas.blocks.length  # one block begins no other text
+        if not self.on or not live.slots or not whole or around:
             return
         ends = []
         for slot, own in zip(live.slots, sequences(live), strict=True):

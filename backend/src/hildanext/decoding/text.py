@@ -23,7 +23,8 @@ LETTERS = {chr(byte): byte for byte in _OWN} | {chr(256 + place): byte for place
 @dataclass
 class TextStream:
     """Turns token ids into text deltas. stopped: a stop string was met, and the text ends where the first one begins;
-    ids: the tokens whose text was kept; settled: how many of them can no longer become part of a stop string."""
+    ids: the tokens whose text was kept; settled: how many of them can no longer become part of a stop string; lead:
+    what was taken from the prompt's end to be written with the text, and is dropped from it."""
 
     tokenizer: Any
     prompt: Sequence[int]
@@ -33,6 +34,7 @@ class TextStream:
     text: str = ""
     stopped: bool = False
     settled: int = 0
+    lead: str = ""
     _context: list[int] = field(default_factory=list)
     _before: str = ""
     _half: str = ""
@@ -54,6 +56,9 @@ class TextStream:
 
     def _behind_prompt(self, ids: Sequence[int]) -> str:
         return self._decode([*self._context, *ids])[len(self._before) :].removeprefix(self._half)
+
+    def _added(self, ids: Sequence[int]) -> str:
+        return self._behind_prompt(ids).removeprefix(self.lead)
 
     def _is_byte(self, token: int) -> bool:
         named = getattr(self.tokenizer, "convert_ids_to_tokens", None)
@@ -85,7 +90,7 @@ class TextStream:
         if self.tokenizer is None:
             self.settled = len(self.ids)
             return ""
-        whole = self._behind_prompt(self.ids)
+        whole = self._added(self.ids)
         known = whole if last else self._lasting(whole)
         found = min((place for stop in self.stops if (place := known.find(stop)) >= 0), default=None)
         begun = None if last else self._begun(known)
@@ -106,7 +111,7 @@ class TextStream:
         while end and (self._is_byte(self.ids[end - 1]) or not self._decode(self.ids[end - 1 : end])):
             end -= 1
         if any(self._is_byte(token) for token in self.ids[end:]):
-            whole = self._behind_prompt(self.ids[:end])
+            whole = self._added(self.ids[:end])
         return whole.rstrip(BROKEN)
 
     def _begun(self, known: str) -> int | None:
@@ -115,6 +120,6 @@ class TextStream:
 
     def _within(self, length: int) -> int:
         count = len(self.ids)
-        while count and len(self._behind_prompt(self.ids[:count])) > length:
+        while count and len(self._added(self.ids[:count])) > length:
             count -= 1
         return count

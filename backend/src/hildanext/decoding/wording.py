@@ -10,7 +10,10 @@ import re
 from hildanext.decoding.request import INTERFACES, names_in
 
 FIELD = re.compile(r"([a-z_]+): ")
-OWN_FORM = {"openai": {"prompt", "messages"}, "native": {"prompt", "messages"}, "cli": {"prompt", "trace", "infill"}}
+OWN_FORM = {
+    "openai": {"prompt", "messages", "suffix"}, "native": {"prompt", "messages"},
+    "cli": {"prompt", "trace", "infill", "suffix"},
+}  # fmt: skip
 """Fields that INTERFACES withholds because the interface has them in a form of its own."""
 
 

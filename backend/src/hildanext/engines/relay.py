@@ -84,8 +84,8 @@ def refuse_fixed(request: Request, engine: str, mode: str) -> None:
         "top_k": bool(request.top_k), "top_p": request.top_p not in (None, 1.0), "cfg_scale": bool(request.cfg_scale),
         "block": request.block is not None, "policy": request.policy is not None, "carry": request.carry is not None,
         "kv": request.kv is not None,
-        "overrides": bool(request.overrides), "infill": request.infill, "trace": request.trace,
-        "logprobs": request.logprobs is not None, "grammar": request.grammar is not None,
+        "overrides": bool(request.overrides), "infill": request.infill, "suffix": bool(request.suffix),
+        "trace": request.trace, "logprobs": request.logprobs is not None, "grammar": request.grammar is not None,
         "tools": bool(request.called),
     }  # fmt: skip
     found = [name for name, given in fixed.items() if given]

@@ -36,8 +36,8 @@ export async function image(path) {
 
 export async function health() { return (await fetch("/health")).json(); }
 
-export async function send(method, path, body) {
-  const options = { method, headers: headers({ "content-type": "application/json" }) };
+export async function send(method, path, body, signal) {
+  const options = { method, signal, headers: headers({ "content-type": "application/json" }) };
   if (body !== undefined) options.body = JSON.stringify(body);
   const response = await checked(await fetch(path, options));
   return response.status === 204 ? null : response.json();
