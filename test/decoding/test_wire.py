@@ -24,6 +24,8 @@ ASKED: list[dict[str, Any]] = [
     {"prompt": "One day", "mode": "S_MODE", "max_new_tokens": 70},
     {"prompt": "Tom had", "window_blocks": 3, "max_new_tokens": 60, "mode": "S_MODE"},
     {"prompt": "Lily <gap:5> went to the park. Then <gap:20> home.", "infill": True},
+    {"prompt": "Lily had a", "suffix": " in her bag. Then they all walked home.", "max_new_tokens": 12},
+    {"prompt": "Lily had a", "suffix": " in her bag. Then they all walked home.", "max_new_tokens": 12, "block": 8},
     {"prompt": "One day", "stop": ["the island"]},
     {"prompt": "One day", "policy": "remask", "max_new_tokens": 24},
     {"prompt": "One day", "block": 4, "temperature": 1.0, "seed": 3, "max_new_tokens": 18},

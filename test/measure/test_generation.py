@@ -128,3 +128,9 @@ def test_a_sample_of_one_seed_is_not_the_first_of_the_next(kind: Any, loaded: An
     ]
     texts = [one.ids for one in kind(loaded, DecodeConfig()).complete(asked)]
     assert len(set(texts)) == len(keys)
+
+
+@pytest.mark.parametrize("fields", [{"suffix": " b"}, {"infill": True}])
+def test_a_gap_is_refused_where_nothing_behind_it_is_seen(parent: Any, fields: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError, match="what follows a gap"):
+        ARGenerator(parent, DecodeConfig()).complete([Request(prompt="a <gap:2>", max_new_tokens=2, **fields)])

@@ -42,7 +42,8 @@ INTERFACES: Mapping[str, Mapping[str, str | None]] = {
     },
     "cli": {
         "prompt": None, "prompt_ids": None, "messages": None, "sample": None, "block": None, "overrides": None,
-        "trace": None, "infill": None, "suffix": None, "ignore_eos": None, "tools": None, "tool_choice": None, "several_calls": None,
+        "trace": None, "infill": None, "suffix": None, "ignore_eos": None, "tools": None, "tool_choice": None,
+        "several_calls": None,
     },
 }  # fmt: skip
 """Where an interface gives a field another name, or (None) withholds it or gives it a form of its own."""

@@ -26,7 +26,7 @@ from hildanext.decoding.randomness import chosen
 from hildanext.decoding.request import Request, Result
 from hildanext.decoding.statistics import Sampling
 from hildanext.decoding.text import TextStream
-from hildanext.errors import ConfigError
+from hildanext.errors import ConfigError, DecodeError
 from hildanext.measure.left_to_right import Row, continued
 from hildanext.models.denoiser import network
 
@@ -135,6 +135,8 @@ class ARGenerator:
         return found or [int(tokenizer.eos_token_id)]
 
     def _row(self, request: Request) -> Row:
+        if request.infill or request.suffix:
+            raise DecodeError("infill: left to right nothing of what follows a gap is seen; use a diffusion model")
         denoiser, prompt = self.loaded.denoiser, self.prompt(request)
         new = self.config.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         Blocks(len(prompt), new, 1, window_of(denoiser, self.config))
