@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hildanext.decoding.events import Commit, Done
 from hildanext.decoding.request import Request
 from hildanext.engines.choose import choose
 from hildanext.engines.latent import LatentSession
+from hildanext.engines.transformers import NativeSession
 from hildanext.errors import ConfigError, DecodeError, HildaError, ModelError
 from hildanext.measure.generation import LatentGenerator, generator_for
 from hildanext.models.inspection import inspect
@@ -50,6 +52,41 @@ def whole(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("latent") / "run"
     fit(path, shards, parent)
     return path
+
+
+VFM = {"type": "vfm", "block": 8, "width": 8, "layers": 1, "looks": 2}
+
+
+@pytest.fixture(scope="module")
+def proposing(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vfm") / "run"
+    fit(path, shards, parent, latent__model=VFM)
+    return path
+
+
+def test_proposals_carry_their_child_and_are_decoded_by_the_block_decoder(
+    proposing: Path, shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    session, _ = choose(config_of(proposing), QUIET)
+    assert isinstance(session, NativeSession) and session.capability.exact and session.facts.block == 8
+    ask = Request.of(prompt="the cat", max_new_tokens=12, ignore_eos=True, tau_mask=0.1)
+    found = Driver(session).run([ask])[0]
+    assert found.exact and len(found.token_ids) == 12 and inspect(str(proposing / "model"))["exact"]
+    (alike,) = generator_for("auto", load_model(config_of(proposing).model), config_of(proposing).decode).complete(
+        [ask]
+    )
+    assert alike.ids == found.token_ids == load(proposing).generate("the cat", **asked(ask)).token_ids
+    gap = Request.of(prompt="the <gap:4> sat", infill=True)
+    assert "the" in Driver(choose(config_of(proposing), QUIET)[0]).run([gap])[0].text  # what the child can, this can
+    fit(tmp_path / "run", shards, parent, latent__model=VFM, train__resume=str(proposing / "checkpoints/step-000002"))
+    assert same(proposing, tmp_path / "run") and losses(proposing)[2:] == losses(tmp_path / "run")
+    with pytest.raises(ModelError, match="needs its parent folder"):
+        shutil.rmtree(shutil.copytree(proposing / "model", tmp_path / "bare") / "parent")
+        load_model(config_of(tmp_path / "bare").model)
+
+
+def asked(request: Request) -> dict[str, Any]:
+    return {name: getattr(request, name) for name in ("max_new_tokens", "ignore_eos", "tau_mask")}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -203,8 +240,6 @@ def test_requests_that_are_drawn_alike_share_their_forwards_and_one_can_be_cance
 
 
 def test_a_damaged_folder_is_said_on_one_line(whole: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = Path(shutil.copytree(whole / "model", tmp_path / "model"))
     (folder / LATENT).write_text("{}")
     with pytest.raises(ModelError, match="damaged") as caught:

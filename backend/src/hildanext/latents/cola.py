@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -23,6 +24,8 @@ from hildanext.decoding.store import StateStore
 from hildanext.errors import ConfigError
 
 SPREAD = 1e-5
+DENOISED = 4
+"""One row in so many is read with masked tokens too."""
 
 
 class Cola(LatentType):
@@ -97,23 +100,27 @@ class ColaModel(LatentModel):
         mean, spread = self.vae.encode(batch.tokens, sight)
         draw = torch.randn(mean.shape, generator=rng).to(mean)
         latent = mean + (0.5 * spread).exp() * draw
-        hidden = torch.rand(batch.tokens.shape, generator=rng).to(mean.device) < settings.masked
         terms = {
             "reconstruction": (self._cross(latent, batch, sight, batch.learn), tokens),
             "kl": (divergence(mean, spread)[batch.learn].sum(), tokens),
         }
         if settings.denoise:
-            covered = batch.tokens.masked_fill(hidden, self.ground.mask_id)
-            scored = batch.learn & hidden
-            terms["denoise"] = (
-                self._cross(self.vae.encode(covered, sight)[0], batch, sight, scored), scored.sum().clamp(min=1).float()
-            )  # fmt: skip
+            terms["denoise"] = self._denoised(batch, sight, rng)
         if self.training and bool(batch.learn.any()):
             self._seen(latent, batch.learn)
         if done >= settings.alone:
             terms["flow"] = self._flow(self.standard(latent.detach()), batch, blocks, rng)
         weights = {"reconstruction": 1.0, "kl": settings.beta, "denoise": settings.denoise, "flow": 1.0}
         return report(terms, weights, tokens)
+
+    def _denoised(self, batch: Batch, sight: Sight, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randperm(len(batch.tokens), generator=rng)[: max(1, len(batch.tokens) // DENOISED)]
+        hidden = torch.rand(batch.tokens.shape, generator=rng) < self.settings.masked
+        rows, hidden = rows.to(batch.tokens.device), hidden.to(batch.tokens.device)[rows]
+        part = Batch(batch.tokens[rows], batch.learn[rows] & hidden, batch.docs[rows])
+        own = replace(sight, positions=sight.positions[rows], mask=None if sight.mask is None else sight.mask[rows])
+        latent = self.vae.encode(part.tokens.masked_fill(hidden, self.ground.mask_id), own)[0]
+        return self._cross(latent, part, own, part.learn), part.learn.sum().clamp(min=1).float()
 
     def _prompts(self, batch: Batch, rng: torch.Generator) -> Tensor:
         starts = (batch.positions() == 0).long().cumsum(1) - 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from hildanext.core.latents.layers import Sight, Stack, time_features
+from hildanext.core.latents.layers import Condition, Sight, Stack, time_features
 from hildanext.core.masks import BlockDiffusionRule, additive, document_starts
 
 
@@ -91,7 +91,8 @@ class BlockDiT(nn.Module):
 
     def forward(self, latent: Tensor, time: Tensor, sight: Sight) -> Tensor:
         """latent [B, Q, k] at time [B, Q] in [0, 1] (0: clean) -> velocity [B, Q, k]."""
-        features = time_features(time, self.opening.out_features).to(latent.dtype)
-        condition = silu(self.clock_2(silu(self.clock_1(features))))
+        times, place = torch.unique(time, return_inverse=True)
+        features = time_features(times, self.opening.out_features).to(latent.dtype)
+        condition = Condition(silu(self.clock_2(silu(self.clock_1(features)))), place)
         out: Tensor = self.closing(self.stack(self.opening(latent), sight, condition))
         return out

@@ -1,5 +1,5 @@
 # Transformer layers that see what a mask, a layout or a store lets them see, with or without conditioning on time.
-# Entry points: Sight (what a forward sees), Layer, Stack, time_features.
+# Entry points: Sight (what a forward sees), Condition, Layer, Stack, time_features.
 # Store and layouts are those of the discrete models: keys go through `cache.update`, attention through `attend`.
 # Letters: B rows, Q queries, K keys, H heads, D width of a head, W width, C width of the condition.
 """Layers of the latent models."""
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 
 THETA = 10_000.0
 
@@ -91,6 +91,19 @@ class Gated(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What positions are conditioned on: one of the rows of table [n, C] each, place [B, Q] int64. Positions of one
+    time share a row, so that what is made of it is made once."""
+
+    table: Tensor
+    place: Tensor
+
+    def of(self, made: nn.Module) -> Tensor:
+        """made(table), spread over the positions [B, Q, ...]."""
+        return embedding(self.place, made(self.table))
+
+
 class Layer(nn.Module):
     """Attention and feed-forward, each behind a norm. condition: C, 0 for none: shift, scale and gate of both parts
     come from it and begin at zero, so that the layer begins as the identity. Source: adaLN-Zero, DiT arXiv:2212.09748
@@ -107,16 +120,17 @@ class Layer(nn.Module):
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, hidden: Tensor, sight: Sight, number: int, condition: Tensor | None = None) -> Tensor:
-        """hidden [B, Q, W], condition [B, Q, C] -> [B, Q, W]."""
-        if self.modulation is None:
+    def forward(self, hidden: Tensor, sight: Sight, number: int, condition: Condition | None = None) -> Tensor:
+        """hidden [B, Q, W] -> [B, Q, W]."""
+        if self.modulation is None or condition is None:
             hidden = hidden + self.self_attn(self.norm_1(hidden), sight, number)
             out: Tensor = hidden + self.mlp(self.norm_2(hidden))
             return out
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition).chunk(6, -1)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = condition.of(self.modulation).chunk(6, -1)
         inner = self.norm_1(hidden) * (1 + scale_1) + shift_1
         hidden = hidden + gate_1 * self.self_attn(inner, sight, number)
-        return hidden + gate_2 * self.mlp(self.norm_2(hidden) * (1 + scale_2) + shift_2)
+        after: Tensor = hidden + gate_2 * self.mlp(self.norm_2(hidden) * (1 + scale_2) + shift_2)
+        return after
 
 
 class Stack(nn.Module):
@@ -127,7 +141,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads, condition) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=1e-6)
 
-    def forward(self, hidden: Tensor, sight: Sight, condition: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, sight: Sight, condition: Condition | None = None) -> Tensor:
         """hidden [B, Q, W] -> [B, Q, W]."""
         for number, layer in enumerate(self.layers, sight.first):
             hidden = layer(hidden, sight, number, condition)

@@ -86,9 +86,8 @@ def _loaded(opened: Training) -> Loaded:
         f"latent {config.latent.model.type}: {sum(one.numel() for one in made.parameters()):,} parameters on"
         f" {config.model.path}"
     )
-    return replace(
-        loaded, denoiser=made, meta=loaded.meta.model_copy(update={"kind": KIND, "decode": {}, "shift": "none"})
-    )
+    kept = {} if made.reader is None else loaded.meta.decode  # thresholds are of a model that has some
+    return replace(loaded, denoiser=made, meta=loaded.meta.model_copy(update={"kind": KIND, "decode": kept}))
 
 
 def _attach(model: LatentDenoiser, config: Config) -> None:
