@@ -184,6 +184,7 @@ def test_texts_depend_on_their_seed_and_steps_cost_what_they_say(whole: Path) ->
     [
         ({"prompt": "a <gap:4> b", "infill": True}, "infill: a latent model"),
         ({"prompt": "a", "tau_edit": 0.5}, "tau_edit: a latent model"),
+        ({"prompt": "a", "suffix": "b"}, "suffix: a latent model"),
         ({"prompt": "a", "grammar": "regex:a+"}, "grammar: a latent model"),
         ({"prompt": "a", "logprobs": 1}, "logprobs: a latent model"),
         ({"prompt": "a", "policy": "entropy_bound"}, "policy: a latent model"),

@@ -27,7 +27,7 @@ def refuse_others(request: Request, name: str) -> None:
     policy = request.policy
     other = policy is not None and getattr(policy, "type", None) != QUOTA
     asked = {
-        "infill": request.infill, "suffix": request.suffix is not None, "suffix": bool(request.suffix),
+        "infill": request.infill, "suffix": bool(request.suffix),
         "tau_mask": request.tau_mask != "preset", "tau_edit": request.tau_edit != "preset",
         **{field: getattr(request, field) != "preset" for field in WINDOW}, "mode": request.mode is not None,
         "policy": other, "carry": request.carry is not None, "kv": request.kv is not None,

@@ -33,6 +33,7 @@ class Vfm(LatentType):
     Source: VFM arXiv:2603.07276; the text version is ours."""
 
     parent: ClassVar[Literal["never", "training", "always"]] = "always"
+    proposes: ClassVar[bool] = True
     block: int = Field(16, ge=1, description="block size, tokens: the one the child is decoded with")
     sampler: str = Field("proposal", description="proposal: the block decoder writes the texts")
     width: int = Field(64, ge=1, description="width of the adapter")
