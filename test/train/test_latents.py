@@ -10,8 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
+from api.live import config_in, live_server, wait_ready
 from safetensors.torch import load_file
 from train.material import QUIET, losses, overrides
 
@@ -30,6 +32,7 @@ from hildanext.models.inspection import inspect
 from hildanext.models.latent import LATENT
 from hildanext.models.listing import listing
 from hildanext.models.load import load_model
+from hildanext.train.merge import merge_folders
 from hildanext.train.recipes import latents
 from hildanext.train.recipes.latents import latent_command
 
@@ -209,6 +212,8 @@ def test_likelihoods_training_and_parity_are_refused_by_name(whole: Path, shards
     assert main(["convert-wsd", "--run-dir", str(tmp_path / "r"), *sets(shards, whole)]) == 2
     with pytest.raises(ModelError, match="give a discrete model here"):
         fit(tmp_path / "s", shards, whole)
+    with pytest.raises(ModelError, match="is a latent model, whose averages"):
+        merge_folders([whole / "model", whole / "checkpoints" / "step-000002"], tmp_path / "merged")
     with pytest.raises(ConfigError, match="nothing left to right"):
         generator_for("autoregressive", load_model(config_of(whole).model), Config().decode)
 
@@ -238,6 +243,23 @@ def test_requests_that_are_drawn_alike_share_their_forwards_and_one_can_be_cance
     assert ended == [numbers[0], numbers[2], numbers[3]] and session.pending == 0
     alone = Driver(LatentSession("latent", session.loaded, session.config)).run(asked[:1])[0]
     assert len(alone.token_ids) == 16
+
+
+def test_it_is_served_over_http_and_refuses_there_by_name(whole: Path, tmp_path: Path) -> None:
+    session, _ = choose(config_of(whole), QUIET)
+    served = config_in(tmp_path).model_copy(update={"model": config_of(whole).model})
+    with live_server(served, session) as (url, _), httpx.Client(base_url=url, timeout=30) as client:
+        wait_ready(url)
+        asked = {"prompt": "the cat", "max_new_tokens": 12, "ignore_eos": True, "overrides": {"steps": 2}}
+        found = client.post("/generate", json=asked).json()
+        assert found["exact"] is False and len(found["token_ids"]) == 12 and found["preset"]["steps"] == 2
+        name = client.get("/v1/models").json()["data"][0]["id"]
+        openai = client.post("/v1/completions", json={"model": name, "prompt": "the cat", "max_tokens": 12})
+        assert openai.status_code == 200 and openai.json()["choices"][0]["finish_reason"] in ("length", "stop")
+        refused = client.post("/generate", json={"prompt": "a <gap:2> b", "infill": True})
+        assert refused.status_code == 400 and "infill: a latent model (cola)" in refused.text
+        scored = client.post("/score", json={"texts": ["the cat"], "context": ""})
+        assert scored.status_code == 400 and "has no likelihood" in scored.text
 
 
 def test_a_damaged_folder_is_said_on_one_line(whole: Path, tmp_path: Path) -> None:

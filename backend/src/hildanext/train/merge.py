@@ -70,6 +70,15 @@ def _same_meta(first: Path, other: Path) -> None:
             raise ModelError(f"merge: {other}: {name} is {getattr(theirs, name)}, {getattr(ours, name)} in {first}")
 
 
+def _require_tensors_alone(folders: Sequence[Path]) -> None:
+    other = [folder for folder in folders if HildaMeta.read(folder).kind == "latent"]
+    if other:
+        raise ModelError(
+            f"merge: {other[0]} is a latent model, whose averages of latents belong to its own weights; use one of"
+            " them as it is"
+        )
+
+
 def _mean(folders: Sequence[Path], file: str, name: str, dtype: torch.dtype | None) -> Tensor:
     total: Tensor | None = None
     for folder in folders:
@@ -99,6 +108,7 @@ def merge_folders(
             if fold is not None and (folder / ADAPTER).is_file():
                 plain[number] = scratch / str(number)
                 fold(folder, plain[number])
+        _require_tensors_alone(plain)
         parts = _same(plain)
         shutil.copytree(plain[0], fresh, ignore=kept, dirs_exist_ok=True)
         for file, shapes in parts.items():
