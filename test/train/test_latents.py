@@ -30,8 +30,9 @@ from hildanext.errors import ConfigError, DecodeError, HildaError, ModelError
 from hildanext.measure.generation import LatentGenerator, generator_for
 from hildanext.models.inspection import inspect
 from hildanext.models.latent import LATENT
+from hildanext.models.latent_footprint import latent_footprint
 from hildanext.models.listing import listing
-from hildanext.models.load import load_model
+from hildanext.models.load import kind_at, load_model
 from hildanext.train.merge import merge_folders
 from hildanext.train.recipes import latents
 from hildanext.train.recipes.latents import latent_command
@@ -260,6 +261,20 @@ def test_it_is_served_over_http_and_refuses_there_by_name(whole: Path, tmp_path:
         assert refused.status_code == 400 and "infill: a latent model (cola)" in refused.text
         scored = client.post("/score", json={"texts": ["the cat"], "context": ""})
         assert scored.status_code == 400 and "has no likelihood" in scored.text
+
+
+def test_the_preflight_counts_its_weights_and_refuses_what_does_not_fit(
+    whole: Path, shards: Path, parent: Path, tmp_path: Path
+) -> None:
+    given = load_config(None, overrides(shards, model__path=str(parent), latent__model=COLA))
+    found, base = latent_footprint(given), kind_at(str(parent)).footprint(given.model)
+    counted = sum(value.numel() for value in weights(whole).values()) - 2 * COLA["latent"]  # averages are no parameters
+    assert found.weights(torch.float32) == 4 * counted + base.weights(torch.float32)
+    parts = found.training(given, 32, 1)
+    assert parts["gradients"] == 4 * counted and parts["optimizer"] == 8 * counted and parts["activations"] > 0
+    assert kind_at(str(whole)).footprint(given.model.model_copy(update={"path": str(whole)})).weights(torch.float32) > 0
+    with pytest.raises(ModelError, match="memory: "):
+        fit(tmp_path / "run", shards, parent, model__max_vram_pct=1e-4)
 
 
 def test_a_damaged_folder_is_said_on_one_line(whole: Path, tmp_path: Path) -> None:

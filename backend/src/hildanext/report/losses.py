@@ -32,7 +32,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def plot_losses(run: Path, ladder: Ladder) -> Plot:
-    """Draw training loss and evaluation NLL over steps, the ladder's phases behind them."""
+    """Draw training loss and evaluation NLL (without a likelihood: loss) over steps, the ladder's phases behind them."""
     path = run / "plots" / "loss.png"
     reason = picture(path, lambda figure: _draw(figure.add_subplot(), read_metrics(run), ladder))
     return Plot(None if reason else path, reason)
@@ -45,7 +45,9 @@ def _draw(axes: Any, records: list[dict[str, Any]], ladder: Ladder) -> None:
     losses = [(record["step"], record["loss"]) for record in records if record.get("loss") is not None]
     axes.plot(*zip(*losses, strict=True), lw=0.8, label="training loss") if losses else None
     scores = [(record["step"], record["eval"]["eval_nll"]) for record in records if "eval" in record]
-    axes.plot(*zip(*scores, strict=True), "o-", lw=1.5, label="evaluation NLL") if scores else None
+    bare = any("terms" in record.get("eval", {}) for record in records)
+    label, unit = ("evaluation loss", "loss per token") if bare else ("evaluation NLL", "nats per token")
+    axes.plot(*zip(*scores, strict=True), "o-", lw=1.5, label=label) if scores else None
     axes.set_xlabel("optimiser step (block sizes along the top)")
-    axes.set_ylabel("nats per token")
+    axes.set_ylabel(unit)
     axes.legend()
