@@ -32,7 +32,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def plot_losses(run: Path, ladder: Ladder) -> Plot:
-    """Draw training loss and evaluation NLL (without a likelihood: loss) over steps, the ladder's phases behind them."""
+    """Draw training loss and evaluation NLL (or loss, without a likelihood) over steps, the ladder's phases behind."""
     path = run / "plots" / "loss.png"
     reason = picture(path, lambda figure: _draw(figure.add_subplot(), read_metrics(run), ladder))
     return Plot(None if reason else path, reason)
