@@ -67,7 +67,7 @@ def exclude_token(logits: Tensor, token: int | None) -> Tensor:
     """The logits [n, V], overwritten so that `token` has probability 0; as they are where it is None. Of [MASK] it is
     the first half of SUBS. Source: MDLM arXiv:2406.07524, SUBS parameterisation."""
     if token is not None:
-        logits[:, token] = EXCLUDED
+        logits.select(1, token).fill_(EXCLUDED)
     return logits
 
 

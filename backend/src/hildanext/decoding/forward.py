@@ -95,7 +95,8 @@ def _packed(
 ) -> Tensor:
     positions = [torch.arange(row.start, row.start + row.tokens.shape[0]) for row in rows]
     parts = [row.tokens for row in rows], positions, [row.select for row in rows]
-    tokens, places, select = (_joined(part).unsqueeze(0).to(device) for part in parts)
+    joined = [_joined(part).unsqueeze(0) for part in parts]
+    tokens, places, select = joined if device.type == "cpu" else (one.to(device) for one in joined)
     return denoiser(tokens, places, _unread(device), cache=view, select=select, layout=view)
 
 

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -93,9 +95,29 @@ def quota(masks: int, steps: int, step: int) -> int:
     return masks // steps + (step < masks % steps)
 
 
+@cache
+def single(threshold: float) -> float:
+    """The threshold in the precision that float32 probabilities are compared in."""
+    return float(torch.tensor(threshold, dtype=torch.float32))
+
+
+def written(canvas: Canvas, best: Tensor, filled: Sequence[int], edited: Sequence[int]) -> Update:
+    """The update that writes `best` at masked places and at visible ones."""
+    tokens, marks = canvas.tokens, list[Tensor]()
+    for places in (filled, edited):
+        marked = [False] * tokens.shape[0]
+        for place in places:
+            marked[place] = True
+        marks.append(torch.tensor(marked, dtype=torch.bool, device=tokens.device))
+        tokens = torch.where(marks[-1], best, tokens) if places else tokens
+    return Update(tokens, marks[0], marks[1])
+
+
 def fill(stats: Stats, canvas: Canvas, chosen: Tensor, edited: Tensor | None = None) -> Update:
     """The update that writes each position's predicted token where `chosen` or `edited` [Q] bool."""
     hidden = masked(canvas)
     unmasked = chosen & hidden
-    changed = torch.zeros_like(unmasked) if edited is None else edited & ~hidden & canvas.editable
+    if edited is None:
+        return Update(torch.where(unmasked, stats.best, canvas.tokens), unmasked, torch.zeros_like(unmasked))
+    changed = edited & ~hidden & canvas.editable
     return Update(torch.where(unmasked | changed, stats.best, canvas.tokens), unmasked, changed)

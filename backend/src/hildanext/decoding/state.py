@@ -121,7 +121,7 @@ class RequestCanvas:
     def refill(self) -> None:
         """Open a block where none is or the rule asks for one more; a block without an editable position is final as it
         is."""
-        if (start := self._next()) < self.blocks.length and (not self.opened or self.opens(self)):
+        if (not self.opened or self.opens(self)) and (start := self._next()) < self.blocks.length:
             span = self.span(start)
             block = self.tokens[span.start : span.stop]
             fresh = OpenBlock(span, int((block == self.mask_id).sum()), torch.full_like(block, -1))
@@ -187,19 +187,20 @@ class RequestCanvas:
         never revised, or has had a look and the policy's post-edit looks, which count while all before it is final.
         Source: LLaDA2.1 arXiv:2602.08676 eq. 1-3 (joint threshold); the budgets are ours."""
         tokens = self.tokens[block.span.start : block.span.stop]
-        old, leads = tokens.clone(), block is self.opened[0]
-        full, changed = self.mask_id not in old.tolist(), not torch.equal(update.tokens, old)
+        old, new, leads = tokens.tolist(), update.tokens.tolist(), block is self.opened[0]
+        full, changed = self.mask_id not in old, new != old
         applied, reverted = update.edits if update.edits is not None else sum(update.edited.tolist()), 0
         block.memory = update.memory
         if update.moved is not None:
             block.before = torch.where(update.moved < 0, -1, block.before[update.moved])
         elif applied:
             reverted = int((update.edited & (update.tokens == block.before)).sum())
-            block.before = torch.where(update.edited, old, block.before)
-        tokens.copy_(update.tokens)
+            block.before = torch.where(update.edited, tokens, block.before)
+        if changed:
+            tokens.copy_(update.tokens)
         block.looks, block.led, block.post = block.looks + block.ready, block.led + leads, block.post + (full and leads)
         settled = forced or not policy.revises or (block.led > 0 and block.post >= policy.post_steps)
-        done = settled and self.mask_id not in tokens.tolist()
+        done = settled and self.mask_id not in new
         hard = block.held is None or not block.held.filled
         return Look(full, changed, done, applied, reverted, hard)
 

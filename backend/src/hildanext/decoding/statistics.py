@@ -86,6 +86,9 @@ def _prepared(logits: Tensor, mask_id: int, bias: Bias | None) -> Tensor:
 
 
 def _chunk(scores: Tensor, sampling: Sampling, needs: frozenset[str], uniform: Tensor | None) -> Chunk:
+    if sampling.greedy and not needs and scores.shape[1] < LARGE and scores.device.type == "cpu":
+        highest, top = scores.max(dim=1)  # on the CPU the lowest id of equals, as argmax
+        return top, (highest - scores.logsumexp(dim=1)).exp_(), None, None, None, None
     top = likeliest(scores)
     if sampling.greedy:
         return top, *_measures(scores, top, top, needs), *_ranked(scores, needs)

@@ -70,7 +70,8 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         seen = canvas.canvas(block, _uniform(live, block, CHOICE) if policy.random else None)
         looked = policy.looked_at(seen)
         count = sum(looked.tolist())
-        own, rest = [one[:count] for one in rest], [one[count:] for one in rest]
+        own, rest = rest, [one[count:] for one in rest] if len(window.opened) > 1 else []
+        own = [one[:count] for one in own] if rest else own
         scores = guided(own[0], own[1], live.plan.sampling.cfg_scale) if len(own) > 1 else own[0]
         if canvas.controls is not None and not policy.acts:
             scores = scores.index_fill(1, torch.tensor(canvas.controls[:2], device=scores.device), -torch.inf)
@@ -79,7 +80,8 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
         raw = scores.float().clone() if live.record else scores
         scores = live.guide.masked(scores, looked, seen) if live.guide else scores
         stats = _stats(live, block, seen, looked, scores)
-        block.stable = _agreement(seen, stats)
+        best = stats.best.tolist()
+        block.stable = _agreement(seen, best)
         block.history += ((stats.best, stats.probability),) if policy.remembers else ()
         update = live.guide.update(stats, seen) if live.guide else policy.step(stats, seen)
         forced = canvas.forced(block, policy)
@@ -92,7 +94,7 @@ def advance(live: Live, window: Window, logits: Sequence[Tensor]) -> tuple[int, 
             moved = update.moved is not None
             block.held = None if moved else carried_on(carry, block.held, seen, found, (update.tokens, stats))
         # counted behind the update: the rewrites that the model still proposes
-        proposed += _rewrites(seen, looked, stats) if policy.revises else 0
+        proposed += _rewrites(seen, looked, best) if policy.revises else 0
         drafted += _drafted(live, block, seen, stats, update)
 
     _count(live, window, looks, proposed)
@@ -137,19 +139,20 @@ def _stats(live: Live, block: OpenBlock, canvas: Canvas, looked: Tensor, scores:
     bias = policy.bias(canvas)
     bias = bias.at(looked) if bias is not None else None
     found = statistics(scores, canvas.mask_id, sampling, policy.needs, draws, bias)
-    nothing = torch.zeros(looked.shape[0])
     return Stats(
         _spread(found.best, looked, canvas.tokens),
-        _spread(found.probability, looked, nothing),
-        None if found.entropy is None else _spread(found.entropy, looked, nothing),
-        None if found.second is None else _spread(found.second, looked, nothing),
+        _spread(found.probability, looked),
+        None if found.entropy is None else _spread(found.entropy, looked),
+        None if found.second is None else _spread(found.second, looked),
         *(None if one is None else _spread_rows(one, looked) for one in (found.ranked, found.ranks)),
     )
 
 
-def _spread(values: Tensor, looked: Tensor, otherwise: Tensor) -> Tensor:
-    own = values.to(otherwise)
-    return own if own.shape == looked.shape else torch.masked_scatter(otherwise, looked, own)
+def _spread(values: Tensor, looked: Tensor, otherwise: Tensor | None = None) -> Tensor:
+    own = values.to(looked.device)
+    if own.shape == looked.shape:
+        return own
+    return torch.masked_scatter(torch.zeros(looked.shape[0]) if otherwise is None else otherwise, looked, own)
 
 
 def _spread_rows(values: Tensor, looked: Tensor) -> Tensor:
@@ -159,15 +162,15 @@ def _spread_rows(values: Tensor, looked: Tensor) -> Tensor:
     return made
 
 
-def _agreement(canvas: Canvas, stats: Stats) -> float:
-    places = zip(canvas.editable.tolist(), canvas.tokens.tolist(), stats.best.tolist(), strict=True)
-    agreed = [token == best for editable, token, best in places if editable and token != canvas.mask_id]
+def _agreement(canvas: Canvas, best: Sequence[int]) -> float:
+    places = zip(canvas.editable.tolist(), canvas.tokens.tolist(), best, strict=True)
+    agreed = [token == pick for editable, token, pick in places if editable and token != canvas.mask_id]
     return sum(agreed) / len(agreed) if agreed else 1.0
 
 
-def _rewrites(canvas: Canvas, looked: Tensor, stats: Stats) -> int:
-    places = zip(looked.tolist(), canvas.tokens.tolist(), stats.best.tolist(), strict=True)
-    return sum(seen and best != token != canvas.mask_id for seen, token, best in places)
+def _rewrites(canvas: Canvas, looked: Tensor, best: Sequence[int]) -> int:
+    places = zip(looked.tolist(), canvas.tokens.tolist(), best, strict=True)
+    return sum(seen and pick != token != canvas.mask_id for seen, token, pick in places)
 
 
 def _completed(update: Update, stats: Stats, canvas: Canvas) -> Update:
@@ -226,7 +229,7 @@ def _traced(live: Live, token: DraftToken) -> dict[str, Any]:
 def _emit(live: Live) -> list[Event]:
     limit = live.canvas.blocks.limit
     stop = min(live.canvas.final, limit)
-    ids = [int(token) for token in live.canvas.tokens[live.shown : stop]]
+    ids: list[int] = live.canvas.tokens[live.shown : stop].tolist()
     live.shown = stop
     place = next((index for index, token in enumerate(ids) if token in live.ends), None)
     last = place is not None or stop == limit

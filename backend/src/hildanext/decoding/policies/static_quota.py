@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked, quota
+from hildanext.decoding.policy import BlockPolicy, least, quota, written
 
 
 class StaticQuota(BlockPolicy):
@@ -20,4 +20,7 @@ class StaticQuota(BlockPolicy):
     def step(self, stats: Stats, canvas: Canvas) -> Update:
         """The quota of this step, best first."""
         count = quota(canvas.masks, self.steps or max(1, canvas.masks), canvas.step)
-        return fill(stats, canvas, best_first(stats.probability, masked(canvas), least(canvas, max(1, count))))
+        probability = stats.probability.tolist()
+        hidden = [place for place, token in enumerate(canvas.tokens.tolist()) if token == canvas.mask_id]
+        best = sorted(hidden, key=probability.__getitem__, reverse=True)
+        return written(canvas, stats.best, best[: least(canvas, max(1, count))], ())

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from hildanext.core.types import Canvas, Stats, Update
-from hildanext.decoding.policy import BlockPolicy, best_first, fill, least, masked
+from hildanext.decoding.policy import BlockPolicy, least, single, written
 from hildanext.decoding.statistics import Bias
 
 
@@ -47,15 +46,19 @@ class ThresholdEdit(BlockPolicy):
 
     def step(self, stats: Stats, canvas: Canvas) -> Update:
         """Both sets of one forward, applied together."""
-        hidden = masked(canvas)
-        chosen = hidden & (stats.probability > self.tau_mask)
-        wanted = min(least(canvas, self.minimum_transfers), int(hidden.sum()))
-        if int(chosen.sum()) < wanted:
-            chosen = best_first(stats.probability, hidden, wanted)
-        return fill(stats, canvas, chosen, self._edits(stats, canvas, hidden))
-
-    def _edits(self, stats: Stats, canvas: Canvas, hidden: Tensor) -> Tensor | None:
-        if self.tau_edit is None:
-            return None
-        differs = stats.best != canvas.tokens
-        return ~hidden & canvas.editable & differs & (stats.probability > self.tau_edit)
+        mask_id, sure = canvas.mask_id, single(self.tau_mask)
+        # a block is short: lists cost less than two dozen tensor operations
+        tokens, best, probability = canvas.tokens.tolist(), stats.best.tolist(), stats.probability.tolist()
+        hidden = [place for place, token in enumerate(tokens) if token == mask_id]
+        chosen = [place for place in hidden if probability[place] > sure]
+        wanted = min(least(canvas, self.minimum_transfers), len(hidden))
+        if len(chosen) < wanted:
+            chosen = sorted(hidden, key=probability.__getitem__, reverse=True)[:wanted]
+        edited = list[int]()
+        if self.tau_edit is not None and len(hidden) < len(tokens):
+            doubtful, free = single(self.tau_edit), canvas.editable.tolist()
+            edited = [
+                place for place, (token, pick) in enumerate(zip(tokens, best, strict=True))
+                if pick != token != mask_id and free[place] and probability[place] > doubtful
+            ]  # fmt: skip
+        return written(canvas, stats.best, chosen, edited)
