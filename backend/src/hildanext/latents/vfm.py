@@ -182,12 +182,20 @@ class Proposing:
             raise DecodeError("kv: proposals need the keys of all text before a block; leave kv out")
         if cache is not None and any(size != block for size in cache.blocks):
             raise DecodeError(f"block: the proposals were trained at blocks of {block} tokens; leave it out")
-        sight = Sight(positions, mask, layout, cache, self.model.ground.layers)
-        embedded = self.child.model.get_input_embeddings()(tokens)
-        mean, _ = self.model.adapter(embedded, sight)
-        written = (tokens != self.child.mask_id) & self._real(tokens, mask, cache)
-        keep = fresh(written, self._blocks(positions, cache))
-        with adding(self.child, mean * keep[..., None]):
+        real, blocks, masked = (
+            self._real(tokens, mask, cache),
+            self._blocks(positions, cache),
+            tokens == self.child.mask_id,
+        )
+        keep = fresh(real & ~masked, blocks)
+        full = fresh(real & masked, blocks)
+        shift = None
+        # a block that is neither is not shifted, and cannot be committed from this forward: it needs no keys of ours
+        if bool((real & (keep | full)).any()):
+            embedded = self.child.model.get_input_embeddings()(tokens)
+            mean, _ = self.model.adapter(embedded, Sight(positions, mask, layout, cache, self.model.ground.layers))
+            shift = mean * keep[..., None]
+        with adding(self.child, shift):
             found: Tensor = self.child(tokens, positions, mask, cache, select, layout)
         return found
 
