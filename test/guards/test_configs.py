@@ -27,6 +27,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
         "HILDANEXT_DOLMA",
         "HILDANEXT_TINYSTORIES",
         "HILDANEXT_ASSETS",
+        "HILDANEXT_ANCHORS",
     ):
         monkeypatch.setenv(name, "somewhere")
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from train.forked import forked
 from train.material import MUON, TURNS, losses, run
 from transformers import AutoModelForCausalLM
 
@@ -42,20 +40,8 @@ def free_ports(count: int) -> int:
 @pytest.fixture(scope="module")
 def trained(shards: Path, parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    port = str(free_ports(RUNS))
-    here = Path(__file__).parent
-    found = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": found, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here / "ranks.py"), str(folder), str(shards), str(parent)]
-    ranks = [subprocess.Popen([*command, rank, port], env=environment) for rank in ("0", "1")]
     run(folder / "one", shards, model__path=str(parent), train__batch=4, objective=TURNS)
-    deadline = time.monotonic() + 300
-    while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    for rank in ranks:
-        rank.kill()  # one that waits for another that failed
-    assert [rank.wait() for rank in ranks] == [0, 0]
+    forked("train.ranks:rank", 2, str(folder), str(shards), str(parent), str(free_ports(RUNS)))
     return folder
 
 

@@ -109,6 +109,24 @@ def test_kubernetes_own_schema_takes_the_job_and_refuses_a_planted_field(capsys:
         validate.validate(_job_of(made), "1.31", strict=True)
 
 
+def test_the_models_of_jobsets_schema_take_the_whole_manifest_and_refuse_planted_fields(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = pytest.importorskip("kubeflow_trainer_api.models", reason="pip install 'backend[cluster-test]'")
+    made = yaml.safe_load(launched("kubernetes", capsys, "--nodes", "2"))
+
+    def known(manifest: dict[str, Any]) -> Any:
+        """What is left of a manifest: fields that the schema has not are dropped, wrong types raise."""
+        return models.JobsetV1alpha2JobSet.from_dict(manifest).to_dict()
+
+    assert known(made) == made
+    made["spec"]["failurePolicy"]["restarts"] = 2
+    assert known(made) != made
+    made["spec"]["replicatedJobs"][0]["replicas"] = "one"
+    with pytest.raises(ValueError, match="replicas"):
+        known(made)
+
+
 def test_shellcheck_finds_nothing_in_the_script(capsys: pytest.CaptureFixture[str]) -> None:
     tool = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     if tool is None:

@@ -101,10 +101,10 @@ class LayoutConfig(Section):
     """A layout of ranks, whose product is their number; ddp is all of them in replicate, fsdp2 all in fsdp."""
 
     tp: int = Field(1, ge=1, description="ranks that share every matrix of a layer, and the rows")
-    ep: int = Field(1, ge=1, description="ranks that share the experts")
+    ep: int = Field(1, ge=1, description="ranks that share the experts, each with rows of its own")
     fsdp: int = Field(1, ge=1, description="ranks that share weights and optimiser, each with rows of its own")
     replicate: int = Field(1, ge=1, description="copies of all that, each with rows of its own")
-    sp: int = Field(1, ge=1, description="ranks that share the positions of a row")
+    sp: int = Field(1, ge=1, description="ranks that share the positions of the same rows")
 
 
 class TrainConfig(Section):
@@ -136,6 +136,9 @@ class TrainConfig(Section):
         False, description="let a resumed run have another optimizer, dtype, model or data than its checkpoint records"
     )
     checkpoint_every: int = Field(200, ge=0, description="steps between checkpoints; 0: only when stopped")
+    checkpoint_beside: bool = Field(
+        False, description="ranks that share weights write checkpoints in threads while training goes on"
+    )
     keep_last: int = Field(2, ge=1, description="newest checkpoints kept, a count")
     keep_best: int = Field(1, ge=0, description="checkpoints of lowest evaluation NLL kept, a count")
     skip_nonfinite: int = Field(0, ge=0, description="steps with NaN or infinite loss skipped before the run stops")
@@ -153,8 +156,19 @@ class TrainConfig(Section):
     def shared_by(self, ranks: int) -> int:
         """Of so many ranks those among which weights, gradients and optimiser are shared, a count."""
         if isinstance(self.parallel, LayoutConfig):
-            return self.parallel.fsdp
+            sizes = self.parallel
+            return sizes.fsdp * sizes.ep * (sizes.sp if sizes.fsdp > 1 else 1)
         return ranks if self.parallel == "fsdp2" else 1
+
+    def apart(self, ranks: int) -> int:
+        """Of so many ranks those that have rows of their own, a count."""
+        sizes = self.parallel
+        return ranks // (sizes.tp * sizes.sp) if isinstance(sizes, LayoutConfig) else ranks
+
+    @property
+    def pieces(self) -> int:
+        """Ranks that share the positions of a row, a count."""
+        return self.parallel.sp if isinstance(self.parallel, LayoutConfig) else 1
 
     @model_validator(mode="after")
     def _leaves_room(self) -> "TrainConfig":

@@ -44,7 +44,7 @@ class HFDenoiser(nn.Module):
         self.edit_ids: tuple[int, int] | None = None
         self.key_scores: KeyScores | None = None
         self._layout: bool | None = None
-        self._whole = 0
+        self.looked_into = 0
         self._install()
 
     def _install(self) -> None:
@@ -138,11 +138,11 @@ class HFDenoiser(nn.Module):
     def whole(self) -> Iterator[None]:
         """A context in which noisy_features reads both halves with every position in its place, for what looks at
         positions inside the network; outside, noised blocks that nobody reads are left out."""
-        self._whole += 1
+        self.looked_into += 1
         try:
             yield
         finally:
-            self._whole -= 1
+            self.looked_into -= 1
 
     def head(self) -> Tensor:
         """The output matrix [V, D]."""
@@ -229,7 +229,7 @@ class HFDenoiser(nn.Module):
         length, views = noisy.shape[1], len(noisy) // len(batch.tokens)
         block = block if 0 < block < length else length
         backend = self.backend(length, block)
-        apart = bool(self.mixers or self._whole) or batch.opened is not None
+        apart = bool(self.mixers or self.looked_into) or batch.opened is not None
         if block < length and backend.name == "dense" and not apart:
             rule = BlockDiffusionRule.of(length, block, batch.docs, self.block_grid, batch.groups)
             return self._compact(noisy, batch, block, select, Compaction.of(rule, select))

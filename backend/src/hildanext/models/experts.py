@@ -1,5 +1,5 @@
 # The routers of a mixture of experts, watched: what each said of every position in the forwards inside a context.
-# Entry points: routers_of, routing.
+# Entry points: routers_of, routing, idle_parameters.
 # transformers names the class of a family's routers for its own records; they give logits, weights and chosen experts.
 # The hooks keep references and compute nothing, and are gone before the backward pass.
 """Routers of networks."""
@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hildanext.models.layers import layer_list
+from hildanext.models.support import text_config
 
 RECORD = "router_logits"
 
@@ -26,6 +27,13 @@ def routers_of(network: Any) -> list[tuple[int, nn.Module]]:
         return []
     layers = enumerate(layer_list(network), 1)
     return [(number, part) for number, layer in layers for part in layer.modules() if type(part) in kinds]
+
+
+def idle_parameters(network: Any) -> int:
+    """Parameters of the experts, held in one tensor a matrix, to which a token is not routed."""
+    chosen = getattr(text_config(network.config), "num_experts_per_tok", None) or 0
+    packed = [p for name, p in network.named_parameters() if ".experts." in name and p.dim() == 3]
+    return sum(weight.numel() // len(weight) * max(0, len(weight) - chosen) for weight in packed)
 
 
 @contextmanager

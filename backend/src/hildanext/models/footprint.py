@@ -22,6 +22,7 @@ from hildanext.core.types import Objective, Pass
 from hildanext.data.tokenizers import load_tokenizer
 from hildanext.models.backend import capability, choose_backend
 from hildanext.models.denoiser import position_bytes
+from hildanext.models.experts import idle_parameters
 from hildanext.models.files import skeleton
 from hildanext.models.load import NEW, choose_device, choose_dtype, model_folder, new_tokenizer
 from hildanext.models.mixer import mixers_of, pair_bytes
@@ -39,7 +40,8 @@ QUANTISED_BYTES = {"qlora": 0.5 + 1 / 64 + 4 / 64 / 256, "lora8bit": 1.0}
 @dataclass(frozen=True)
 class NetworkFootprint:
     """Counts of parameters: all, of embedding and output matrix, of the other linear layers, and of their rank-one
-    updates; pair: float32 bytes that recurrent layers keep of a text; see models.kind.Footprint."""
+    updates; pair: float32 bytes that recurrent layers keep of a text; idle: parameters of the experts that a token is
+    not routed to; see models.kind.Footprint."""
 
     config: Any
     total: int
@@ -49,6 +51,7 @@ class NetworkFootprint:
     query_norm: bool
     gated: bool = True
     pair: int = 0
+    idle: int = 0
 
     @classmethod
     def of(cls, model: ModelConfig) -> NetworkFootprint:
@@ -70,6 +73,7 @@ class NetworkFootprint:
             any("q_norm" in name for name, _ in network.named_parameters()),
             any("gate" in name for name, _ in network.named_parameters()),
             pair_bytes(mixers_of(network), torch.float32),
+            idle_parameters(network),
         )
 
     def weights(self, dtype: torch.dtype) -> float:
@@ -88,7 +92,7 @@ class NetworkFootprint:
         share = config.train.shared_by(ranks)
         weights = {name: value / share for name, value in self._weights(config, dtype.itemsize).items()}
         objective: Objective = build("objectives", config.objective, "objective")
-        widest = max(self._activations(config, window, one) for one in objective.passes)
+        widest = max(self._activations(config, window, one) for one in objective.passes) / config.train.pieces
         logits = max(self._head(config, window, size, one) for one in objective.passes)
         return weights | {"activations": widest, "logits": logits, "kv": 0.0}
 

@@ -1,5 +1,5 @@
 # Checkpoints: a model's files plus trainer/ (optimiser, step, the state of the work), whole or absent.
-# Entry points: Checkpoints (save, newest, best, set_aside), read_state, read_tensors, require_whole.
+# Entry points: Checkpoints (save, begin, newest, best, set_aside), Writing, read_state, read_tensors, require_whole.
 # A folder named step-NNNNNN is finished: it is written under a dotted name and renamed last. Steps are numbers: with
 # more digits than six, a later one still comes later. What a checkpoint holds of the model is in model_files.py.
 """Checkpoints of a training run."""
@@ -13,7 +13,9 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,32 @@ def _size(folder: Path) -> int:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """A checkpoint whose files are being written while training goes on."""
+
+    checkpoints: Checkpoints
+    temporary: Path
+    final: Path
+    state: Mapping[str, Any]
+    ranks: Ranks
+    parts: tuple[Future[Any], ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether this rank's part is written."""
+        return all(part.done() for part in self.parts)
+
+    def finish(self) -> Path:
+        """Wait for what is left, then publish it; every rank calls it. RunError as of Checkpoints.save."""
+        with self.checkpoints._careful(self.final, self.temporary):
+            for part in self.parts:
+                part.result()
+            self.ranks.wait()
+            self.checkpoints._complete(self.temporary, self.final, self.state, self.ranks)
+        return self.final
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one run. Keeps the `last` newest and the `best` of lowest evaluation NLL."""
 
@@ -168,12 +196,27 @@ class Checkpoints:
         """Finish `write(folder)` (every rank calls it) plus the state (JSON values; entries that hold tensors go to a
         file of their own) as step-NNNNNN, then prune. RunError, with every older checkpoint whole, where the disk is
         full or cannot be written."""
+
+        def wholly(folder: Path) -> Sequence[Future[Any]]:
+            write(folder)
+            return ()
+
+        return self.begin(step, state, wholly, ranks).finish()
+
+    def begin(
+        self, step: int, state: Mapping[str, Any], start: Callable[[Path], Sequence[Future[Any]]], ranks: Ranks
+    ) -> Writing:
+        """As save, with a `start` that returns at once what is still being written; finish() of the result is due, on
+        every rank at the same step."""
         final, temporary = self.folder / f"step-{step:06d}", self.folder / f".step-{step:06d}.tmp"
-        try:
+        with self._careful(final, temporary):
             self._prepare(temporary, ranks)
-            write(temporary)
-            ranks.wait()
-            self._complete(temporary, final, state, ranks)
+            return Writing(self, temporary, final, state, ranks, tuple(start(temporary)))
+
+    @contextmanager
+    def _careful(self, final: Path, temporary: Path) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:
             advice = cure(error, "look at the folder and its file system", self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
@@ -182,7 +225,6 @@ class Checkpoints:
             older = self.newest()
             rest = f"{older} is whole; {advice} and resume from it" if older else f"there is no older one; {advice}"
             raise RunError(f"{final}: the checkpoint cannot be written ({first_line(error)}); {rest}") from error
-        return final
 
     def _prepare(self, temporary: Path, ranks: Ranks) -> None:
         if ranks.first:

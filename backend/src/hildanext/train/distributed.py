@@ -19,24 +19,28 @@ from torch import Tensor, nn
 from hildanext.config.train import LayoutConfig
 from hildanext.core.types import Batch
 from hildanext.errors import ConfigError
-from hildanext.train.layout import Layout, shard, tensor_parallel
+from hildanext.models.sequence import share
+from hildanext.train.layout import Layout, sequence_group, shard, tensor_parallel
 
 SETTLING = 0.2
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among others; kind: none | ddp | fsdp2 | tp. rank of size: which share of the rows is its own; under
-    tp all processes have the same rows, rank 0 of 1. process of processes: among all; local: on this machine;
-    replicate: copies of an fsdp2 layout."""
+    """This process among others. rank of size: which share of the rows is its own; under tp all processes have the same
+    rows, rank 0 of 1, under sp as many as share them. process of processes: among all; local: on this machine."""
 
-    kind: str = "none"
+    layout: Layout = Layout()
     rank: int = 0
     size: int = 1
     local: int = 0
     process: int = 0
     processes: int = 1
-    replicate: int = 1
+
+    @property
+    def kind(self) -> str:
+        """none | ddp | fsdp2 | tp."""
+        return self.layout.kind
 
     @property
     def first(self) -> bool:
@@ -50,10 +54,11 @@ class Ranks:
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over what the ranks have of the rows, in place; values float64 [n] on the CPU or the rank's
-        device. Under tp all have the same, and the largest is taken: of a wish that one was told."""
+        device. What ranks with the same rows have counts once; under tp the largest is taken: of a wish that one was
+        told."""
         if self.processes > 1:
             dist.all_reduce(values, dist.ReduceOp.MAX if self.kind == "tp" else dist.ReduceOp.SUM)
-        return values
+        return values.div_(self.layout.sp)
 
     def tell(self, text: str) -> str:
         """The first rank's text, on every rank."""
@@ -68,6 +73,10 @@ class Ranks:
         if self.processes > 1:
             dist.all_gather_object(box, value)
         return box
+
+    def beside(self) -> Any:
+        """A process group of all ranks over gloo, for a thread beside training; every rank calls it."""
+        return dist.new_group(backend="gloo")
 
     def wait(self) -> None:
         """Return when every rank is here."""
@@ -114,8 +123,8 @@ def open_ranks(parallel: str | LayoutConfig, device: str = "auto") -> Ranks:
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     own, all_of_them = dist.get_rank(), dist.get_world_size()
-    data = (0, 1) if kind == "tp" else (own, all_of_them)
-    return Ranks(kind, *data, local, own, all_of_them, layout.replicate)
+    data = (0, 1) if kind == "tp" else (own // layout.sp, all_of_them // layout.sp)
+    return Ranks(layout, *data, local, own, all_of_them)
 
 
 class Replica:
@@ -157,13 +166,15 @@ class Replica:
 
 
 def _wrap(denoiser: Any, ranks: Ranks) -> nn.Module:
+    if ranks.layout.sp > 1:
+        share(denoiser, sequence_group(ranks.layout.sp))
     if ranks.kind == "ddp":
         taken = signature(nn.parallel.DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in taken else "broadcast_buffers"  # before torch 2.13
         still: dict[str, Any] = {name: False}
         return nn.parallel.DistributedDataParallel(denoiser, **still)
     if ranks.kind == "fsdp2":
-        return shard(denoiser, ranks.replicate)
+        return shard(denoiser, ranks.layout)
     if ranks.kind == "tp":
         return tensor_parallel(denoiser)
     return cast(nn.Module, denoiser)

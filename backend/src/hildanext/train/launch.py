@@ -106,7 +106,7 @@ def jobset(started: Started) -> dict[str, Any]:
         "name": "trainer", "image": own.image, "workingDir": own.mount,
         "command": started.arguments(f"{name}-node-0-0.{name}:{own.port}", name),
         "env": [{"name": "OMP_NUM_THREADS", "value": str(own.cpus)}, {"name": OWN_STORE, "value": "1"}],
-        "ports": [{"name": "agents", "containerPort": own.port}],
+        "ports": [{"name": "agents", "containerPort": own.port, "protocol": "TCP"}],
         "resources": {"requests": dict(size), "limits": dict(size)},
         "volumeMounts": [{"name": "work", "mountPath": own.mount}, {"name": "shm", "mountPath": "/dev/shm"}],
     }  # fmt: skip

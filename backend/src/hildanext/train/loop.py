@@ -72,8 +72,17 @@ class Recorder:
         """Evaluate; the record, with `eval_nll`."""
         return {}
 
-    def save(self, step: int, state: Mapping[str, Any]) -> str:
-        """Write a checkpoint; returns its path, empty where there is none."""
+    def save(self, step: int, state: Mapping[str, Any], now: bool = True) -> str:
+        """Write a checkpoint; returns its path, empty where there is none, or, unless it must be there `now`, none
+        yet."""
+        return ""
+
+    def busy(self) -> bool:
+        """Whether this rank still writes a checkpoint that was not due at once."""
+        return False
+
+    def written(self) -> str:
+        """Called on every rank when none is busy: such a checkpoint's path, once; empty where there is none."""
         return ""
 
     def finishing(self) -> bool:
@@ -148,7 +157,10 @@ class Trainer:
                 report.total.backward()  # type: ignore[no-untyped-call]
             reports.append(report)
 
-        sums = self._summed(reports, {"stopping": stopping, "finishing": finishing})
+        asked = {"stopping": stopping, "finishing": finishing, "busy": self.recorder.busy()}
+        sums = self._summed(reports, asked)
+        if not sums["busy"]:
+            self.saved = self.recorder.written() or self.saved
         normaliser = max(sums["normaliser"], 1e-12)
         norm = self._clip(self.ranks.size / normaliser)
         notes = self.work.notes()
@@ -191,14 +203,15 @@ class Trainer:
 
     def _clip(self, scale: float) -> float:
         every = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        parts = [[p for p in every if hasattr(p, "device_mesh") == shared] for shared in (False, True)]
+        meshes = list(dict.fromkeys(getattr(p, "device_mesh", None) for p in every))
+        parts = [[p for p in every if getattr(p, "device_mesh", None) == mesh] for mesh in meshes]
         norms = []
-        for part in filter(None, parts):  # torch multiplies no list of whole and shared tensors
+        for part in parts:  # torch multiplies no list of whole and shared tensors, nor over several meshes
             torch._foreach_mul_([p.grad for p in part], scale)
             norm = torch.nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
             norms.append(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         total = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-        for part in filter(None, parts):
+        for part in parts:
             torch.nn.utils.clip_grads_with_norm_(part, self.rates.clip or math.inf, total)
         return float(total)
 
@@ -218,7 +231,7 @@ class Trainer:
         if not stopping and (last or (train.eval_every and self.step % train.eval_every == 0)):
             self.measure()
         if stopping or last or (train.checkpoint_every and self.step % train.checkpoint_every == 0):
-            self.saved = self.recorder.save(self.step, self.state())
+            self.saved = self.recorder.save(self.step, self.state(), now=stopping or last) or self.saved
         if stopping and not last:
             way = f"resume with --set train.resume={self.saved}" if self.saved else "nothing was saved"
             raise Interrupted(f"train: stopped at step {self.step}; {way}")

@@ -1,14 +1,16 @@
 # The model and optimiser in training, as files of a checkpoint and as the folder a run ends with.
-# Entry points: ModelFiles (write, write_model, restore), save_optimizer, restore_optimizer, folded.
+# Entry points: ModelFiles (write, start, write_model, restore), save_optimizer, restore_optimizer, folded.
 # A checkpoint of a whole model is a Hugging Face folder; of an adapter run, the adapters and what hildanext.json says
 # beside the base's name. Under FSDP2 every rank writes its part of the optimiser and the first rank the gathered model.
 """Model files of a training run."""
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -59,6 +61,18 @@ class ModelFiles:
             _write_shards(self.loaded, self.optimizer, folder)
         elif self.ranks.first:
             save_optimizer(self.optimizer, folder)
+
+    def start(self, group: Any, folder: Path) -> list[Future[Any]]:
+        """As write, of ranks that share weights, in threads of their own over a copy of what there is now, which talk
+        in a process group of their own; every rank calls it."""
+        whole, found = _gathered(self.loaded, self.ranks, apart=True), list[Future[Any]]()
+        if self.ranks.first:
+            threads = ThreadPoolExecutor(1)
+            given = (whole, self.loaded.tokenizer, folder, self.meta, self.loaded.path)
+            found.append(threads.submit(write_model, *given))
+            threads.shutdown(wait=False)
+        self.ranks.wait()
+        return [*found, _start_shards(self.loaded, self.optimizer, folder, group)]
 
     def write_model(self, folder: Path, dtype: torch.dtype | None = None) -> Path:
         """The final model as one plain Hugging Face folder; adapters are merged into the weights, which are then turned
@@ -157,15 +171,17 @@ def _load_adapter(loaded: Loaded, folder: Path, where: str) -> None:
     load_adapter(loaded.denoiser, state, facts, where)
 
 
-def _gathered(loaded: Loaded, ranks: Ranks) -> HFDenoiser:
+def _gathered(loaded: Loaded, ranks: Ranks, apart: bool = False) -> HFDenoiser:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     denoiser = hugging_face(loaded.denoiser)
-    state = get_model_state_dict(denoiser, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = cast("dict[str, Any]", get_model_state_dict(denoiser, options=options))
     with torch.device("meta"):
-        model = type(denoiser.model)(denoiser.config)
+        model = type(denoiser.model)(deepcopy(denoiser.config))  # it says how the layers attend
     if ranks.first:
-        own = {name.removeprefix("model."): value for name, value in state.items()}
+        copied = apart and denoiser.device.type == "cpu"  # what was whole before is else the very weight that trains
+        own = {name.removeprefix("model."): value.clone() if copied else value for name, value in state.items()}
         model.load_state_dict(own, assign=True)
         model.tie_weights()
     made = HFDenoiser(model, denoiser.mask_id, shift=denoiser.shift, block_grid=denoiser.block_grid)
@@ -179,6 +195,15 @@ def _write_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path
 
     state = get_optimizer_state_dict(module(loaded.denoiser), _parts(optimizer))
     save({"optimizer": state}, checkpoint_id=str(folder / SHARDS))
+
+
+def _start_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path, group: Any) -> Future[Any]:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import async_save
+
+    state = get_optimizer_state_dict(module(loaded.denoiser), _parts(optimizer))
+    begun = async_save({"optimizer": state}, checkpoint_id=str(folder / SHARDS), process_group=group)
+    return cast("Future[Any]", begun)
 
 
 def _restore_shards(loaded: Loaded, optimizer: torch.optim.Optimizer, folder: Path) -> None:

@@ -74,13 +74,13 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
     """Groups with `factor` on the learning rate and their weight decay; vectors are not decayed. A factor of 0 trains
     nothing of that part. ConfigError where no parameter is left."""
     factors = {"attention": config.attention, "mlp": config.mlp, "embedding": config.embedding, "other": 1.0}
-    groups: dict[tuple[str, float, bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, float, bool, Any], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         part = part_of(name)
         factor = factors[part] * math.prod(rate for pattern, rate in config.rates.items() if matches(name, pattern))
         if parameter.requires_grad and factor > 0:
-            shared = hasattr(parameter, "device_mesh")  # torch steps no group of both kinds
-            groups.setdefault((part, factor, parameter.dim() > 1, shared), []).append(parameter)
+            mesh = getattr(parameter, "device_mesh", None)  # torch steps no group of several kinds
+            groups.setdefault((part, factor, parameter.dim() > 1, mesh), []).append(parameter)
     if not groups:
         raise ConfigError("optimizer: every parameter is frozen; train at least one part")
     return [

@@ -24,6 +24,7 @@ from hildanext.models.load import NEW, choose_device, choose_dtype, kind_at
 from hildanext.models.preflight import PARTS, estimate
 from hildanext.progress import Console
 from hildanext.registry import build
+from hildanext.train.cards import on_cards
 from hildanext.train.rehearsal import Pace, rehearse
 from hildanext.train.training import make_ladder, shards_folder, tokens_per_step
 
@@ -34,12 +35,14 @@ COPY_SHARE = 0.25
 @dataclass(frozen=True)
 class Plan:
     """A ladder with its cost. tokens_per_step counts every rank; step_seconds: of a step whose forwards have no clean
-    half, and of one whose forwards have one; None and no memory, bytes by part, before the model can be known."""
+    half, and of one whose forwards have one; None and no memory, bytes by part, before the model can be known. cards:
+    what a step would take on cards (train/cards.py)."""
 
     ladder: Ladder
     tokens_per_step: int
     step_seconds: tuple[float, float] | None
     memory: dict[str, Any]
+    cards: tuple[dict[str, Any], ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
         """One object per stage: phase, block, first, steps, tokens, seconds."""
@@ -61,7 +64,7 @@ class Plan:
         return {
             "window": self.ladder.window, "steps": self.ladder.steps, "tokens_per_step": self.tokens_per_step,
             "tokens": self.ladder.steps * self.tokens_per_step, "stages": rows, "seconds": seconds,
-            "memory": self.memory,
+            "memory": self.memory, "cards": list(self.cards),
         }  # fmt: skip
 
 
@@ -81,7 +84,8 @@ def plan_command(config: Config, console: Console) -> dict[str, Any]:
     model is not there."""
     ranks, shards = int(os.environ.get("WORLD_SIZE", "1")), _shards(config)
     window = shards.window if shards else config.tokenize.window
-    ladder, tokens = make_ladder(config, window, ranks), tokens_per_step(config, window, ranks)
+    apart = config.train.apart(ranks)
+    ladder, tokens = make_ladder(config, window, apart), tokens_per_step(config, window, apart)
     _show_stages(Plan(ladder, tokens, None, {}), console)
     plan = Plan(ladder, tokens, *_cost(config, ladder, shards, ranks))
     _show_cost(plan, console)
@@ -97,12 +101,12 @@ def _shards(config: Config) -> ShardSet | None:
 
 def _cost(
     config: Config, ladder: Ladder, shards: ShardSet | None, ranks: int
-) -> tuple[tuple[float, float] | None, dict[str, Any]]:
+) -> tuple[tuple[float, float] | None, dict[str, Any], tuple[dict[str, Any], ...]]:
     model = config.model
     if model.path == NEW and not model.new.tokenizer:
         tokenizer = shards.tokenizer if shards else ""
         if not tokenizer:
-            return None, {}
+            return None, {}, ()
         model = model.model_copy(update={"new": model.new.model_copy(update={"tokenizer": tokenizer})})
     config = config.model_copy(update={"model": model})
     footprint, window = kind_at(model.path).footprint(model), ladder.window
@@ -113,7 +117,8 @@ def _cost(
     block = max(below, key=lambda stage: stage.steps).block if below else window
     pace = _pace(config, footprint, memory, (window, block))
     whole, pair = (pace.seconds(config, objective, learned * window, each) for each in (True, False))
-    return (whole, pair), memory
+    needed = sum(memory.get(name, 0) for name in PARTS if name not in ("process", "heap"))  # which a card has not
+    return (whole, pair), memory, tuple(on_cards(config, footprint, objective, window, (learned * window, needed)))
 
 
 def _pace(config: Config, footprint: Any, memory: dict[str, Any], sizes: tuple[int, int]) -> Pace:
@@ -146,5 +151,8 @@ def _show_cost(plan: Plan, console: Console) -> None:
     console.say(f"minutes, if the machine does nothing else: {total / 60:.1f} ({', '.join(minutes)})")
     parts = ", ".join(f"{name} {plan.memory[name] / 2**30:.2f}" for name in MEMORY if plan.memory.get(name))
     console.say(f"memory, GiB: {parts}")
+    if plan.cards:
+        rows = [(card["card"], f"{card['seconds']:.2f}", "yes" if card["fits"] else "no") for card in plan.cards]
+        console.table(rows, ("on one such card or rank, by arithmetic", "seconds a step", "fits"))
     if plan.memory.get("unsure"):
         console.warn(plan.memory["unsure"])

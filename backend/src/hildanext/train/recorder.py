@@ -9,14 +9,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hildanext.errors import HildaError
+from hildanext.errors import ConfigError, HildaError
 from hildanext.report.losses import plot_losses
-from hildanext.train.checkpoint import ADVICE, STATE, Checkpoints
+from hildanext.train.checkpoint import ADVICE, STATE, Checkpoints, Writing
 from hildanext.train.evaluation import Evaluator
 from hildanext.train.loop import Recorder, Trainer
 from hildanext.train.model_files import ModelFiles, written_dtype
@@ -44,6 +45,8 @@ class RunRecorder(Recorder):
         self.parent_bare: float | None = state.get("parent_nll_without_ends")
         self.history: list[dict[str, Any]] = list(state.get("history", []))
         self.trackers: list[Tracker] = []
+        self.writing: Writing | None = None
+        self._beside = training.ranks.beside() if _aside(training) else None
         self._status, self._step, self._wish = 0.0, 0, training.run.path / "finish"
         self.panels = Panels(training, training.loaded.denoiser) if _drawn(training) else None
 
@@ -159,8 +162,10 @@ class RunRecorder(Recorder):
     def _parents(self) -> dict[str, float | None]:
         return {"parent_nll": self.parent, "parent_nll_without_ends": self.parent_bare}
 
-    def save(self, step: int, state: Mapping[str, Any]) -> str:
-        """Write a checkpoint; every rank takes part."""
+    def save(self, step: int, state: Mapping[str, Any], now: bool = True) -> str:
+        """Write a checkpoint; every rank takes part. Empty where it is being written while training goes on."""
+        if self.writing is not None:
+            self.written()
         for tracker in self.trackers:
             tracker.flush()
         stages = [vars(stage) for stage in self.training.ladder.stages]
@@ -168,10 +173,26 @@ class RunRecorder(Recorder):
         full |= {"base": str(self.training.loaded.path), "machine": self._machine()}
         full |= {"settings": settings(self.training.config)}
         self._step = step
-        saved = str(self.checkpoints.save(step, full, self._files().write, self.training.ranks))
+        if self._beside is not None and not now:
+            start = partial(self._files().start, self._beside)
+            self.writing = self.checkpoints.begin(step, full, start, self.training.ranks)
+            return ""
+        return self._said(self.checkpoints.save(step, full, self._files().write, self.training.ranks))
+
+    def busy(self) -> bool:
+        """Whether this rank still writes its part of a checkpoint."""
+        return self.writing is not None and not self.writing.done
+
+    def written(self) -> str:
+        """The checkpoint that was being written, whole; empty where there was none. Every rank calls it."""
+        writing, self.writing = self.writing, None
+        return "" if writing is None else self._said(writing.finish())
+
+    def _said(self, saved: Path) -> str:
         if self.training.ranks.first:
-            self.training.run.status(step=step, total=self.training.ladder.steps, checkpoint=saved)
-        return saved
+            step, total = int(saved.name.rpartition("-")[2]), self.training.ladder.steps
+            self.training.run.status(step=step, total=total, checkpoint=str(saved))
+        return str(saved)
 
     def _files(self) -> ModelFiles:
         *past, own = self.files.meta.history
@@ -222,6 +243,15 @@ class RunRecorder(Recorder):
             rows.append(("AR parent, without end tokens", f"{report['parent_nll_without_ends']:.4f}", ""))
         console.table(rows, ("evaluation NLL, nats/token", "before", "after"))
         console.say(f"model: {report['model']}")
+
+
+def _aside(training: Training) -> bool:
+    if training.config.train.checkpoint_beside and not training.ranks.sharded:
+        raise ConfigError(
+            "train.checkpoint_beside: only where ranks share weights (fsdp, ep, tp), which are gathered into a copy"
+            " anyway; leave it off"
+        )
+    return training.config.train.checkpoint_beside
 
 
 def _drawn(training: Training) -> bool:

@@ -29,7 +29,8 @@ ELSEWHERE = ("model.device", "model.dtype", "model.attention", "train.batch", "t
 SILENT = ("train.resume", "train.override_recorded", "train.prepare")
 EVALUATION = ("train.eval_split", "train.eval_rows", "train.eval_samples")
 EXACT = (
-    *EVALUATION, "train.eval_every", "train.checkpoint_every", "train.keep_last", "train.keep_best", "train.workers",
+    *EVALUATION, "train.eval_every", "train.checkpoint_every", "train.checkpoint_beside", "train.keep_last",
+    "train.keep_best", "train.workers",
     "train.trackers", "train.parity", "train.skip_nonfinite", "train.data", "train.split", "model.max_vram_pct",
     "model.trust_remote_code", "model.override_recorded", "train.steps", "train.tokens", "ladder",
 )  # fmt: skip

@@ -21,7 +21,7 @@ from hildanext.data.prepare import prepare
 from hildanext.data.shards import ShardSet, check_tokenizer
 from hildanext.data.storage import fetched, joined
 from hildanext.data.tokenize import tokenize
-from hildanext.errors import DataError, HildaError, ModelError
+from hildanext.errors import ConfigError, DataError, HildaError, ModelError
 from hildanext.models.adapter_folder import start_from
 from hildanext.models.denoiser import hugging_face, module, network
 from hildanext.models.hardware import slow_dtype
@@ -38,7 +38,7 @@ from hildanext.train.agreement import facts, require_same
 from hildanext.train.checkpoint import Checkpoints, read_state, read_tensors
 from hildanext.train.distributed import Ranks, Replica, open_ranks
 from hildanext.train.evaluation import held_out
-from hildanext.train.layout import require_tensor_parallel
+from hildanext.train.layout import require_experts, require_tensor_parallel
 from hildanext.train.optim import OptimizerChoice, build_optimizer, freeze
 from hildanext.train.resume import AUTO, Changes, find_checkpoint
 
@@ -277,6 +277,10 @@ def trainable(training: Training) -> tuple[Any, OptimizerChoice]:
         recompute(network(denoiser))
     if ranks.kind == "tp":
         require_tensor_parallel(hugging_face(denoiser), ranks.processes, training.adapted, config.optimizer.name)
+    if ranks.layout.ep > 1:
+        require_experts(hugging_face(denoiser), ranks.layout.ep, config.optimizer.name)
+    if ranks.layout.sp > 1 and config.model.embedding_noise.steps:
+        raise ConfigError("train.parallel.sp: not with model.embedding_noise, whose draws are of whole rows; use fsdp")
     model = denoiser if ranks.kind == "none" else Replica(denoiser, ranks)
     choice = build_optimizer(trained, config.optimizer)
     if choice.reason:
