@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from hildanext.config.model import ModelConfig
-from hildanext.errors import DataError
-from hildanext.measure.filling import Choice, ladder, nats_of, shortest_good
+from hildanext.errors import DataError, ModelError
+from hildanext.measure.filling import Choice, ladder, nats_of, shortest_good, shrunk
 from hildanext.measure.gaps import Gap, code_gaps, edit_similarity, story_gaps, text_gaps
 from hildanext.measure.scoring import causal_nats
 from hildanext.models.load import load_model
@@ -90,3 +93,30 @@ def test_edit_similarity_counts_letters(a: str, b: str, share: float) -> None:
 
 def test_a_gap_without_an_end_is_not_cut() -> None:
     assert Gap("a", "b", "c").cut("one. two\n") == "one. two\n"
+
+
+class Deletes:
+    """A denoiser whose DELETE is likely at tokens of `wrong`, the later the likelier."""
+
+    device, mask_id, edit_ids, shift = torch.device("cpu"), 0, (8, 9), "none"
+
+    def __init__(self, wrong: set[int]) -> None:
+        self.wrong, self.seen = wrong, list[int]()
+
+    def __call__(self, tokens: Tensor, positions: Tensor, mask: Tensor, select: Tensor) -> Tensor:
+        assert bool(mask.all()) and positions[0].tolist() == list(range(tokens.shape[1]))
+        found = torch.zeros(int(select.sum()), 10)
+        self.seen.append(tokens.shape[1])
+        for row, token in enumerate(tokens[select].tolist()):
+            found[row, 8] = 4.0 + row if token in self.wrong else -4.0
+        return found
+
+
+def test_a_middle_loses_what_the_model_deletes_and_nothing_around_it() -> None:
+    editor = SimpleNamespace(denoiser=Deletes({5, 6}))
+    assert shrunk(editor, [5, 1], [2, 5, 3, 6], [6, 4], 0.5) == [2, 3]
+    assert editor.denoiser.seen == [8, 7, 6]
+    assert shrunk(editor, [1], [5, 5], [2], 0.5) == [] and shrunk(editor, [1], [5, 2], [2], 0.999) == [5, 2]
+    editor.denoiser.edit_ids = None
+    with pytest.raises(ModelError, match="edit actions"):
+        shrunk(editor, [1], [5], [2], 0.5)

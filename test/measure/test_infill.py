@@ -85,7 +85,9 @@ def test_baselines_see_no_suffix_and_are_told_what_they_are_told(
     monkeypatch.setattr(infill, "ARGenerator", lambda loaded, config: theirs)
     own = Says(lambda one: " Tom sat.")
     found = run(pair, own, made)
-    assert set(WAYS) == {name.rsplit("_valid", 1)[0] for name in found.measures if name.endswith("_valid")}
+    assert {*WAYS} - {"fill_edited"} == {
+        name.rsplit("_valid", 1)[0] for name in found.measures if name.endswith("_valid")
+    }
     assert all(one.suffix is None for one in theirs.asked)
     assert {one.sample for one in theirs.asked if one.temperature} == {0, 1}
     sizes = [len(pair[1].tokenizer(gap.middle, add_special_tokens=False)["input_ids"]) for gap in made._gaps(0)]
@@ -108,6 +110,19 @@ def test_the_chosen_length_is_the_shortest_good_one_and_a_planted_choice_is_seen
     assert found["fill_chosen_forwards"].value == 6
     monkeypatch.setattr(infill, "nats_of", lambda *_: [1.0, 5.0, 5.0])
     assert run(pair, says, made).measures["fill_chosen_valid"].value == 0
+
+
+def test_an_editor_says_how_many_tokens_are_too_many(pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = task(ways=("fill_edited",), editor="tiny", fixed=12, limit=2)
+    known = truth(made)
+    says = Says(lambda one: known[one.prompt, one.suffix] + " In her" * (one.max_new_tokens == 12))
+    monkeypatch.setattr(load, "load_model", lambda model, console=None: pair[1])
+    monkeypatch.setattr(infill, "shrunk", lambda editor, before, middle, after, tau: middle[:-2])
+    found = run(pair, says, made).measures
+    assert found["fill_edited_valid"].value == 1 and found["fill_edited_tokens"].value == 9
+    assert found["fill_edited_forwards"].value == 2 + 3 + 2
+    with pytest.raises(DataError, match="editor"):
+        task(ways=("fill_edited",)).ready()
 
 
 def test_the_best_of_several_is_the_likeliest_with_its_suffix(

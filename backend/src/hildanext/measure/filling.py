@@ -1,5 +1,6 @@
 # How long a gap is: several lengths are filled, the whole texts scored, and the shortest good one is taken.
-# Entry points: ladder (lengths worth trying), shortest_good (which of them), Choice (how), nats_of (what texts score).
+# Entry points: ladder (lengths worth trying), shortest_good (which of them), Choice (how), nats_of (what texts score);
+# shrunk (a middle without what a model with edit actions deletes).
 # A gap of masks has no end token, so its length is part of the question. Texts of different lengths are compared by
 # their nats behind the same prefix, suffix included: -log p(middle, suffix | prefix), or a bound on it.
 """Choosing the length of a gap."""
@@ -10,6 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from hildanext.core.levenshtein import controls_of
+from hildanext.errors import ModelError
 from hildanext.measure.scores import Kind, Scoring, scores
 
 TRIES = 12
@@ -55,3 +60,27 @@ def nats_of(loaded: Any, prefix: str | Sequence[int], middles: Sequence[str], su
     pairs = [(prefix, middle + suffix) for middle in middles]
     found = scores(loaded, pairs, Scoring(how.kind, how.samples, how.block))
     return [one.nats for piece in found for one in piece]
+
+
+@torch.no_grad()
+def shrunk(loaded: Any, before: Sequence[int], middle: Sequence[int], after: Sequence[int], tau: float) -> list[int]:
+    """The ids of a middle without those the model deletes: the likeliest DELETE above `tau` goes, one a forward over
+    the whole text as one block, until there is none. Source: LLaDA2.2 sec. 3.2, its rule; one at a time is ours.
+    ModelError for a model without edit actions."""
+    controls, kept = controls_of(loaded.denoiser), list(middle)
+    if controls is None or loaded.denoiser.shift != "none":
+        raise ModelError(
+            "infill.editor: a model with edit actions, unshifted, is needed; train it with model.edit_actions"
+        )
+    while kept:
+        ids = [*before, *kept, *after]
+        places = torch.arange(len(ids))
+        tokens, select = torch.tensor([ids]), ((places >= len(before)) & (places < len(before) + len(kept)))[None]
+        seen = torch.ones(1, 1, len(ids), len(ids), dtype=torch.bool)
+        moved = [each.to(loaded.denoiser.device) for each in (tokens, places[None], seen, select)]
+        logits = loaded.denoiser(moved[0], moved[1], moved[2], select=moved[3])
+        delete = logits.float().softmax(-1)[:, controls.delete]
+        if float(delete.max()) <= tau:
+            break
+        del kept[int(delete.argmax())]
+    return kept

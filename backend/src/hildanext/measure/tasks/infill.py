@@ -18,7 +18,7 @@ from hildanext.config.model import ModelConfig
 from hildanext.decoding.request import Request
 from hildanext.errors import DataError
 from hildanext.measure.endings import Ending, causal
-from hildanext.measure.filling import Choice, ladder, nats_of, shortest_good
+from hildanext.measure.filling import Choice, ladder, nats_of, shortest_good, shrunk
 from hildanext.measure.gaps import CODE_FIELDS, Gap, code_gaps, edit_similarity, story_gaps, text_gaps
 from hildanext.measure.generation import ARGenerator, Completion
 from hildanext.measure.items import chosen, read_items
@@ -28,14 +28,15 @@ from hildanext.measure.task import FAILED, EvalContext, Outcome, Task
 from hildanext.report.intervals import Measure, mean, share
 
 Way = Literal[
-    "reference", "fill_true", "fill_fixed", "fill_chosen", "block_true", "alone_true", "parent_true", "parent_cut",
-    "best_true", "best_cut",
+    "reference", "fill_true", "fill_fixed", "fill_chosen", "fill_edited", "block_true", "alone_true", "parent_true",
+    "parent_cut", "best_true", "best_cut",
 ]  # fmt: skip
 WAYS: dict[str, str] = {
     "reference": "the middle as it was",
     "fill_true": "the model between prefix and suffix, the true length told",
     "fill_fixed": "the same, always `fixed` tokens",
     "fill_chosen": "the same, several lengths, the shortest good one",
+    "fill_edited": "fill_fixed, then as many tokens less as `editor` deletes, and filled anew",
     "block_true": "the model in its own blocks, which hide most of the suffix",
     "alone_true": "the model from the prefix alone",
     "parent_true": "the parent left to right from the prefix alone, the true length told",
@@ -76,6 +77,8 @@ class Infill(Task):
     score: Literal["bound", "autoregressive"] = Field("bound", description="what fill_chosen compares texts by")
     draws: int = Field(4, ge=2, multiple_of=2, description="draws of noise per block of that bound")
     slack: float = Field(1.0, ge=0, description="nats by which a shorter text of fill_chosen may be worse")
+    editor: str = Field("", description="model folder with edit actions, of the same tokenizer, for fill_edited")
+    tau_delete: float = Field(0.5, ge=0, lt=1, description="probability its DELETE must exceed")
     best: int = Field(8, ge=1, description="texts of best_true and best_cut")
     temperature: float = Field(0.8, gt=0, le=100, description="temperature those are drawn at")
     cpu_seconds: int = Field(10, ge=1, description="code: processor time of one program's tests, seconds")
@@ -85,8 +88,9 @@ class Infill(Task):
         from hildanext.models.load import model_folder
 
         self._ways(self._gaps(0))
-        if self.parent:
-            model_folder(self.parent, "eval.tasks.infill.parent")
+        for name in ("parent", "editor"):
+            if folder := getattr(self, name):
+                model_folder(folder, f"eval.tasks.infill.{name}")
 
     def run(self, context: EvalContext) -> Outcome:
         """Write every gap in every way, then judge."""
@@ -126,6 +130,9 @@ class Infill(Task):
         lacking = {way: "parent: no AR model is named; give its folder" for way in parented if not self.parent}
         no_end = "source: this set's gaps have no end that a text could be cut at; take parent_true and best_true"
         lacking |= {way: no_end for way in parented if way.endswith("cut") and not ended}
+        lacking |= (
+            {} if self.editor else {"fill_edited": "editor: no model with edit actions is named; give its folder"}
+        )
         if wrong := [way for way in self.ways if way in lacking]:
             raise DataError(f"infill.ways: {wrong[0]} needs infill.{lacking[wrong[0]]}")
         return list(self.ways) or [way for way in WAYS if way not in lacking]
@@ -168,6 +175,7 @@ class _Writer:
             "fill_true": lambda: self._filled(self.sizes),
             "fill_fixed": lambda: self._filled(fixed),
             "fill_chosen": self._chosen,
+            "fill_edited": self._edited,
             "block_true": lambda: self._filled(self.sizes, self.context.loaded.meta.block),
             "alone_true": lambda: self._alone(self.context, self.sizes, False),
             "parent_true": lambda: self._alone(self.parent, self.sizes, False),
@@ -190,8 +198,11 @@ class _Writer:
             )
         return self._parent
 
+    def _ids(self, text: str) -> list[int]:
+        return list(self.context.loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def _tokens(self, text: str) -> int:
-        return max(1, len(self.context.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]))
+        return max(1, len(self._ids(text)))
 
     def _fill(self, gap: Gap, size: int, block: int | None = None) -> Request:
         return Request(prompt=gap.before, suffix=gap.after, max_new_tokens=size, block=block)
@@ -220,6 +231,21 @@ class _Writer:
                 found.forwards.append(float(sum(one.forwards for one in tried)))
                 bar.advance()
         return found
+
+    def _edited(self) -> Written:
+        from hildanext.models.load import load_model
+
+        first = self._filled([self.task.fixed] * len(self.gaps))
+        model = self.context.config.model
+        editor: Any = load_model(ModelConfig(path=self.task.editor, device=model.device, dtype=model.dtype))
+        sizes, looks = [], []
+        for gap, text in zip(self.gaps, first.middles, strict=True):
+            ids = [self._ids(part) for part in (gap.before, text, gap.after)]
+            sizes.append(max(1, len(shrunk(editor, *ids, self.task.tau_delete))))
+            looks.append(len(ids[1]) - sizes[-1] + 1)
+        again = self._filled(sizes)
+        forwards = [sum(each) for each in zip(first.forwards, looks, again.forwards, strict=True)]
+        return Written(again.middles, forwards, sizes)
 
     def _alone(self, context: EvalContext, sizes: Sequence[int], cut: bool) -> Written:
         asks = [
