@@ -131,7 +131,8 @@ def test_a_checkpoint_of_any_layout_goes_on_in_one_process(
     name: str, trained: Path, shards: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     folder = str(trained / name / "checkpoints" / "step-000003")
-    run(tmp_path, shards, **{**COMMON, "train__batch": ROWS, "train__resume": folder, "model__path": folder})
+    parent = json.loads((trained / name / "config.json").read_text())["model"]["path"]
+    run(tmp_path, shards, **{**COMMON, "train__batch": ROWS, "train__resume": folder, "model__path": parent})
     assert losses(tmp_path) == pytest.approx(losses(trained / cases()[name].one)[3:], rel=1e-6)
 
 
