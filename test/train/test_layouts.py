@@ -93,7 +93,8 @@ def test_ranks_in_any_layout_give_the_losses_of_one_process(name: str, trained: 
     own, theirs = (
         [line["eval"]["eval_nll"] for line in records(trained / run) if "eval" in line] for run in (name, one)
     )
-    assert len(own) == 2 and own == pytest.approx(theirs, rel=1e-6)
+    close = 5e-6 if one == "one-hybrid" else 1e-6  # a state sums what five steps of another order made of it
+    assert len(own) == 2 and own == pytest.approx(theirs, rel=close)
 
 
 @slow
