@@ -240,9 +240,9 @@ class _Writer:
         editor: Any = load_model(ModelConfig(path=self.task.editor, device=model.device, dtype=model.dtype))
         sizes, looks = [], []
         for gap, text in zip(self.gaps, first.middles, strict=True):
-            ids = [self._ids(part) for part in (gap.before, text, gap.after)]
-            sizes.append(max(1, len(shrunk(editor, *ids, self.task.tau_delete))))
-            looks.append(len(ids[1]) - sizes[-1] + 1)
+            before, middle, after = (self._ids(part) for part in (gap.before, text, gap.after))
+            sizes.append(max(1, len(shrunk(editor, before, middle, after, self.task.tau_delete))))
+            looks.append(len(middle) - sizes[-1] + 1)
         again = self._filled(sizes)
         forwards = [sum(each) for each in zip(first.forwards, looks, again.forwards, strict=True)]
         return Written(again.middles, forwards, sizes)
