@@ -61,7 +61,8 @@ def test_memory_is_followed_under_autocast_where_training_uses_it(tmp_path: Path
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_preset_that_trains_has_a_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HILDANEXT_MODEL", "HILDANEXT_DATA", "HILDANEXT_ROWS", "HILDANEXT_TINYSTORIES", "HILDANEXT_DOLMA"):
+    for name in ("MODEL", "DATA", "ROWS", "TINYSTORIES", "DOLMA", "ANCHORS"):
+        name = f"HILDANEXT_{name}"
         monkeypatch.setenv(name, "nowhere")
     config = load_config(path)
     untrained = config.model.model_copy(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def made(loaded: Any) -> Any:
 
     def of(name: str) -> LatentDenoiser:
         if name not in known:
-            known[name] = new_latent(loaded, {"type": name, **SMALL.get(name, {})}, 0)
+            known[name] = new_latent(copy.deepcopy(loaded), {"type": name, **SMALL.get(name, {})}, 0)
         return known[name]
 
     return of

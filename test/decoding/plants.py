@@ -148,20 +148,16 @@ def thresholds_that_include_equality(patch: Any) -> None:
 
 
 def ties_by_topk(patch: Any) -> None:
-    def best(score: Any, allowed: Any, count: int) -> Any:
-        chosen = torch.zeros_like(allowed)
-        chosen[torch.where(allowed, score, -torch.inf).flip(0).topk(count).indices] = True
-        return chosen.flip(0) & allowed
-
-    patch.setattr(threshold_edit, "best_first", best)
+    surest = threshold_edit.surest
+    patch.setattr(threshold_edit, "surest", lambda places, odds, count: surest(places[::-1], odds, count))
 
 
 def nothing_forced(patch: Any) -> None:
-    patch.setattr(threshold_edit, "best_first", lambda score, allowed, count: torch.zeros_like(allowed))
+    patch.setattr(threshold_edit, "surest", lambda places, odds, count: [])
 
 
 def leftmost_instead_of_best(patch: Any) -> None:
-    patch.setattr(threshold_edit, "best_first", lambda score, allowed, count: allowed & (allowed.cumsum(0) <= count))
+    patch.setattr(threshold_edit, "surest", lambda places, odds, count: places[:count])
 
 
 def remainder_last(patch: Any) -> None:
@@ -193,7 +189,7 @@ def everything_editable(patch: Any) -> None:
 
 
 def no_edits(patch: Any) -> None:
-    patch.setattr(ThresholdEdit, "_edits", lambda *_: None)
+    patch.setattr(ThresholdEdit, "_edits", lambda *_: [])
 
 
 def edits_above_one_minus_tau(patch: Any) -> None:

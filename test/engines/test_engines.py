@@ -75,7 +75,7 @@ def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[OpenEngine]
 
 
 def test_every_file_of_the_folder_is_an_engine_or_known_not_to_be() -> None:
-    assert registry.names("engines") == ["dinfer", "onnx", "sglang", "tiny", "transformers"]
+    assert registry.names("engines") == ["dinfer", "latent", "llamacpp", "onnx", "sglang", "tiny", "transformers"]
     assert all(issubclass(registry.load("engines", name), EnginePlugin) for name in registry.names("engines"))
 
 

@@ -15,7 +15,7 @@ import pytest
 from hildanext.config import Config
 from hildanext.config.model import ModelConfig
 from hildanext.decoding.request import Request
-from hildanext.errors import DataError
+from hildanext.errors import ConfigError, DataError
 from hildanext.measure import generation
 from hildanext.measure.generation import ARGenerator, Completion, DiffusionGenerator
 from hildanext.measure.task import EvalContext, Outcome
@@ -170,5 +170,11 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(
 ) -> None:
     several = {**CODE, "task_id": "MultiLineInfilling/HumanEval/0/L0_L1", "text": "Tom ran. He had a big dog. It sat."}
     (tmp_path / "c.jsonl").write_text(json.dumps(several) + "\n")
+    given = {"path": str(tmp_path / "c.jsonl")} if "source" in fields else {}
     with pytest.raises(DataError, match=words):
-        task(**{"path": str(tmp_path / "c.jsonl"), "sentences": 3, **fields}).ready()
+        task(**{**given, "sentences": 3, **fields}).ready()
+
+
+def test_a_file_beside_stories_of_our_own_is_refused() -> None:
+    with pytest.raises(ConfigError, match="source story makes its own texts"):
+        task(path="texts.jsonl")

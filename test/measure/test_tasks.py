@@ -61,6 +61,7 @@ def test_a_task_reaches_the_network_only_with_download(
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     given = {} if type(task(name)).model_fields["path"].default else {"path": "hub:a/b:test"}
+    given |= {"source": "code"} if name == "infill" else {}
     with pytest.raises(DataError, match="download=true"):
         task(name, **given).run(scripted(lambda request: ""))
     assert seen == []

@@ -152,7 +152,7 @@ def _spread(values: Tensor, looked: Tensor, otherwise: Tensor | None = None) -> 
     own = values.to(looked.device)
     if own.shape == looked.shape:
         return own
-    return torch.masked_scatter(torch.zeros(looked.shape[0]) if otherwise is None else otherwise, looked, own)
+    return torch.masked_scatter(own.new_zeros(looked.shape[0]) if otherwise is None else otherwise, looked, own)
 
 
 def _spread_rows(values: Tensor, looked: Tensor) -> Tensor:

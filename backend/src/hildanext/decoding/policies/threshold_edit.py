@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 
@@ -53,12 +55,22 @@ class ThresholdEdit(BlockPolicy):
         chosen = [place for place in hidden if probability[place] > sure]
         wanted = min(least(canvas, self.minimum_transfers), len(hidden))
         if len(chosen) < wanted:
-            chosen = sorted(hidden, key=probability.__getitem__, reverse=True)[:wanted]
-        edited = list[int]()
-        if self.tau_edit is not None and len(hidden) < len(tokens):
-            doubtful, free = single(self.tau_edit), canvas.editable.tolist()
-            edited = [
-                place for place, (token, pick) in enumerate(zip(tokens, best, strict=True))
-                if pick != token != mask_id and free[place] and probability[place] > doubtful
-            ]  # fmt: skip
+            chosen = surest(hidden, probability, wanted)
+        edited = self._edits(canvas, tokens, best, probability) if len(hidden) < len(tokens) else []
         return written(canvas, stats.best, chosen, edited)
+
+    def _edits(
+        self, canvas: Canvas, tokens: Sequence[int], best: Sequence[int], probability: Sequence[float]
+    ) -> list[int]:
+        if self.tau_edit is None:
+            return []
+        mask_id, doubtful, free = canvas.mask_id, single(self.tau_edit), canvas.editable.tolist()
+        return [
+            place for place, (token, pick) in enumerate(zip(tokens, best, strict=True))
+            if pick != token != mask_id and free[place] and probability[place] > doubtful
+        ]  # fmt: skip
+
+
+def surest(places: Sequence[int], probability: Sequence[float], count: int) -> list[int]:
+    """The `count` of these places with the highest probability, the leftmost of equal ones first."""
+    return sorted(places, key=probability.__getitem__, reverse=True)[:count]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hildanext.config.base import SEEDS
 from hildanext.config.decode import Tokens
@@ -91,6 +91,12 @@ class Infill(Task):
         for name in ("parent", "editor"):
             if folder := getattr(self, name):
                 model_folder(folder, f"eval.tasks.infill.{name}")
+
+    @model_validator(mode="after")
+    def _path_is_read(self) -> Infill:
+        if self.source == "story" and self.path:
+            raise ValueError("path: source story makes its own texts; leave it out, or give source text or code")
+        return self
 
     def run(self, context: EvalContext) -> Outcome:
         """Write every gap in every way, then judge."""
