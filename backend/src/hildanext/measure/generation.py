@@ -74,11 +74,14 @@ class DiffusionGenerator:
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """All requests through one engine, decode.requests of them at once."""
-        engine = BlockEngine(self.loaded, self.config)
-        started = time.monotonic()
-        results = Driver(engine).run(requests)
-        seconds = (time.monotonic() - started) / max(1, sum(result.metrics.forwards for result in results))
-        return [_completion(result, seconds * result.metrics.forwards) for result in results]
+        return _driven(BlockEngine(self.loaded, self.config), requests)
+
+
+def _driven(engine: Any, requests: Sequence[Request]) -> list[Completion]:
+    started = time.monotonic()
+    results = Driver(engine).run(requests)
+    seconds = (time.monotonic() - started) / max(1, sum(result.metrics.forwards for result in results))
+    return [_completion(result, seconds * result.metrics.forwards) for result in results]
 
 
 def _completion(result: Result, seconds: float) -> Completion:
@@ -213,11 +216,7 @@ class LatentGenerator:
         """All requests through one session, those that are drawn alike together."""
         from hildanext.engines.latent import session_over
 
-        session = session_over(self.loaded, self.config)
-        started = time.monotonic()
-        results = Driver(session).run(requests)
-        seconds = (time.monotonic() - started) / max(1, sum(result.metrics.forwards for result in results))
-        return [_completion(result, seconds * result.metrics.forwards) for result in results]
+        return _driven(session_over(self.loaded, self.config), requests)
 
 
 def generator_for(kind: str, loaded: Any, config: DecodeConfig, latent: LatentConfig | None = None) -> Generator:
