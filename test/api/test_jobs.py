@@ -112,10 +112,11 @@ def test_a_queued_job_is_cancelled_at_once_and_can_be_deleted(tmp_path: Path) ->
 
 
 def test_a_job_that_ignores_the_signal_is_killed_after_its_time(tmp_path: Path) -> None:
-    with project(tmp_path, cancel_seconds=0.5) as client:
+    with project(tmp_path, cancel_seconds=3600) as client:
         job = start(client, "stubborn")
         at_work(client, job)
         assert client.post(f"/jobs/{job['id']}/cancel").json()["state"] == "cancelling"
+    with project(tmp_path, cancel_seconds=0.5) as client:
         wait(client, job, "cancelled")
         status = tmp_path / "runs" / job["id"] / "status.json"
         until(lambda: json.loads(status.read_text())["state"] == "cancelled")
