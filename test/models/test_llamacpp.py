@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from decoding.reference import MASK
 from decoding.subjects import BLOCK, Letters, Subject, prompt, request
 from engines.toy import toy_tokenizer
 from models.gguf_file import HERE, NEEDED
+from models.imports import importing
 
 from hildanext.config import Config
 from hildanext.config.decode import MODES
@@ -277,13 +277,7 @@ def test_without_the_package_another_engine_serves_and_it_is_said(
     library.library.cache_clear()
 
 
-def imports_at_module_level(folder: Path) -> list[str]:
-    """Files that import llama_cpp when they are imported."""
-    lead = re.compile(r"^(import|from) llama_cpp", re.M)
-    return [path.name for path in folder.rglob("*.py") if lead.search(path.read_text(encoding="utf-8"))]
-
-
 def test_nothing_imports_the_package_before_it_is_needed(tmp_path: Path) -> None:
-    assert imports_at_module_level(Path(library.__file__).parents[2]) == []
+    assert importing(Path(library.__file__).parents[2], "llama_cpp") == []
     (tmp_path / "planted.py").write_text("import llama_cpp\n")
-    assert imports_at_module_level(tmp_path) == ["planted.py"]
+    assert importing(tmp_path, "llama_cpp") == ["planted.py"]

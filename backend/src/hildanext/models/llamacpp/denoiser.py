@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Never
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hildanext.core.types import Batch
 from hildanext.errors import ModelError
+from hildanext.models.decoding_only import DecodesOnly, places_read
 from hildanext.models.llamacpp.cells import Cells, Piece, token_bytes
 from hildanext.models.llamacpp.library import Weights
 from hildanext.models.meta import HildaMeta
@@ -24,10 +24,11 @@ FILE_TYPES = {"0": "f32", "1": "f16", "2": "q4_0", "3": "q4_1", "7": "q8_0", "32
 
 
 @dataclass
-class LlamaCppDenoiser:
+class LlamaCppDenoiser(DecodesOnly):
     """A GGUF file as core.types.Denoiser: logits only, where llama.cpp computes. It takes masks in which a position
     sees its own block and all before it, no layout, and has no features: it decodes, nothing else."""
 
+    refusal = "a GGUF file under llama.cpp decodes and gives no likelihoods; use its folder"
     weights: Weights
     stored: str
     keys: str
@@ -69,24 +70,9 @@ class LlamaCppDenoiser:
         return self.weights.window
 
     @property
-    def dtype(self) -> torch.dtype:
-        """float32: what comes out."""
-        return torch.float32
-
-    @property
-    def device(self) -> torch.device:
-        """The CPU, where what goes in and comes out lies."""
-        return torch.device("cpu")
-
-    @property
     def exact(self) -> bool:
         """Whether weights, keys and values are float32."""
         return self.stored == "f32" and self.keys == "float32"
-
-    @property
-    def takes_layout(self) -> bool:
-        """False: it takes masks."""
-        return False
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -138,33 +124,14 @@ class LlamaCppDenoiser:
         asked = torch.ones_like(positions, dtype=torch.bool) if select is None else select
         if self.shift == "none":
             return torch.where(asked, asked.flatten().cumsum(0).view_as(positions) - 1, -1), None
-        if bool((asked[:, 0] & (positions[:, 0] != 0)).any()):
-            raise ValueError("denoiser: with shift the forward must begin before the first selected position")
-        index = torch.arange(positions.numel()).view_as(positions)
-        chosen = torch.where(positions == 0, index, index - 1)[asked]
+        chosen = places_read(positions, asked, self.shift)
         places, order = torch.unique(chosen, return_inverse=True)
         read = torch.full((positions.numel(),), -1)
         read[places] = torch.arange(len(places))
         return read.view_as(positions), order
-
-    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
-        """ModelError: see the class."""
-        _no_features()
-
-    def causal_features(self, batch: Batch, select: Tensor) -> Tensor:
-        """ModelError: see the class."""
-        _no_features()
-
-    def head(self) -> Tensor:
-        """ModelError: see the class."""
-        _no_features()
 
 
 class _Place(NamedTuple):
     slot: int
     start: int
     size: int
-
-
-def _no_features() -> Never:
-    raise ModelError("model: a GGUF file under llama.cpp decodes and gives no likelihoods; use its folder")

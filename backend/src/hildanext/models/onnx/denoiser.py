@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Never, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from hildanext.core.types import Batch
 from hildanext.errors import ModelError, first_line
+from hildanext.models.decoding_only import DecodesOnly, places_read
 from hildanext.models.onnx.facts import MODEL, Facts
 
 CELLS = 64
@@ -100,10 +100,11 @@ class Columns:
 
 
 @dataclass
-class OnnxDenoiser:
+class OnnxDenoiser(DecodesOnly):
     """An exported step as core.types.Denoiser: logits only, on the CPU, in float32 or from quantised weights, whose
     results are not exact. It takes boolean masks and no layout, and has no features: it decodes, nothing else."""
 
+    refusal = "an ONNX export decodes and gives no likelihoods; use the folder it was made of"
     session: Any
     facts: Facts
     mask_id: int
@@ -135,24 +136,9 @@ class OnnxDenoiser:
         return self.facts.window
 
     @property
-    def dtype(self) -> torch.dtype:
-        """float32: what goes in and comes out."""
-        return torch.float32
-
-    @property
-    def device(self) -> torch.device:
-        """The CPU."""
-        return torch.device("cpu")
-
-    @property
     def exact(self) -> bool:
         """Whether the weights are float32."""
         return self.facts.weights == "float32"
-
-    @property
-    def takes_layout(self) -> bool:
-        """False: it takes masks."""
-        return False
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -192,14 +178,9 @@ class OnnxDenoiser:
         return found[0].view(*tokens.shape, -1) if select is None else found[0][: int(select.sum())]
 
     def _read(self, positions: Tensor, select: Tensor | None) -> Tensor:
-        index = torch.arange(positions.numel()).view_as(positions)
-        if self.shift == "clean":
-            asked = torch.ones_like(positions, dtype=torch.bool) if select is None else select
-            if bool((asked[:, 0] & (positions[:, 0] != 0)).any()):
-                raise ValueError("denoiser: with shift the forward must begin before the first selected position")
-            index = torch.where(positions == 0, index, index - 1)
-        chosen = index.flatten() if select is None else index[select]
-        return chosen if len(chosen) else index.new_zeros(1)
+        asked = torch.ones_like(positions, dtype=torch.bool) if select is None else select
+        chosen = places_read(positions, asked, self.shift)
+        return chosen if len(chosen) else chosen.new_zeros(1)
 
     def _held(self, states: list[Columns] | None, cache: Rows | None, rows: int) -> list[tuple[Tensor, Tensor]]:
         shape = self.facts.kv_heads, self.facts.head_dim
@@ -207,22 +188,6 @@ class OnnxDenoiser:
             nothing = torch.zeros(rows, shape[0], 1, shape[1])
             return [(nothing, nothing)] * self.facts.layers
         return [state.rows(cache.places[0].slot, rows, shape) for state in states]
-
-    def noisy_features(self, noisy: Tensor, batch: Batch, block: int, select: Tensor) -> Tensor:
-        """ModelError: see the class."""
-        _no_features()
-
-    def causal_features(self, batch: Batch, select: Tensor) -> Tensor:
-        """ModelError: see the class."""
-        _no_features()
-
-    def head(self) -> Tensor:
-        """ModelError: see the class."""
-        _no_features()
-
-
-def _no_features() -> Never:
-    raise ModelError("model: an ONNX export decodes and gives no likelihoods; use the folder it was made of")
 
 
 def _visible(mask: Tensor, starts: Sequence[int], cells: int) -> Tensor:
