@@ -113,9 +113,21 @@ def _points(*pairs: tuple[float, float]) -> list[dict[str, Any]]:
 def test_a_chart_places_points_by_their_values(log_x: bool) -> None:
     text = lines([Series("a <b>", _points((1, 0.2), (4, 0.8)))], Axes("x", "y", log_x=log_x))
     root = ElementTree.fromstring(f"<r>{text}</r>")
-    (left, low), (right, high) = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in root.iter("circle")]
+    drawn = [dot for dot in root.iter("circle") if dot.find("title") is not None]
+    (left, low), (right, high) = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in drawn]
     assert left < right and low > high
     assert "a &lt;b&gt;" in text
+
+
+def test_more_series_than_colours_are_told_apart() -> None:
+    many = [Series(f"cell {index}", _points((1, 0.2), (2, 0.1 * index))) for index in range(9)]
+    root = ElementTree.fromstring(f"<r>{lines(many, Axes('x', 'y'))}</r>")
+    drawn = [group.attrib["class"] for group in root.iter("g")]
+    assert drawn == [span.attrib["class"] for span in root.iter("span")] and len(set(drawn)) == 9
+    classes = {name for one in drawn for name in one.split()}
+    style = page("t", "", [], [], "").partition("</style>")[0]
+    assert classes == {*(f"s{index}" for index in range(6)), "again"}
+    assert all(re.search(rf"\.{name} ", style) for name in classes)
 
 
 def test_the_longest_bar_is_the_largest_value() -> None:

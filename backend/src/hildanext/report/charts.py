@@ -1,6 +1,7 @@
 # Small SVG charts for the HTML report: points with error bars joined by lines, and bars. No package needed.
 # Entry points: Series, Axes, lines, bars.
-# Colours are classes (s0, s1, ...) and currentColor, so one chart serves light and dark pages.
+# Colours are classes (s0, s1, ...) and currentColor, so one chart serves light and dark pages. From the seventh series
+# on they come again, with hollow dots and dotted lines (class `again`).
 """Inline SVG charts."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 WIDTH, HEIGHT = 560, 344
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 40, 46
+COLOURS = 6
 PLACES = ((7, -7), (7, 15), (-34, -7), (-34, 15), (7, -21), (-34, 29), (7, 29), (-34, -21))
 Box = tuple[float, float, float, float]
 
@@ -124,7 +126,11 @@ def _line(one: Series, index: int, x: _Scale, y: _Scale) -> str:
             parts.append(
                 f'<circle class="dot" cx="{across:.1f}" cy="{up:.1f}" r="4"><title>{_tip(one, point)}</title></circle>'
             )
-    return f'<g class="s{index % 6}">{"".join(parts)}</g>'
+    return f'<g class="{_class(index)}">{"".join(parts)}</g>'
+
+
+def _class(index: int) -> str:
+    return f"s{index % COLOURS}{' again' if index >= COLOURS else ''}"
 
 
 def _notes(series: Sequence[Series], x: _Scale, y: _Scale) -> str:
@@ -165,9 +171,10 @@ def _tip(one: Series, point: Mapping[str, Any]) -> str:
 def _legend(series: Sequence[Series]) -> str:
     rows = []
     for index, one in enumerate(series):
-        dash = " dash" if one.dashed else ""
-        sign = f'<svg width="26" height="10"><line class="line{dash}" x1="1" x2="25" y1="5" y2="5"/></svg>'
-        rows.append(f'<span class="s{index % 6}">{sign}{escape(one.name)}</span>')
+        line = f'<line class="line{" dash" if one.dashed else ""}" x1="1" x2="25" y1="5" y2="5"/>'
+        dot = "" if one.dashed else '<circle class="dot" cx="13" cy="5" r="4"/>'
+        sign = f'<svg width="26" height="10">{line if one.joined else ""}{dot}</svg>'
+        rows.append(f'<span class="{_class(index)}">{sign}<b>{escape(one.name)}</b></span>')
     return f"LEGEND{''.join(rows)}"
 
 
@@ -182,7 +189,7 @@ def bars(values: Sequence[tuple[str, float]], unit: str) -> str:
         y, length = 34 * index + 6, max(2.0, value / top * 200)
         parts.append(f'<text class="tick" x="{left - 8:.0f}" y="{y + 16}" text-anchor="end">{escape(label)}</text>')
         parts.append(
-            f'<rect class="fill s{index % 6}" x="{left:.0f}" y="{y}" width="{length:.1f}" height="22" rx="4"/>'
+            f'<rect class="fill s{index % COLOURS}" x="{left:.0f}" y="{y}" width="{length:.1f}" height="22" rx="4"/>'
         )
         parts.append(
             f'<text class="note" x="{left + 8 + length:.1f}" y="{y + 16}">{_number(value)} {escape(unit)}</text>'
