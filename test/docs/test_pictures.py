@@ -5,27 +5,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+from scripts import script
 
 from hildanext.report import animation
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_committed_drawings_are_the_ones_the_code_draws(project: Path) -> None:
-    for name, text in _load(project / "docs" / "drawings.py").draw().items():
+    for name, text in script(project / "docs" / "drawings.py").draw().items():
         assert (project / "docs" / "images" / name).read_text(encoding="utf-8") == text, f"redraw {name}"
         ElementTree.fromstring(text)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import script
 
 from hildanext.cli import main
 from hildanext.core.reward import Attempt
@@ -64,11 +64,7 @@ def test_a_metric_the_page_leaves_out_is_seen(project: Path) -> None:
 
 @pytest.fixture(scope="module")
 def puzzles(project: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("puzzles", project / "docs" / "puzzles.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(project / "docs" / "puzzles.py")
 
 
 @pytest.mark.parametrize("name", ["countdown", "sudoku"])

@@ -6,20 +6,16 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import script
 
 
 @pytest.fixture(scope="module")
 def why(project: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("why", project / "docs" / "why.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(project / "docs" / "why.py")
 
 
 def test_every_number_of_a_figure_stands_in_the_row_it_names(why: ModuleType, project: Path) -> None:

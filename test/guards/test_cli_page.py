@@ -5,21 +5,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import script
 
 
 @pytest.fixture(scope="module")
 def writer(project: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("cli_page", project / "docs" / "cli.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(project / "docs" / "cli.py")
 
 
 def test_the_page_is_what_the_parser_says(project: Path, writer: Any) -> None:

@@ -5,24 +5,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import script
 
 
 @pytest.fixture(scope="module")
 def fetching(project: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fetch", project / "vendor" / "fetch.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["fetch"] = module
-    spec.loader.exec_module(module)
-    return module
+    return script(project / "vendor" / "fetch.py")
 
 
 @pytest.fixture
