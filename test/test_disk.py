@@ -327,7 +327,7 @@ from hildanext.disk import hold
 held = hold(Path(sys.argv[1]))
 if not os.fork():
     print(os.getpid(), flush=True)  # said by the worker: what runs in it after a fork has run
-time.sleep(60)
+time.sleep(3600)
 """
 
 

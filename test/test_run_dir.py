@@ -30,7 +30,7 @@ from hildanext.config import load_config
 from hildanext.run_dir import RunDir
 with RunDir.create(load_config(), "sleep", Path(sys.argv[1])).running():
     print("up", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 

@@ -1,5 +1,5 @@
 # Chromium through chromedriver's own HTTP protocol, with the standard library only.
-# Entry points: browser(), Browser (go, run, wait, shot, click, type).
+# Entry points: browser(), Browser (go, run, wait, watch, most, shot, click, type).
 # Tests that use it are skipped where chromedriver is missing.
 """A headless browser for the tests of the page."""
 
@@ -9,14 +9,14 @@ import base64
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from waiting import PATIENCE, free_ports, until
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
@@ -31,7 +31,7 @@ class Browser:
         """One WebDriver command."""
         data = json.dumps(body or {}).encode() if method == "POST" else None
         request = urllib.request.Request(self.address + path, data, {"content-type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
             return json.loads(reply.read())["value"]
 
     def go(self, url: str) -> None:
@@ -42,15 +42,24 @@ class Browser:
         """The value a script returns."""
         return self.call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
-    def wait(self, condition: str, seconds: float = 15.0) -> Any:
-        """The first true value of a JavaScript expression."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            value = self.run(f"return {condition}")
-            if value:
-                return value
-            time.sleep(0.05)
-        raise TimeoutError(condition)
+    def wait(self, condition: str) -> Any:
+        """The first true value of a JavaScript expression; one that stays true, as no page waits to be seen."""
+        return until(lambda: self.run(f"return {condition}"))
+
+    def watch(self, *selectors: str) -> None:
+        """From now on count what each selector finds, whenever the canvas changes."""
+        self.run(
+            "window.most = {}; window.watch?.disconnect(); const names = arguments[0];"
+            " window.watch = new MutationObserver(() => { for (const name of names) window.most[name] ="
+            " Math.max(window.most[name] || 0, document.querySelectorAll(name).length); });"
+            " window.watch.observe(document.getElementById('canvas'),"
+            " {subtree: true, childList: true, attributes: true})",
+            selectors,
+        )
+
+    def most(self, selector: str) -> int:
+        """The most that was seen at once of a watched selector."""
+        return int(self.run("return window.most[arguments[0]] || 0", selector))
 
     def click(self, selector: str) -> None:
         """Click an element."""
@@ -72,20 +81,14 @@ class Browser:
         return [str(entry["message"]) for entry in self.call("POST", "/se/log", {"type": "browser"})]
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 @contextlib.contextmanager
 def browser(width: int = 1360, height: int = 900) -> Iterator[Browser]:
     """A headless Chromium that lives for the block."""
-    port = _free_port()
+    port = free_ports(1)
     driver = subprocess.Popen([shutil.which("chromedriver") or "", f"--port={port}"], stdout=subprocess.DEVNULL)
     root = Browser(f"http://127.0.0.1:{port}")
     try:
-        _wait_up(root)
+        until(lambda: _up(root))
         flags = [
             "--headless=new",
             "--no-sandbox",
@@ -102,12 +105,11 @@ def browser(width: int = 1360, height: int = 900) -> Iterator[Browser]:
             page.call("DELETE", "")
     finally:
         driver.terminate()
-        driver.wait(10)
+        driver.wait(PATIENCE)
 
 
-def _wait_up(root: Browser) -> None:
-    for _ in range(200):
-        with contextlib.suppress(OSError):
-            root.call("GET", "/status")
-            return
-        time.sleep(0.05)
+def _up(root: Browser) -> bool:
+    with contextlib.suppress(OSError):
+        root.call("GET", "/status")
+        return True
+    return False

@@ -33,7 +33,7 @@ ENDED = (
 def measure(page: Browser, url: str, tokens: int) -> dict[str, Any]:
     """Generate `tokens` tokens in the page; figures of its frames until the last one is drawn."""
     page.go(url)
-    page.wait("document.querySelectorAll('input[name=mode]').length", 30)
+    page.wait("document.querySelectorAll('input[name=mode]').length")
     page.run(f"document.getElementById('length').value = {tokens}")
     page.run(WATCH)
     page.click("#go")

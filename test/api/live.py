@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+from waiting import PATIENCE, until
 
 from hildanext.api.app import create_app
 from hildanext.api.worker import Opened, opened
@@ -47,23 +47,22 @@ def live_server(
         yield f"http://127.0.0.1:{_port(server)}", app
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def _port(server: uvicorn.Server) -> int:
-    deadline = time.monotonic() + 10
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: server.started)
     return int(server.servers[0].sockets[0].getsockname()[1])
 
 
-def wait_ready(url: str, seconds: float = 60.0) -> dict[str, Any]:
+def wait_ready(url: str) -> dict[str, Any]:
     """Health, once it says ready."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            health = httpx.get(f"{url}/health").json()
-            if health["status"] == "ready":
-                return dict(health)
-        time.sleep(0.05)
-    raise TimeoutError(f"{url} was not ready after {seconds} s")
+    found: dict[str, Any] = until(lambda: _ready(url))
+    return found
+
+
+def _ready(url: str) -> dict[str, Any] | None:
+    with contextlib.suppress(httpx.HTTPError):
+        health = httpx.get(f"{url}/health").json()
+        return dict(health) if health["status"] == "ready" else None
+    return None

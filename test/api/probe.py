@@ -58,7 +58,7 @@ def probe(url: str) -> Seen:
     """Ask until stdin closes."""
     seen, started, turn = Seen(), time.perf_counter(), 0
     place = urlsplit(url)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=120)
     while not select.select([sys.stdin], [], [], EVERY)[0]:
         one(connection, seen, started)
         if turn % round(1 / EVERY) == 0:
@@ -85,7 +85,7 @@ def watching(url: str) -> Iterator[Watch]:
     watch = Watch()
     try:
         yield watch
-        watch.seen = json.loads(process.communicate(timeout=60)[0])
+        watch.seen = json.loads(process.communicate(timeout=300)[0])
     finally:
         process.kill()
         process.wait()

@@ -163,7 +163,7 @@ def replaced(processes: dict[int, subprocess.Popen[bytes]], folder: Path) -> dic
     code = processes[port].wait(90)
     drained = time.monotonic() - begun
     processes[port] = server(port, folder)
-    wait_ready(f"http://127.0.0.1:{port}", 180)
+    wait_ready(f"http://127.0.0.1:{port}")
     return {"health_while_draining": status, "exit": code, "drained_seconds": round(drained, 1),
             "replaced_seconds": round(time.monotonic() - begun, 1)}  # fmt: skip
 
@@ -182,7 +182,7 @@ def main() -> int:
     found: dict[str, Any] = {}
     try:
         for port in PORTS:
-            wait_ready(f"http://127.0.0.1:{port}", 180)
+            wait_ready(f"http://127.0.0.1:{port}")
         alone = f"http://127.0.0.1:{PORTS[1]}"
         expected = {name: conversation(alone, name, None) for name in (f"session {n}" for n in range(args.clients))}
         for affinity in (True, False):

@@ -1,5 +1,5 @@
 # A session without a model: its text follows from the request alone, its drafts fill and edit like a real canvas.
-# Entry points: ScriptedSession, story.
+# Entry points: ScriptedSession, Held (its steps wait for the test), story.
 # Its events follow docs/events.md: some words are drafted wrong and edited a step later. The seed shapes the text only
 # above temperature 0, as it does in a real engine.
 # Prompts "fail" and "slow" make a step raise, or take `slow` seconds; "lost" fails alone.
@@ -8,8 +8,11 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from dataclasses import dataclass, field
+
+from waiting import PATIENCE
 
 from hildanext.decoding.events import Commit, Done, Draft, DraftToken, Event
 from hildanext.decoding.request import Metrics, Request, Result
@@ -149,3 +152,15 @@ class ScriptedSession:
 
     def close(self) -> None:
         self.closed = True
+
+
+class Held(ScriptedSession):
+    """A scripted session whose steps wait until the test lets them go."""
+
+    def __init__(self, go: threading.Event) -> None:
+        super().__init__()
+        self.go = go
+
+    def step(self) -> list[Event | Failed]:
+        self.go.wait(PATIENCE)
+        return super().step()

@@ -98,9 +98,9 @@ def stream_one(connection: http.client.HTTPConnection, prompt: str, new_tokens: 
 
 
 def run_client(url: str, number: int, until: float, new_tokens: int, tally: Tally) -> None:
-    """One client, one request after the other."""
+    """One client, one request after the other, and one at least."""
     connection, turn = connect(url), number
-    while time.monotonic() < until:
+    while turn == number or time.monotonic() < until:
         try:
             stream_one(connection, PROMPTS[turn % len(PROMPTS)], new_tokens, tally)
         except FAULTS as error:

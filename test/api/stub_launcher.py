@@ -1,6 +1,7 @@
 # A launcher whose command is a stub: what the job does is its configuration's description.
 # Entry points: python stub_launcher.py RUN_DIR; it calls itself as the command.
-# "ok" ends well, "fail" exits 3, "sleep" runs until a signal and says it saved, "stubborn" ignores signals.
+# "ok" ends well, "fail" exits 3, "sleep" runs until a signal (for ten minutes at most) and says it saved, "stubborn"
+# ignores signals.
 """Stub launcher for the tests of jobs."""
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def work(run: RunDir, deed: str, stop: StopRequest) -> None:
     """Steps with a falling loss, and a picture of one pixel."""
     (run.path / "panels").mkdir()
     (run.path / "panels" / "decoding-000001.png").write_bytes(base64.b64decode(PIXEL))
-    steps = 3 if deed == "ok" else 2000
+    steps = 3 if deed == "ok" else 30_000
     stages = [{"phase": "warmup", "block": 4, "first": 0, "steps": steps}]
     run.write_json("plan.json", {"steps": steps, "window": 64, "stages": stages})
     for step in range(1, steps + 1):

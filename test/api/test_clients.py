@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
 import pytest
 from api.live import config_in, live_server, wait_ready
+from waiting import PATIENCE, until
 
 from hildanext.decoding.wording import in_words_of
+from hildanext.engines.transformers import NativeSession
 
 TURNS: Any = [{"role": "user", "content": "Write a story about Lily and a fox."}]
 
@@ -187,17 +193,26 @@ def httpx_mask(url: str) -> int:
     return mask
 
 
-def test_a_client_that_hangs_up_leaves_one_line_and_no_traceback(url: str, capfd: pytest.CaptureFixture[str]) -> None:
-    capfd.readouterr()
-    with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=0.05) as hasty:
-        hasty.post(f"{url}/generate", json={"prompt": "a", "max_new_tokens": 64, "ignore_eos": True, "block": 1})
-    import time
+def test_a_client_that_hangs_up_leaves_one_line_and_no_traceback(
+    url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, go, step = threading.Event(), threading.Event(), NativeSession.step
 
-    written, deadline = "", time.monotonic() + 5
-    while '"/generate"' not in written and time.monotonic() < deadline:
-        time.sleep(0.05)
-        written += capfd.readouterr().err
-    time.sleep(0.3)
-    written += capfd.readouterr().err
-    lines = written.splitlines()
-    assert all(json.loads(line) for line in lines) and '"status": 499' in written, written
+    def held(self: NativeSession) -> Any:
+        at_work.set()
+        go.wait(PATIENCE)
+        return step(self)
+
+    monkeypatch.setattr(NativeSession, "step", held)
+    capfd.readouterr()
+    body, said = json.dumps({"prompt": "a", "max_new_tokens": 64, "ignore_eos": True}), list[str]()
+    head = f"content-type: application/json\r\ncontent-length: {len(body)}"
+    with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), PATIENCE) as wire:
+        wire.sendall(f"POST /generate HTTP/1.1\r\nhost: localhost\r\n{head}\r\n\r\n{body}".encode())
+        assert at_work.wait(PATIENCE)
+    until(lambda: said.append(capfd.readouterr().err) or '"/generate"' in "".join(said))
+    go.set()
+    until(lambda: httpx.get(f"{url}/health").json()["queue"]["requests"] == 0)
+    time.sleep(0.2)  # a late traceback would be a fault
+    written = "".join((*said, capfd.readouterr().err))
+    assert all(json.loads(line) for line in written.splitlines()) and '"status": 499' in written, written

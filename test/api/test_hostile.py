@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from api.live import config_in, live_server, wait_ready
+from api.scripted import ScriptedSession
+from waiting import PATIENCE
 
 BIG = "x" * (2 << 20)
 POST = b"POST /generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -135,7 +140,7 @@ def test_a_hostile_generation_is_a_clear_4xx(
 
 @pytest.mark.parametrize("path", PATHS)
 def test_no_path_leads_out(served: httpx.Client, path: str) -> None:
-    with socket.create_connection(_place(served), 5) as wire:
+    with socket.create_connection(_place(served), PATIENCE) as wire:
         wire.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         answer = _all(wire)
     assert answer.split(b" ")[1] in (b"404", b"422", b"400"), answer[:200]
@@ -174,32 +179,39 @@ def _all(wire: socket.socket) -> bytes:
     return found
 
 
-def test_a_body_that_never_ends_is_a_408(served: httpx.Client) -> None:
-    with socket.create_connection(_place(served), 5) as wire:
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a server that waits half a second for a body."""
+    config = config_in(tmp_path_factory.mktemp("hasty"), body_seconds=0.5)
+    with live_server(config, ScriptedSession()) as (url, _), httpx.Client(base_url=url) as client:
+        wait_ready(url)
+        yield client
+
+
+def test_a_body_that_never_ends_is_a_408(hasty: httpx.Client) -> None:
+    with socket.create_connection(_place(hasty), PATIENCE) as wire:
         wire.sendall(POST + b"content-type: application/json\r\ncontent-length: 99\r\n\r\n{")
         assert b" 408 " in wire.recv(200)
-    assert alive(served)
+    assert alive(hasty)
 
 
-def test_a_dripping_body_is_a_408(served: httpx.Client) -> None:
-    with socket.create_connection(_place(served), 5) as wire:
+def test_a_dripping_body_is_a_408(hasty: httpx.Client) -> None:
+    with socket.create_connection(_place(hasty), PATIENCE) as wire:
         wire.sendall(POST + b"transfer-encoding: chunked\r\n\r\n")
         wire.settimeout(0.1)
-        deadline, answer = time.monotonic() + 4, b""
-        while not answer and time.monotonic() < deadline:
-            try:
+        deadline, answer = time.monotonic() + PATIENCE, b""
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # hung up on: what was said before is still to be read
                 wire.sendall(b"1\r\n{\r\n")
+            with contextlib.suppress(TimeoutError):
                 answer = wire.recv(200)
-            except TimeoutError:
-                continue
-            except OSError:
                 break
         assert b" 408 " in answer
-    assert alive(served)
+    assert alive(hasty)
 
 
 def test_a_chunked_giant_is_cut_off(served: httpx.Client) -> None:
-    with socket.create_connection(_place(served), 5) as wire:
+    with socket.create_connection(_place(served), PATIENCE) as wire:
         wire.sendall(POST + b"transfer-encoding: chunked\r\n\r\n")
         piece = b"x" * 65536
         try:
@@ -220,7 +232,7 @@ def test_a_chunked_giant_is_cut_off(served: httpx.Client) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_http_is_a_4xx_or_hung_up_on(served: httpx.Client, raw: bytes) -> None:
-    with socket.create_connection(_place(served), 5) as wire:
+    with socket.create_connection(_place(served), PATIENCE) as wire:
         try:
             wire.sendall(raw)
             answer = wire.recv(300)

@@ -10,8 +10,7 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ import httpx
 import pytest
 from api.live import config_in, live_server, wait_ready
 from api.scripted import ScriptedSession
+from waiting import until
 
 from hildanext.api import jobs
+from hildanext.api.job_files import FINAL, JobFiles, read_json
 from hildanext.cli import parser
 from hildanext.command_files import job_kinds
 
@@ -38,7 +39,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
 def project(folder: Path, **serve: Any) -> Iterator[httpx.Client]:
     with live_server(config_in(folder, **serve), ScriptedSession()) as (url, _):
         wait_ready(url)
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url) as client:
             yield client
 
 
@@ -48,18 +49,15 @@ def start(client: httpx.Client, deed: str, **headers: str) -> dict[str, Any]:
     return dict(reply.json())
 
 
-def wait(client: httpx.Client, job: dict[str, Any], *states: str, seconds: float = 30.0) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = client.get(f"/jobs/{job['id']}").json()
-        if found["state"] in states:
-            return dict(found)
-        time.sleep(0.03)
-    raise AssertionError(f"{found} never became {states}")
+def wait(client: httpx.Client, job: dict[str, Any], *states: str) -> dict[str, Any]:
+    until(lambda: client.get(f"/jobs/{job['id']}").json()["state"] in (*states, *FINAL))
+    found = client.get(f"/jobs/{job['id']}").json()
+    assert found["state"] in states, found
+    return dict(found)
 
 
-def at_work(client: httpx.Client, job: dict[str, Any]) -> None:
-    until(lambda: (client.get(f"/jobs/{job['id']}").json()["step"] or 0) > 0)
+def at_work(client: httpx.Client, job: dict[str, Any], after: int = 0) -> None:
+    until(lambda: (client.get(f"/jobs/{job['id']}").json()["step"] or 0) > after)
 
 
 def stop(client: httpx.Client, job: dict[str, Any]) -> None:
@@ -137,14 +135,11 @@ def test_an_idempotency_key_makes_one_job(tmp_path: Path) -> None:
 def test_a_job_survives_a_restart_and_the_queue_goes_on(tmp_path: Path) -> None:
     with project(tmp_path) as client:
         first, second = start(client, "sleep"), start(client, "ok")
-        step = wait(client, first, "running")["step"] or 0
+        at_work(client, first)
+        step = client.get(f"/jobs/{first['id']}").json()["step"]
     with project(tmp_path) as client:
-        found = wait(client, first, "running")
-        assert found["state"] == "running"
-        deadline = time.monotonic() + 10
-        while (client.get(f"/jobs/{first['id']}").json()["step"] or 0) <= step and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert client.get(f"/jobs/{first['id']}").json()["step"] > step
+        wait(client, first, "running")
+        at_work(client, first, after=step)
         stop(client, first)
         wait(client, second, "done")
 
@@ -161,11 +156,27 @@ def test_a_job_whose_processes_are_killed_reads_lost(tmp_path: Path) -> None:
         assert client.delete(f"/jobs/{job['id']}").status_code == 204
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.03)
-    assert condition()
+def test_a_job_that_begins_or_ends_while_it_is_looked_at_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("status", {"state": "queued"}), ("job", {"command": "sft"})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+
+    def begun_just_now(path: Path) -> dict[str, Any]:
+        found = read_json(path)
+        if path.name == "process.json":
+            path.write_text('{"pid": 1, "started": "0"}')
+        return found
+
+    def ended_just_now(process: dict[str, Any]) -> bool:
+        (tmp_path / "exit.json").write_text('{"code": 0}')
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hildanext.api.job_files.read_json", begun_just_now)
+        assert JobFiles(tmp_path).state() == "queued"
+    monkeypatch.setattr("hildanext.api.job_files.alive", ended_just_now)
+    assert JobFiles(tmp_path).state() == "done"
 
 
 def test_logs_and_metrics_can_be_followed(tmp_path: Path) -> None:
@@ -234,7 +245,7 @@ def test_a_job_runs_the_command_with_everything_it_takes(tmp_path: Path, monkeyp
     sets = ["model.path=tiny", "inspect.against=tiny-parent", "inspect.parity=false"]
     with project(tmp_path) as client:
         job = client.post("/jobs", json={"command": "inspect", "set": sets}).json()
-        done = wait(client, job, "done", "failed", seconds=120)
+        done = wait(client, job, "done", "failed")
     assert done["state"] == "done", done["error"]
     assert done["report"]["against"]["folder"] and "parity" not in done["report"]
 

@@ -28,6 +28,6 @@ def test_thirty_two_streams_each_get_what_they_get_alone(tmp_path: Path, random_
     )
     with live_server(config) as (url, app):
         wait_ready(url)
-        report = soak(url, clients=32, seconds=3.0, new_tokens=16, rules=False)
+        report = soak(url, clients=32, seconds=1.5, new_tokens=16, rules=False)
         assert app.state.server.worker.queued == 0
     assert report["wrong"] == [] and report["lost"] == [] and report["answers"] >= 32

@@ -20,9 +20,9 @@ import openai
 import pytest
 import torch
 from api.live import config_in, live_server, wait_ready
-from api.scripted import ScriptedSession
-from api.test_jobs import until
+from api.scripted import Held
 from engines.toy import toy_folder
+from waiting import PATIENCE, until
 
 from hildanext.api.app import create_app
 from hildanext.api.entries import Entry, listed, room_of
@@ -50,7 +50,7 @@ def pair(folder: Path, toy: Path, **serve: Any) -> Config:
 
 def ask(url: str, model: str | None, prompt: str, seed: int) -> str:
     body = {"prompt": prompt, "seed": seed, "max_new_tokens": 24, "temperature": 0.8, "model": model}
-    reply = httpx.post(f"{url}/generate", json=body, timeout=60)
+    reply = httpx.post(f"{url}/generate", json=body)
     assert reply.status_code == 200, reply.text
     return str(reply.json()["text"])
 
@@ -152,18 +152,6 @@ def test_what_cannot_be_served_is_said_before_anything_is_loaded(tmp_path: Path,
     assert [(one.config.model.path, one.config.serve.name, one.needs) for one in only] == [(str(toy), "mine", 0)]
 
 
-class Held(ScriptedSession):
-    """A scripted session whose steps wait until the test lets them go."""
-
-    def __init__(self, go: threading.Event) -> None:
-        super().__init__()
-        self.go = go
-
-    def step(self) -> list[Any]:
-        self.go.wait(20)
-        return super().step()
-
-
 class Play:
     """A fleet of three scripted models of which the room holds two; `go[name]` lets one step, `opened` is the order."""
 
@@ -252,7 +240,7 @@ def test_a_folder_that_cannot_be_loaded_refuses_its_requests_and_leaves_the_othe
     with live_server(config) as (url, _):
         wait_ready(url)
         (broken / "model.safetensors").write_bytes(b"no tensors")
-        reply = httpx.post(f"{url}/generate", json={"prompt": "x", "model": "broken"}, timeout=60)
+        reply = httpx.post(f"{url}/generate", json={"prompt": "x", "model": "broken"})
         assert reply.status_code == 503 and "broken" in reply.json()["error"]["message"]
         health = httpx.get(f"{url}/health")
         assert health.status_code == 200 and health.json()["status"] == "degraded"
@@ -268,26 +256,30 @@ def test_a_changed_folder_is_loaded_anew_and_what_runs_ends_on_the_old_weights(
     folder = tmp_path / "model"
     shutil.copytree(toy, folder)
     config = with_values(pair(tmp_path, toy), {"serve.models": (f"one={folder}",), "decode.max_new_tokens": 120})
-    body = {"prompt": "the fox", "max_new_tokens": 120, "ignore_eos": True}
+    body, go = {"prompt": "the fox", "max_new_tokens": 120, "ignore_eos": True}, threading.Event()
     with live_server(config) as (url, app), ThreadPoolExecutor(8) as pool:
         wait_ready(url)
-        before = httpx.post(f"{url}/generate", json=body, timeout=60).json()["text"]
-        same = httpx.post(f"{url}/models/one/reload", timeout=60).json()
+        before = httpx.post(f"{url}/generate", json=body).json()["text"]
+        same = httpx.post(f"{url}/models/one/reload").json()
         assert same == {"model": "one", "reloaded": False, "reason": same["reason"]} and "not changed" in same["reason"]
         _other_weights(folder)
-        running = [pool.submit(httpx.post, f"{url}/generate", json=body, timeout=60) for _ in range(3)]
-        until(lambda: app.state.server.fleet.queued == 3)
         old = app.state.server.worker
-        assert httpx.post(f"{url}/models/one/reload", timeout=60).json()["reloaded"]
+        step = old.session.step
+        old.session.step = lambda: step() if go.wait(PATIENCE) else []
+        running = [pool.submit(httpx.post, f"{url}/generate", json=body) for _ in range(3)]
+        until(lambda: app.state.server.fleet.queued == 3)
+        assert httpx.post(f"{url}/models/one/reload").json()["reloaded"]
         assert app.state.server.worker is not old
-        after = httpx.post(f"{url}/generate", json=body, timeout=60).json()["text"]
-        assert after != before and {each.result().json()["text"] for each in running} == {before}
+        after = httpx.post(f"{url}/generate", json=body).json()["text"]
+        assert after != before and not any(each.done() for each in running)
+        go.set()
+        assert {each.result().json()["text"] for each in running} == {before}
         until(lambda: old.session is None)
         (tmp_path / "none").write_bytes(b"no tensors")
         (tmp_path / "none").replace(folder / "model.safetensors")  # the weights in use are mapped from the old file
-        reply = httpx.post(f"{url}/models/one/reload", timeout=60)
+        reply = httpx.post(f"{url}/models/one/reload")
         assert reply.status_code == 409 and "the old one goes on" in reply.json()["error"]["message"]
-        assert httpx.post(f"{url}/generate", json=body, timeout=60).json()["text"] == after
+        assert httpx.post(f"{url}/generate", json=body).json()["text"] == after
         assert httpx.post(f"{url}/models/two/reload").status_code == 404
 
 

@@ -52,13 +52,14 @@ def shot(page: Browser, name: str) -> None:
 def test_masks_disappear_and_the_committed_text_is_the_answer(page: Browser) -> None:
     page.type("#prompt", "a browser")
     page.run("document.getElementById('length').value = 48")
+    seen = ("#canvas .cell.mask", "#canvas .cell.later", "#canvas .cell.new")
+    page.watch(*seen)
     page.click("#go")
-    page.wait("document.querySelectorAll('#canvas .cell.mask').length && document.querySelectorAll('.cell.new').length")
-    many = page.run("return document.querySelectorAll('#canvas .cell.later, #canvas .cell.mask').length")
+    page.wait("window.most['#canvas .cell.new']")
     shot(page, "generating")
-    page.wait("document.getElementById('n-end').textContent === 'length'", 30)
-    page.wait("!document.querySelectorAll('#canvas .cell').length", 30)
-    assert many > 0
+    page.wait("document.getElementById('n-end').textContent === 'length'")
+    page.wait("!document.querySelectorAll('#canvas .cell').length")
+    assert min(page.most(name) for name in seen) > 0
     text = page.run("return document.getElementById('canvas').textContent")
     assert text == "a browser" + "".join(
         story(Request.of(prompt="a browser", max_new_tokens=48, mode="Q_MODE", seed=0))
@@ -75,15 +76,16 @@ def test_the_scrubber_goes_back_to_masks(page: Browser) -> None:
     assert page.run("return document.getElementById('n-tokens').textContent") == "0"
     shot(page, "scrubbed")
     page.click("#play")
-    page.wait("document.getElementById('scrub').value === document.getElementById('scrub').max", 30)
+    page.wait("document.getElementById('scrub').value === document.getElementById('scrub').max")
 
 
 def test_stop_ends_a_long_generation(page: Browser) -> None:
-    page.run("document.getElementById('length').value = 500")
+    page.run("document.getElementById('length').value = 2000")
+    page.watch("#canvas .cell.new")
     page.click("#go")
-    page.wait("document.querySelectorAll('#canvas .cell.new').length")
+    page.wait("window.most['#canvas .cell.new']")
     page.click("#stop")
-    page.wait("!document.getElementById('go').disabled && document.getElementById('n-end').textContent === 'you'", 30)
+    page.wait("!document.getElementById('go').disabled && document.getElementById('n-end').textContent === 'you'")
     assert page.run("return document.getElementById('go').disabled") is False
 
 
@@ -97,7 +99,7 @@ def test_after_a_refusal_nothing_of_the_run_before_is_left(page: Browser) -> Non
     page.run("document.getElementById('length').value = 8")
     page.type("#prompt", "a browser")
     page.click("#go")
-    page.wait("document.getElementById('n-end').textContent === 'length'", 30)
+    page.wait("document.getElementById('n-end').textContent === 'length'")
     assert "Engine scripted" in page.run("return document.getElementById('engine-line').textContent")
     page.type("#prompt", "refuse")
     page.click("#go")
@@ -124,21 +126,21 @@ def test_a_job_is_started_watched_and_cancelled(page: Browser) -> None:
     choose(page, "convert-wsd")
     page.type("#job-set", "description=sleep")
     page.click("#job-form .primary")
-    page.wait("document.querySelector('.badge.running')", 30)
-    page.wait("document.querySelectorAll('.loss polyline').length > 1", 30)
+    page.wait("document.querySelector('.badge.running')")
+    page.wait("document.querySelectorAll('.loss polyline').length > 1")
     names = page.run("return [...document.querySelectorAll('.curve figcaption span')].map(c => c.textContent)")
     assert names == ["loss", "reward", "reward spread"]
-    page.wait("document.querySelector('.job details:not([hidden])')", 30)
+    page.wait("document.querySelector('.job details:not([hidden])')")
     page.run("document.querySelectorAll('.job details')[0].open = true")
-    page.wait("document.querySelector('.job tr[aria-current=step]')", 30)
+    page.wait("document.querySelector('.job tr[aria-current=step]')")
     page.run("document.querySelectorAll('.job details')[1].open = true")
     page.run("document.querySelectorAll('.job details')[2].open = true")
-    page.wait("document.querySelector('.job pre').textContent.includes('step 1')", 30)
+    page.wait("document.querySelector('.job pre').textContent.includes('step 1')")
     page.run("document.querySelector('.job .panels').open = true")
-    page.wait("document.querySelector('.job .panels img')?.naturalWidth === 1", 30)
+    page.wait("document.querySelector('.job .panels img')?.naturalWidth === 1")
     shot(page, "job")
     page.click(".job .buttons button")
-    page.wait("document.querySelector('.badge.cancelled')", 30)
+    page.wait("document.querySelector('.badge.cancelled')")
     assert page.run("return document.querySelectorAll('.badge.running').length") == 0
 
 
@@ -202,7 +204,7 @@ def test_the_plan_is_shown_before_anything_is_started(page: Browser) -> None:
     choose(page, "convert-wsd")
     page.run("document.getElementById('job-set').value = 'train.steps=30'")
     page.click("#job-plan")
-    page.wait("document.querySelectorAll('#plan tbody tr').length", 30)
+    page.wait("document.querySelectorAll('#plan tbody tr').length")
     cells = page.run("return [...document.querySelectorAll('#plan tbody tr:last-child td')].map(c => c.textContent)")
     assert cells == ["stable", "16", "10", "20", "1,280", "2.0"]
     assert "30 steps of 64 tokens" in page.run("return document.getElementById('plan').textContent")
@@ -216,16 +218,17 @@ def test_what_the_server_refused_of_a_job_stays_to_be_read(page: Browser) -> Non
     page.run(
         "window.polls = 0; const f = window.fetch; window.fetch = (...a) => { window.polls += 1; return f(...a); }"
     )
-    page.wait("window.polls > 1", 30)
+    page.wait("window.polls > 1")
     assert "nonsense" in page.run("return document.getElementById('job-problem').textContent")
 
 
 def test_a_run_is_deleted_by_the_second_click_only(page: Browser) -> None:
-    page.run("const b = document.querySelectorAll('.job .buttons button')[1]; b.click()")
-    assert page.run("return document.querySelectorAll('.job .buttons button')[1].textContent") == "Delete for good?"
-    assert page.run("return document.querySelectorAll('.job').length") == 1
-    page.run("const b = document.querySelectorAll('.job .buttons button')[1]; b.click()")
-    page.wait("!document.querySelectorAll('.job').length", 30)
+    between = page.run(
+        "const b = document.querySelectorAll('.job .buttons button')[1]; b.click(); const asked = b.textContent;"
+        " const jobs = document.querySelectorAll('.job').length; b.click(); return [asked, jobs]"
+    )
+    assert between == ["Delete for good?", 1]
+    page.wait("!document.querySelectorAll('.job').length")
 
 
 def test_the_reasons_of_a_fallback_are_listed_under_the_engines_name(page: Browser) -> None:
@@ -233,7 +236,7 @@ def test_the_reasons_of_a_fallback_are_listed_under_the_engines_name(page: Brows
     page.run("document.getElementById('length').value = 8")
     page.type("#prompt", "a browser")
     page.click("#go")
-    page.wait("document.getElementById('n-end').textContent === 'length'", 30)
+    page.wait("document.getElementById('n-end').textContent === 'length'")
     assert page.run("return document.getElementById('reasons-names').textContent") == "Not used: dinfer, transformers"
     listed = page.run("return [...document.querySelectorAll('#reasons-list li')].map(line => line.textContent)")
     assert listed == list(REASONS)

@@ -44,4 +44,4 @@ def check(case: Any) -> None:
                 case.body[name] = min(case.body[name], 8)
     if isinstance(case.query, dict):
         case.query.pop("stream", None)
-    case.call_and_validate(checks=CHECKS, timeout=20)
+    case.call_and_validate(checks=CHECKS, timeout=300)

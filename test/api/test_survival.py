@@ -16,7 +16,8 @@ import httpx
 import pytest
 from api.live import config_in, live_server, wait_ready
 from api.scripted import ScriptedSession
-from api.test_jobs import project, start, stub, until, wait
+from api.test_jobs import at_work, project, start, stub, wait
+from waiting import PATIENCE, until
 
 from hildanext.api import jobs
 from hildanext.api.jobs import Jobs
@@ -24,6 +25,7 @@ from hildanext.api.worker import Worker
 from hildanext.cli import main
 from hildanext.decoding.events import Event
 from hildanext.decoding.request import Request
+from hildanext.disk import write_atomic
 
 __all__ = ["stub"]
 KINDS = [Exception, AssertionError, ImportError, StopIteration, EOFError, SystemExit, KeyboardInterrupt, RecursionError]
@@ -77,7 +79,7 @@ def test_when_the_engine_thread_ends_health_is_503_and_every_ticket_an_error(
 
         monkeypatch.setattr(Worker, "_broken", dies)
         monkeypatch.setattr(Worker, "_recover", dies, raising=True)
-        assert [each.result(timeout=10).status_code for each in waiting] == [500, 500, 500]
+        assert [each.result(timeout=PATIENCE).status_code for each in waiting] == [500, 500, 500]
         health = httpx.get(f"{url}/health")
         assert (health.status_code, health.json()["status"]) == (503, "failed")
         assert "thread ended" in health.json()["problem"]
@@ -168,8 +170,7 @@ def test_a_full_disk_leaves_no_ghost_of_a_job(tmp_path: Path, monkeypatch: pytes
 def test_a_job_can_be_cancelled_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with project(tmp_path) as client:
         first, second = start(client, "sleep"), start(client, "ok")
-        wait(client, first, "running")
-        until(lambda: (client.get(f"/jobs/{first['id']}").json()["step"] or 0) > 0)
+        at_work(client, first)
         with monkeypatch.context() as planted:
             for where in ("run_dir.write_atomic", "api.jobs.write_atomic"):
                 planted.setattr(f"hildanext.{where}", full)
@@ -184,10 +185,13 @@ def test_a_job_can_be_cancelled_on_a_full_disk(tmp_path: Path, monkeypatch: pyte
 def test_a_launcher_that_cannot_start_on_a_full_disk_is_not_started_over_and_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full_for_its_end(path: Path, text: str) -> None:
+        write_atomic(path, text) if path.name == "job.json" else full()
+
     monkeypatch.setattr(jobs, "LAUNCHER", ("false",))
     with project(tmp_path) as client:
         with monkeypatch.context() as planted:
+            planted.setattr("hildanext.api.jobs.write_atomic", full_for_its_end)
             job = start(client, "ok")
-            planted.setattr("hildanext.api.jobs.write_atomic", full)
             until(lambda: "No space left" in client.get("/health").json()["problem"])
         assert wait(client, job, "failed")["exit_code"] == 1

@@ -133,12 +133,12 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{{ i * j }}{% e
 
 
 def test_a_template_that_never_ends_is_stopped_in_any_thread(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hildanext.data.template_time.TEMPLATE_SECONDS", 0.1)
     tokenizer = load_tokenizer(str(assets / "qwen3-tokenizer"))
     asked = [{"role": "user", "content": "Hi"}]
     expected = generation_prompt(asked, tokenizer)
     template, tokenizer.chat_template = tokenizer.chat_template, ENDLESS
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patch:
+        patch.setattr("hildanext.data.template_time.TEMPLATE_SECONDS", 0.1)
         for run in (lambda work: work(), lambda work: pool.submit(work).result()):
             with pytest.raises(DataError, match="not done after 0.1 seconds"):
                 run(lambda: generation_prompt(asked, tokenizer))

@@ -11,7 +11,6 @@ import random
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from data.cluster_material import AlwaysDies, KillsOnce
 from data.material import QUIET, configuration, write_rows
 from data.storage_material import made, raw_files, rows_in
+from waiting import free_ports, until
 
 from hildanext.cli import main
 from hildanext.data.executor import Clustered, run_all
@@ -147,9 +147,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket of a real S3 endpoint: moto's server in a process of its own."""
     pytest.importorskip("moto", reason="pip install 'backend[cluster-test]'")
     pytest.importorskip("s3fs", reason="pip install 'backend[cluster]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_ports(1)
     url, settings = f"http://127.0.0.1:{port}", pytest.MonkeyPatch()
     with (tmp_path_factory.mktemp("s3") / "log").open("w") as log:
         server = subprocess.Popen(
@@ -162,17 +160,18 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         import s3fs
 
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+        until(lambda: _answers(port))
         s3fs.S3FileSystem(skip_instance_cache=True).mkdir("rows")
         yield "s3://rows"
     finally:
         settings.undo()
         server.terminate()
         server.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.slow

@@ -11,13 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from data.material import QUIET, configuration, read_rows, write_rows
+from waiting import PATIENCE, until
 
 from hildanext.cli import main
 from hildanext.data import units
@@ -230,19 +230,16 @@ def busy_command(place: Path) -> subprocess.Popen[bytes]:
 def test_an_ended_command_leaves_no_worker_even_in_an_endless_computation(tmp_path: Path) -> None:
     codes = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 130}
     children = {number: busy_command(tmp_path / number.name) for number in codes}
-    until = time.monotonic() + 90
-    for number, child in children.items():
-        parts = tmp_path / number.name / "processed"
-        while len(list(parts.glob(".set.parts-*/*.table"))) < 2 and time.monotonic() < until:
-            time.sleep(0.05)
-        child.send_signal(number)
-    assert {number: child.wait(30) for number, child in children.items()} == codes
-    while any(members(child.pid) for child in children.values()) and time.monotonic() < until:
-        time.sleep(0.05)
-    left = [pid for child in children.values() for pid in members(child.pid)]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == [] and time.monotonic() < until
+    try:
+        for number, child in children.items():
+            parts = tmp_path / number.name / "processed"
+            until(lambda parts=parts: len(list(parts.glob(".set.parts-*/*.table"))) >= 2)
+            child.send_signal(number)
+        assert {number: child.wait(PATIENCE) for number, child in children.items()} == codes
+        until(lambda: not any(members(child.pid) for child in children.values()))
+    finally:
+        for pid in [pid for child in children.values() for pid in members(child.pid)]:
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_several_data_flags_are_sources_mixed_by_their_weights(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def run(line: str, folder: Path) -> Done:
     line = DRY.sub(lambda found: f"make --dry-run {found.group(1)}", SHORTER.get(line, line))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path}
-    done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, env=environment)
     return Done(done.returncode, done.stderr)
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from hildanext.measure import judging
 from hildanext.measure.judging import Program, judge
@@ -24,7 +25,7 @@ from hildanext.measure.tasks.humaneval import Humaneval
 from hildanext.measure.tasks.mbpp import Mbpp
 from hildanext.progress import Console
 
-QUICK = Limits(cpu_seconds=2, wall_seconds=6.0, memory_bytes=256 << 20)
+QUICK = Limits(cpu_seconds=2, wall_seconds=PATIENCE, memory_bytes=256 << 20)
 CONTEXT: Any = SimpleNamespace(console=Console(True), config=SimpleNamespace(eval=SimpleNamespace(samples=0)))
 SKIPPED_MODULES = {"antigravity", "this", "idlelib"}
 IMPORTS = """
@@ -96,7 +97,7 @@ def test_right_answers_hold_in_another_process(source: str, tests: str) -> None:
 def test_every_standard_module_can_be_imported_that_can_be_outside() -> None:
     code = IMPORTS.format(skipped=SKIPPED_MODULES)
     outside = subprocess.run([sys.executable, "-S", "-P", "-c", code], capture_output=True, text=True, cwd="/").stdout
-    inside = run_program(code, Limits(cpu_seconds=30, wall_seconds=60.0))
+    inside = run_program(code, Limits(cpu_seconds=30, wall_seconds=PATIENCE))
     assert inside.passed, inside.output
     said = [set(text.rpartition("FAILED:")[2].split()) for text in (inside.output, outside)]
     assert said[0] <= said[1]
@@ -123,8 +124,11 @@ def test_leaving_with_exit_code_zero_is_not_success(source: str) -> None:
 
 
 def test_an_endless_loop_is_stopped() -> None:
-    assert run_program("while True: pass", Limits(cpu_seconds=1)).reason == "timeout"
-    assert run_program("def f():\n while True: pass", Limits(cpu_seconds=1), "f()").reason == "timeout"
+    assert run_program("while True: pass", Limits(cpu_seconds=1, wall_seconds=PATIENCE)).reason == "timeout"
+    assert (
+        run_program("def f():\n while True: pass", Limits(cpu_seconds=1, wall_seconds=PATIENCE), "f()").reason
+        == "timeout"
+    )
 
 
 def test_a_sleeping_program_is_stopped() -> None:
@@ -137,7 +141,7 @@ def test_too_much_memory_fails() -> None:
 
 def test_output_beyond_the_limit_is_discarded_and_the_end_is_kept() -> None:
     found = run_program(
-        "for i in range(400000): print('x' * 99)\nprint('end')", Limits(cpu_seconds=20, wall_seconds=40.0)
+        "for i in range(400000): print('x' * 99)\nprint('end')", Limits(cpu_seconds=20, wall_seconds=PATIENCE)
     )
     assert found.passed and found.output.endswith("end") and len(found.output) <= 2000
 
@@ -148,7 +152,7 @@ def test_a_file_larger_than_the_limit_fails() -> None:
 
 def test_programs_may_be_started_where_the_limits_say_so() -> None:
     source = "import subprocess\nassert subprocess.run(['true']).returncode == 0"
-    assert run_program(source, Limits(processes=4)).passed
+    assert run_program(source, Limits(processes=4, wall_seconds=PATIENCE)).passed
     assert not run_program(source, QUICK).passed
 
 
@@ -203,7 +207,7 @@ def _references(assets: Path) -> list[tuple[str, str]]:
 
 def test_reference_solutions_of_humaneval_and_mbpp_pass_side_by_side(assets: Path) -> None:
     programs = [Program(name, "", source) for name, source in _references(assets)]
-    found = judge(CONTEXT, "references", programs, [], Limits(cpu_seconds=10, wall_seconds=30.0))
+    found = judge(CONTEXT, "references", programs, [], Limits(cpu_seconds=10, wall_seconds=PATIENCE))
     assert found.counts["passed"] == len(programs) > 50 and judging.WORKERS >= 2
     assert found.counts["isolated"] in (0, len(programs))
 

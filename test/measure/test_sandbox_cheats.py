@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import pytest
+from waiting import PATIENCE
 
 from hildanext.measure.sandbox import TESTS, Limits, run_program
 from hildanext.measure.tasks.humaneval import Humaneval
 
-QUICK = Limits(cpu_seconds=3, wall_seconds=8.0)
+QUICK = Limits(cpu_seconds=3, wall_seconds=PATIENCE)
 WRITE_EVERYWHERE = """
 import os, re
 def spread(words):

@@ -13,17 +13,17 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE, until
 
 from hildanext.measure.sandbox import Execution, Limits, run_program, walls, wardens
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
 
-QUICK = Limits(cpu_seconds=3, wall_seconds=8.0)
+QUICK = Limits(cpu_seconds=3, wall_seconds=PATIENCE)
 ON_DISK = {
     "write": "open(T + '/kept', 'w').write('x')",
     "append": "open(T + '/kept', 'a').write('x')",
@@ -212,7 +212,7 @@ def test_nothing_outside_is_reached(attempt: str, sandbox: Sandbox, tmp_path: Pa
 
 @contextlib.contextmanager
 def _bystander() -> Iterator[int]:
-    process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"], start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(3600)"], start_new_session=True)
     limits = Path(f"/proc/{process.pid}/limits").read_text()
     try:
         yield process.pid
@@ -265,13 +265,11 @@ def test_nothing_a_program_starts_survives_it(sandbox: Sandbox) -> None:
             if os.fork() == 0:
                 os.setsid()
                 os.closerange(0, 64)
-                time.sleep(30)
+                time.sleep(3600)
             os._exit(0)
     """
     before = _sandboxed()
-    started = time.monotonic()
-    assert sandbox(source, Limits(wall_seconds=8.0, processes=16)).passed
-    assert time.monotonic() - started < 8
+    assert sandbox(source, Limits(wall_seconds=PATIENCE, processes=16)).passed
     assert len(_sandboxed() - before) <= 1 and sandbox.left() == []
 
 
@@ -320,23 +318,16 @@ def test_the_next_program_finds_nothing_of_the_one_before(sandbox: Sandbox) -> N
 
 def test_a_program_ends_with_the_process_that_asked() -> None:
     source = (
-        "from hildanext.measure.sandbox import run_program, wardens\n"
+        "from hildanext.measure.sandbox import Limits, run_program, wardens\n"
         f"wardens.START += {MARK!r}\n"
-        "run_program('import time\\nprint(1, flush=True)\\ntime.sleep(60)')"
+        "run_program('import time\\ntime.sleep(3600)', Limits(wall_seconds=3600.0))"
     )
     before = _sandboxed()
     asking = subprocess.Popen([sys.executable, "-c", source])
-    started: set[int] = set()
     try:
-        until = time.monotonic() + 60
-        while len(started) < 3 and time.monotonic() < until:
-            time.sleep(0.05)
-            started = _sandboxed() - before
-        assert len(started) >= 3
+        until(lambda: len(_sandboxed() - before) >= 3)
+        started = _sandboxed() - before
     finally:
         asking.send_signal(signal.SIGKILL)
         asking.wait()
-    until = time.monotonic() + 5
-    while started & _sandboxed() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not started & _sandboxed()
+    until(lambda: not started & _sandboxed())

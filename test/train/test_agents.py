@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from train.material import losses, overrides, records, run
-from train.test_distributed import free_ports
+from waiting import free_ports
 
 from hildanext.cli import main
 

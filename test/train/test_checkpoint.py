@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from train.material import losses, overrides, run, stop_after
+from waiting import until
 
 from hildanext.disk import fingerprints
 from hildanext.errors import HildaError, Interrupted, ModelError, RunError
@@ -251,12 +251,9 @@ def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(
     ]
     process = subprocess.Popen(command)
     checkpoints = Checkpoints(tmp_path / "killed" / "checkpoints")
-    until = time.monotonic() + 120
-    while (newest := checkpoints.newest()) is None and time.monotonic() < until:
-        time.sleep(0.05)
+    until(lambda: checkpoints.newest() is not None or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert newest is not None
     step = int(read_state(checkpoints.all()[-1])["step"])
     stop_after(monkeypatch, step + 2, signal.SIGTERM)
     whole = _stopped(tmp_path / "whole", shards, changes)

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +14,10 @@ from safetensors.torch import load_file
 from train.forked import forked
 from train.material import MUON, TURNS, losses, run
 from transformers import AutoModelForCausalLM
+from waiting import free_ports
 
 pytestmark = pytest.mark.slow
 RUNS = 4
-FIRST, LAST = 20_000, 32_000
-"""Ports that the kernel gives nobody by itself, so that no other test takes the second of them meanwhile."""
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` consecutive ports that are free."""
-    for first in range(FIRST + os.getpid() * count % (LAST - FIRST - count), LAST, count):
-        try:
-            with contextlib.ExitStack() as stack:
-                for port in range(first, first + count):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    raise RuntimeError("no free ports")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import torch
 from api.live import config_in, live_server, wait_ready
 from safetensors.torch import load_file
 from train.material import QUIET, losses, overrides
+from waiting import PATIENCE
 
 from hildanext import load
 from hildanext.cli import main
@@ -249,7 +250,7 @@ def test_requests_that_are_drawn_alike_share_their_forwards_and_one_can_be_cance
 def test_it_is_served_over_http_and_refuses_there_by_name(whole: Path, tmp_path: Path) -> None:
     session, _ = choose(config_of(whole), QUIET)
     served = config_in(tmp_path).model_copy(update={"model": config_of(whole).model})
-    with live_server(served, session) as (url, _), httpx.Client(base_url=url, timeout=30) as client:
+    with live_server(served, session) as (url, _), httpx.Client(base_url=url, timeout=PATIENCE) as client:
         wait_ready(url)
         asked = {"prompt": "the cat", "max_new_tokens": 12, "ignore_eos": True, "overrides": {"steps": 2}}
         found = client.post("/generate", json=asked).json()

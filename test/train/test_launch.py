@@ -191,7 +191,7 @@ def test_two_real_ranks_with_different_settings_end_before_the_first_step_with_o
 ) -> None:
     import os
 
-    from train.test_distributed import free_ports
+    from waiting import PATIENCE, free_ports
 
     port, here = str(free_ports(1)), str(Path(__file__).parent)
     program = (
@@ -212,7 +212,7 @@ def test_two_real_ranks_with_different_settings_end_before_the_first_step_with_o
                 text=True,
             )  # fmt: skip
         )
-    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    said = [rank.communicate(timeout=PATIENCE)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [1, 1]
     assert all("rank 1 (" in text and "is not as rank 0" in text and "configuration" in text for text in said)
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from train.forked import forked
 from train.layout_ranks import AGAIN, BOTH, COMMON, FOURS, HYBRID, MOE, PAIRS, REFUSED, ROWS, Case
 from train.material import losses, records, run
-from train.test_distributed import free_ports
+from waiting import free_ports
 
 from hildanext.config.train import LayoutConfig
 from hildanext.data.tokenizers import load_tokenizer

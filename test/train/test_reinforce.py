@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from train.material import QUIET, losses, overrides, records, stop_after
+from waiting import until
 
 import hildanext
 from hildanext.commands.rl import BASE
@@ -225,36 +225,32 @@ def test_a_run_stopped_within_a_rollout_goes_on_as_if_it_had_not_been(
     assert resumed(tmp_path / "b", where, 3) != losses(whole)
 
 
+MANY = {"epochs": 500}  # a rollout of a thousand steps: no kill comes behind it
+
+
 def stopped_at(path: Path, where: tuple[Path, Path, Path], step: int, **changes: Any) -> list[tuple[Any, ...]]:
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, step - 1, signal.SIGTERM)
         with pytest.raises(Interrupted, match=f"step {step}"):
-            run(path, where, {"epochs": 50}, train__steps=400, train__checkpoint_every=3, **changes)
+            run(path, where, MANY, train__steps=900, train__checkpoint_every=3, **changes)
     lines = [record for record in records(path) if "loss" in record]
     return [(line["step"], line["loss"], line["reward"], line["rollout"]) for line in lines]
 
 
 def test_kill_9_within_a_rollout_loses_no_answer_of_it(where: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    given = {
-        "rl": {**RL, "rows": str(where[2]), "epochs": 50},
-        "model__path": str(where[1]),
-        **SMALL,
-        "train__steps": 400,
-    }
+    given = {"rl": {**RL, "rows": str(where[2]), **MANY}, "model__path": str(where[1]), **SMALL, "train__steps": 900}
     sets = [part for text in overrides(where[0], **given, train__checkpoint_every=3) for part in ("--set", text)]
     command = [sys.executable, "-m", "hildanext", "rl", "--quiet", "--run-dir", str(tmp_path / "killed"), *sets]
     process = subprocess.Popen(command)
     checkpoints = Checkpoints(tmp_path / "killed" / "checkpoints")
-    until = time.monotonic() + 120
-    while checkpoints.newest() is None and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: checkpoints.newest() is not None or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     step = int(read_state(checkpoints.all()[-1])["step"])
     shutil.copytree(tmp_path / "killed", tmp_path / "forgetful")
     whole = stopped_at(tmp_path / "whole", where, step + 2)
     assert stopped_at(tmp_path / "killed", where, step + 2, train__resume="latest") == whole
-    assert step % 100 and {rollout for *_, rollout in whole} == {0}
+    assert {rollout for *_, rollout in whole} == {0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reinforce, "Reinforce", Forgetful)
         assert stopped_at(tmp_path / "forgetful", where, step + 2, train__resume="latest") != whole

@@ -79,15 +79,16 @@ class JobFiles:
         if not self.record:
             said = status.get("state")
             return said if said in STATES else "lost"
-        code = self.exit_code()
-        if code is not None:
-            return self._ended(code, str(status.get("state")))
+        claimed = (self.path / "process.json").exists()
         process = self.process
+        living = alive(process)  # asked first: what a launcher writes last is there once it is gone
+        code, state = self.exit_code(), str(self.status.get("state"))
+        if code is not None:
+            return self._ended(code, state)
         if not process:
-            return "lost" if (self.path / "process.json").exists() else self._not_started()
-        if alive(process):
+            return "lost" if claimed else self._not_started()
+        if living:
             return "cancelling" if self.cancelling() else "running"
-        state = str(status.get("state"))
         if state in ("done", "failed", "cancelled"):
             return state
         if state == "running":

@@ -19,7 +19,7 @@ from typing import Any
 from hildanext.errors import RunError
 
 ADDRESS = re.compile(r"serving on (http://\S+)")
-START_SECONDS = 60.0
+START_SECONDS = 600.0
 STOP_SECONDS = 15.0
 
 
@@ -46,7 +46,7 @@ class Served:
             self._child.wait()
 
     def ready(self) -> dict[str, Any]:
-        """/health once it answers. RunError when the server ends or stays silent for a minute."""
+        """/health once it answers. RunError when the server ends or stays silent for START_SECONDS."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             found = ADDRESS.search(self.log.read_text(encoding="utf-8", errors="replace"))
@@ -78,6 +78,6 @@ class Served:
 
     def _send(self, request: urllib.request.Request) -> dict[str, Any]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=60) as reply:
+        with opener.open(request, timeout=START_SECONDS) as reply:
             found: dict[str, Any] = json.load(reply)
         return found

@@ -41,7 +41,7 @@ class HumanevalMicro(Task):
         programs = [
             Program(row["task_id"], reply, self.program(row, reply)) for row, reply in zip(rows, replies, strict=True)
         ]
-        return judge(context, "humaneval_micro", programs, done, Limits(cpu_seconds=2, wall_seconds=5.0))
+        return judge(context, "humaneval_micro", programs, done, Limits(cpu_seconds=2, wall_seconds=20.0))
 
     def program(self, row: dict[str, str], reply: str) -> str:
         """The prompt continued by the reply on one line, then the tests, called on the entry point."""
