@@ -1,5 +1,5 @@
 # The executors of datatrove: the same rows as the process pool whatever the number of tasks, lost workers, S3, Slurm.
-# Entry points: pytest; `pip install 'backend[dev,cluster,cluster-test]'` first, else all of this skips.
+# Entry points: pytest; `pip install -e 'backend[dev,cluster,cluster-test]'` first, else all of this skips.
 # Slurm is three scripts that run what is submitted at once; the scripts of datatrove are its own. Ray: two_raylets.py.
 """Tests of data/executor.py, data/executors, data/near.py, data/encode_units.py."""
 
@@ -26,7 +26,7 @@ from hildanext.data.prepare import prepare
 from hildanext.errors import DataError, RunError
 from hildanext.registry import build
 
-pytest.importorskip("datatrove", reason="pip install 'backend[cluster]'")
+pytest.importorskip("datatrove", reason="pip install -e 'backend[cluster]'")
 LOCAL = {"type": "local", "documents": 7}
 
 
@@ -145,8 +145,8 @@ def test_slurm_where_there_is_none_is_told_on_one_line(tmp_path: Path, capsys: p
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket of a real S3 endpoint: moto's server in a process of its own."""
-    pytest.importorskip("moto", reason="pip install 'backend[cluster-test]'")
-    pytest.importorskip("s3fs", reason="pip install 'backend[cluster]'")
+    pytest.importorskip("moto", reason="pip install -e 'backend[cluster-test]'")
+    pytest.importorskip("s3fs", reason="pip install -e 'backend[cluster]'")
     port = free_ports(1)
     url, settings = f"http://127.0.0.1:{port}", pytest.MonkeyPatch()
     with (tmp_path_factory.mktemp("s3") / "log").open("w") as log:

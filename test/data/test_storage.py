@@ -94,6 +94,12 @@ def test_a_place_that_cannot_be_read_is_told_on_one_line(
     assert place in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_prepared(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(DataError, match="nosuch://bucket/data/processed/set: .*nosuch"):
+        made("nosuch://bucket/data", raw_files(tmp_path / "raw"))
+    assert not list(cache.rglob("*.jsonl"))
+
+
 def test_the_executors_of_a_cluster_without_their_extra_say_what_to_install(tmp_path: Path) -> None:
     from hildanext.data.executor import require_datatrove
 

@@ -23,11 +23,13 @@ from hildanext.train.agreement import require_same
 from hildanext.train.distributed import Ranks
 
 DDP = ["--set", "train.parallel=ddp"]
+SHARED = ["--set", "launch.mount=/shared"]
+FOUR = ["--set", 'train.parallel={"fsdp": 4}']
 
 
 def launched(form: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     """What the command prints."""
-    given = ["launch", "convert-wsd", "--for", form, "--run-dir", "/shared/runs/My run_1", *DDP, *more]
+    given = ["launch", "convert-wsd", "--for", form, "--run-dir", "/shared/runs/My run_1", *DDP, *SHARED, *more]
     assert main(given) == 0
     return capsys.readouterr().out
 
@@ -58,7 +60,7 @@ def test_the_line_of_torchrun_is_the_command_with_its_values_and_resumes_by_itse
 def test_the_script_for_slurm_starts_one_agent_a_machine_that_meet_on_the_first(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    script = launched("slurm", capsys, "--nodes", "3", "--set", "launch.setup=source env/bin/activate")
+    script = launched("slurm", capsys, "--nodes", "3", "--set", "launch.setup=source env/bin/activate; : $UNSET")
     asked = dict(line[10:].partition("=")[::2] for line in script.splitlines() if line.startswith("#SBATCH --"))
     assert (asked["nodes"], asked["ntasks-per-node"], asked["gpus-per-node"]) == ("3", "1", "8")
     assert asked["signal"] == "TERM@120" and "requeue" in asked and "no-kill" in asked
@@ -101,7 +103,7 @@ def _job_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_kubernetes_own_schema_takes_the_job_and_refuses_a_planted_field(capsys: pytest.CaptureFixture[str]) -> None:
-    validate = pytest.importorskip("kubernetes_validate", reason="pip install 'backend[cluster-test]'")
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install -e 'backend[cluster-test]'")
     made = yaml.safe_load(launched("kubernetes", capsys, "--nodes", "2"))
     validate.validate(_job_of(made), "1.31", strict=True)
     made["spec"]["replicatedJobs"][0]["template"]["spec"]["completion"] = 2
@@ -112,7 +114,7 @@ def test_kubernetes_own_schema_takes_the_job_and_refuses_a_planted_field(capsys:
 def test_the_models_of_jobsets_schema_take_the_whole_manifest_and_refuse_planted_fields(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    models = pytest.importorskip("kubeflow_trainer_api.models", reason="pip install 'backend[cluster-test]'")
+    models = pytest.importorskip("kubeflow_trainer_api.models", reason="pip install -e 'backend[cluster-test]'")
     made = yaml.safe_load(launched("kubernetes", capsys, "--nodes", "2"))
 
     def known(manifest: dict[str, Any]) -> Any:
@@ -130,8 +132,8 @@ def test_the_models_of_jobsets_schema_take_the_whole_manifest_and_refuse_planted
 def test_shellcheck_finds_nothing_in_the_script(capsys: pytest.CaptureFixture[str]) -> None:
     tool = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     if tool is None:
-        pytest.skip("pip install 'backend[cluster-test]'")
-    script = launched("slurm", capsys, "--nodes", "2")
+        pytest.skip("pip install -e 'backend[cluster-test]'")
+    script = launched("slurm", capsys, "--nodes", "2", "--set", "launch.setup=source ~/env/bin/activate")
     for text, code in ((script, 0), (script.replace('"$SLURM_JOB_ID"', "$SLURM_JOB_ID"), 1)):
         assert subprocess.run([tool, "-"], input=text, text=True, capture_output=True).returncode == code
 
@@ -143,6 +145,12 @@ def test_shellcheck_finds_nothing_in_the_script(capsys: pytest.CaptureFixture[st
         (["sft", *DDP], "needs --run-dir"),
         (["sft", "--run-dir", "r"], "launch starts 8 processes; set ddp or fsdp2"),
         (["sft", "--run-dir", "r", *DDP, "--set", "launch.least=2"], "least: 2 machines of 1"),
+        (["sft", "--for", "kubernetes", "--run-dir", "/data/r", *DDP], "/data/r is not in /work, the only folder"),
+        (["sft", "--run-dir", "r", *FOUR, "--nodes", "2"], "numbers make 4 ranks, launch starts 16, 8 a machine"),
+        (
+            ["sft", "--run-dir", "r", *FOUR, "--nodes", "4", "--processes", "1", "--set", "launch.least=3"],
+            "3 of 4 machines are fewer ranks than the numbers of train.parallel make; set ddp or fsdp2",
+        ),
     ],
 )
 def test_what_cannot_be_launched_is_told_on_a_line(

@@ -50,6 +50,14 @@ def test_the_plan_adds_up_and_needs_no_data(capsys: pytest.CaptureFixture[str]) 
     assert found["seconds"] is None and "not estimated, the new model's tokenizer" in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("layout", "apart"), [("fsdp2", 1), ({"tp": 4}, 1), ({"sp": 2, "fsdp": 4}, 4), ({"ep": 2, "fsdp": 4}, 8)]
+)
+def test_the_plan_counts_the_ranks_that_the_numbers_of_a_layout_make(layout: Any, apart: int) -> None:
+    config = configuration(Path("nowhere"), tokenize__window=64, train__steps=100, train__parallel=layout)
+    assert plan_command(config, QUIET)["tokens"] == 100 * 2 * 64 * apart
+
+
 def test_a_model_that_is_not_there_is_an_error_after_the_stages(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ HELP = "print or write what starts a training run on many machines: torchrun, Sl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """COMMAND, `--for NAME`, `--nodes N`, `--processes N`, `--output FILE`."""
-    parser.add_argument("what", metavar="COMMAND", help="what trains: convert-wsd, sft, ...")
+    parser.add_argument("what", metavar="COMMAND", help="what trains: convert-wsd, sft or another")
     parser.add_argument(
         "--for", dest="form", choices=("torchrun", "slurm", "kubernetes"), default="torchrun",
         help="a line for every machine, a script for sbatch, or a JobSet for kubectl apply (default torchrun)",
@@ -34,9 +34,20 @@ def run(context: Context) -> dict[str, Any] | None:
 
     args, config = context.args, context.config
     started = Started(args.what, str(args.config or ""), tuple(args.set), str(args.run_dir or ""), config.launch)
-    ranks = config.launch.nodes * config.launch.processes
-    if ranks > 1 and config.train.parallel == "none":
+    launch, parallel = config.launch, config.train.parallel
+    ranks = launch.nodes * launch.processes
+    if ranks > 1 and parallel == "none":
         raise ConfigError(f"train.parallel: none, but launch starts {ranks} processes; set ddp or fsdp2")
+    if (made := config.train.ranks(ranks)) != ranks:
+        raise ConfigError(
+            f"train.parallel: its numbers make {made} ranks, launch starts {ranks}, {launch.processes} a machine; let"
+            " them agree"
+        )
+    if launch.least not in (0, launch.nodes) and not isinstance(parallel, str):
+        raise ConfigError(
+            f"launch.least: {launch.least} of {launch.nodes} machines are fewer ranks than the numbers of"
+            " train.parallel make; set ddp or fsdp2, which any number of ranks goes on with, or least 0"
+        )
     text = FORMS[args.form](started)
     if args.output is None and not args.json:
         print(text, end="")

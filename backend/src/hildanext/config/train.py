@@ -106,6 +106,11 @@ class LayoutConfig(Section):
     replicate: int = Field(1, ge=1, description="copies of all that, each with rows of its own")
     sp: int = Field(1, ge=1, description="ranks that share the positions of the same rows")
 
+    @property
+    def ranks(self) -> int:
+        """All of them, a count."""
+        return self.tp * self.ep * self.fsdp * self.replicate * self.sp
+
 
 class TrainConfig(Section):
     """One training run: data, length, batches, checkpoints, evaluation."""
@@ -159,6 +164,10 @@ class TrainConfig(Section):
             sizes = self.parallel
             return sizes.fsdp * sizes.ep * (sizes.sp if sizes.fsdp > 1 else 1)
         return ranks if self.parallel == "fsdp2" else 1
+
+    def ranks(self, started: int) -> int:
+        """Those that the numbers of the layout make; without numbers those started. A count."""
+        return self.parallel.ranks if isinstance(self.parallel, LayoutConfig) else started
 
     def apart(self, ranks: int) -> int:
         """Of so many ranks those that have rows of their own, a count."""

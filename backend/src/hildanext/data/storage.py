@@ -153,7 +153,10 @@ def at_hand(place: str) -> Iterator[Path]:
 
 @contextmanager
 def written(place: str, holds: str) -> Iterator[Path]:
-    """As disk.replacing for a path; for a remote place the folder is built on this machine and then published."""
+    """As disk.replacing for a path; for a remote place, which is asked before anything is built, the folder is built on
+    this machine and then published."""
+    if is_remote(place):
+        names_in(place)
     with replacing(mirror(place), holds) as folder:
         yield folder
     if is_remote(place):

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from hildanext.config.launch import LaunchConfig
@@ -81,7 +82,8 @@ def slurm(started: Started) -> str:
     words = started.arguments("ENDPOINT", "IDENTITY")
     line = shlex.join(words).replace("ENDPOINT", f'"$head:{own.port}"', 1).replace("IDENTITY", '"$SLURM_JOB_ID"', 1)
     return "\n".join([
-        "#!/bin/bash", *lines, "set -euo pipefail", *([own.setup] if own.setup else []),
+        "#!/bin/bash", *lines,
+        "set -eo pipefail", *(["# shellcheck disable=SC1090,SC1091", own.setup] if own.setup else []), "set -u",
         'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)',
         "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-" + str(own.cpus) + "}",
         f"export {OWN_STORE}=1",
@@ -100,6 +102,11 @@ def kubernetes(started: Started) -> str:
 def jobset(started: Started) -> dict[str, Any]:
     """The manifest as an object."""
     own, name = started.launch, started.name
+    if not PurePosixPath(own.mount, started.run).is_relative_to(own.mount):
+        raise ConfigError(
+            f"launch.mount: the run directory {started.run} is not in {own.mount}, the only folder that pods share;"
+            " give one below it, or set launch.mount"
+        )
     size = {"cpu": str(own.cpus * own.processes), "memory": f"{own.memory_gb}Gi"}
     size |= {"nvidia.com/gpu": str(own.processes)} if own.gpus else {}
     container = {

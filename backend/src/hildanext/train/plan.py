@@ -82,7 +82,7 @@ def arithmetic_rate(device: torch.device, size: int = 512, tries: int = 3, dtype
 def plan_command(config: Config, console: Console) -> dict[str, Any]:
     """Show the plan of a run; trains nothing and writes nothing. Needs no data. ModelError, after the stages, where the
     model is not there."""
-    ranks, shards = int(os.environ.get("WORLD_SIZE", "1")), _shards(config)
+    ranks, shards = config.train.ranks(int(os.environ.get("WORLD_SIZE", "1"))), _shards(config)
     window = shards.window if shards else config.tokenize.window
     apart = config.train.apart(ranks)
     ladder, tokens = make_ladder(config, window, apart), tokens_per_step(config, window, apart)
