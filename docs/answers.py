@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import hildanext
+from hildanext.cli import spoken
 from hildanext.report.intervals import mean, ratio
 
 QUESTIONS = (
@@ -68,4 +70,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("answers.py", main))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from hildanext.cli import spoken
 from hildanext.config import Config
 from hildanext.config.decode import DecodeConfig
 from hildanext.decoding.engine import BlockEngine
@@ -109,4 +111,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("edits.py", main))

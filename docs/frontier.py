@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hildanext.cli import spoken
+from hildanext.errors import DataError, RunError
 from hildanext.report.plots import picture
 
 LOOKS = {
@@ -49,7 +53,19 @@ def _place(name: str, point: dict[str, Any]) -> tuple[tuple[int, int], int]:
     return ((8, -4), 0) if point["y"] <= 0.5 or point["x"] <= 1 else ((-24, -14), 0)
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path, help="report.json of a demo")
+    parser.add_argument("picture", type=Path, help="PNG to write")
+    asked = parser.parse_args(arguments)
+    try:
+        points = json.loads(asked.report.read_text(encoding="utf-8"))["parts"]["frontier"]["points"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{asked.report}: no report of `hildanext demo` ({type(error).__name__})") from error
+    if reason := picture(asked.picture, lambda figure: draw(points, figure), (7.6, 4.2), 130):
+        raise RunError(reason)
+
+
 if __name__ == "__main__":
-    report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    series = report["parts"]["frontier"]["points"]
-    sys.exit(picture(Path(sys.argv[2]), lambda figure: draw(series, figure), (7.6, 4.2), 130) or None)
+    sys.exit(spoken("frontier.py", main))

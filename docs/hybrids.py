@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hildanext.cli import spoken
 from hildanext.config import Config
+from hildanext.errors import ConfigError, DataError
 from hildanext.measure.generation import generator_for
 from hildanext.measure.task import EvalContext
 from hildanext.measure.tasks.storyworld import Storyworld
@@ -35,7 +38,7 @@ class Side:
         decode = config.decode.model_copy(update={"mode": "Q_MODE", "requests": 1})
         self.denoiser: Any = loaded.denoiser
         self.context = EvalContext(loaded, config, Console(quiet=True), generator_for(kind, loaded, decode))
-        self.report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        self.report = _report(run / "report.json")
         self.seconds, self.measures = float("inf"), dict[str, Any]()
 
     def round(self, stories: int) -> None:
@@ -52,6 +55,13 @@ class Side:
         """Share of valid stories."""
         found = self.measures["valid"]
         return f"{100 * found.value:.1f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
+
+
+def _report(path: Path) -> Mapping[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no report of a training that ended ({type(error).__name__})") from error
 
 
 def row(name: str, parent: Side, child: Side, stories: int) -> str:
@@ -75,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sides = dict[str, tuple[Side, Side]]()
     for pair in asked.pairs:
         name, _, runs = pair.partition("=")
-        parent, child = map(Path, runs.split(","))
+        if len(both := [Path(run) for run in runs.split(",") if run]) != 2:
+            raise ConfigError(f"{pair}: give NAME=PARENT_RUN,CHILD_RUN")
+        parent, child = both
         sides[name] = (Side(parent, "autoregressive", config), Side(child, "diffusion", config))
     for _ in range(asked.rounds):
         for both in sides.values():
@@ -87,4 +99,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("hybrids.py", main))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hildanext.cli import spoken
 from hildanext.config import Config
 from hildanext.decoding.compression import KVCompressor
 from hildanext.decoding.compressors.kvzap import Kvzap
@@ -185,4 +187,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("kv.py", main))

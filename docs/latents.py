@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hildanext.cli import spoken
+from hildanext.errors import DataError, RunError
+from hildanext.measure.comparison import read_report
 from hildanext.report.plots import picture
 
 COLUMNS = {
@@ -28,9 +31,9 @@ def rows_of(named: Sequence[str]) -> tuple[Rows, Mapping[str, float]]:
     true: dict[str, float] = {}
     for one in named:
         name, _, place = one.partition("=")
-        path = Path(place)
-        report = json.loads((path / "report.json" if path.is_dir() else path).read_text(encoding="utf-8"))
-        task = next(task for task in report["tasks"] if task["task"] == "forwards")
+        task = next((task for task in read_report(Path(place))["tasks"] if task["task"] == "forwards"), None)
+        if not place or task is None:
+            raise DataError(f"{one}: no evaluation with the task `forwards`; give NAME=RUN")
         found[name] = task["series"]["steps"]
         true = true or {
             label.removesuffix(" of_references"): measure["value"]
@@ -69,7 +72,17 @@ def draw(rows: Rows, true: Mapping[str, float], figure: Any) -> None:
     figure.axes[0].legend(frameon=False, fontsize=8)
 
 
-if __name__ == "__main__":
-    known, references = rows_of(sys.argv[2:])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("picture", type=Path, help="PNG to write")
+    parser.add_argument("runs", nargs="+", metavar="NAME=RUN", help="evaluations with the task `forwards`")
+    asked = parser.parse_args(arguments)
+    known, references = rows_of(asked.runs)
     print(table(known, references))
-    sys.exit(picture(Path(sys.argv[1]), lambda figure: draw(known, references, figure), (9, 6.4), 120) or None)
+    if reason := picture(asked.picture, lambda figure: draw(known, references, figure), (9, 6.4), 120):
+        raise RunError(reason)
+
+
+if __name__ == "__main__":
+    sys.exit(spoken("latents.py", main))

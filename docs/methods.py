@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from hildanext.cli import spoken
 from hildanext.config import Config
 from hildanext.measure.generation import DiffusionGenerator
 from hildanext.measure.task import EvalContext
@@ -54,4 +56,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("methods.py", main))

@@ -1,15 +1,17 @@
-# Writes stories that a model tells by itself, as rows to train on: how the last stage for windows is made (results.md).
+# Writes stories that a model tells by itself, as rows to train on: the last stage for windows (results.md).
 # Entry points: `python docs/own_stories.py OUT`; `--stories`, `--model`, `--mode`, `--seed`.
-# A story is continued from its first sentence, greedily; what the story world's checker refuses is left out and counted.
+# A story is continued from its first sentence, greedily; what the story world's checker refuses is left out, and told.
 """A model's own stories, one JSON line each."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hildanext.cli import spoken
 from hildanext.config import Config
 from hildanext.decoding.request import Request
 from hildanext.disk import write_atomic
@@ -42,4 +44,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("own_stories.py", main))

@@ -6,15 +6,17 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import itertools
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hildanext.cli import spoken
 from hildanext.world.corpus import corpus
 
 COUNTS = {"sft": 12000, "train": 4000, "test": 400}
@@ -81,8 +83,11 @@ def made(task: Callable[[random.Random], tuple[dict[str, Any], str]], part: str)
         yield {"messages": turns} if part == "sft" else row
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write them all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args(arguments).folder
     folder.mkdir(parents=True, exist_ok=True)
     for task in (countdown, sudoku):
         for part in COUNTS:
@@ -92,3 +97,7 @@ if __name__ == "__main__":
         told = [row for row in corpus("chat", seed, COUNTS["train"]) if row["check"]["type"] == "story"]
         text = "".join(f"{json.dumps(row)}\n" for row in told)
         (folder / f"stories_{part}.jsonl").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(spoken("puzzles.py", main))

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from hildanext.cli import spoken
 from hildanext.config import Config
 from hildanext.config.rl import RlConfig
 from hildanext.core.reward import Attempt, Reward
@@ -69,4 +71,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("reinforced.py", main))

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
+from hildanext.cli import spoken
 from hildanext.config import Config
 from hildanext.config.decode import MODES
 from hildanext.measure.generation import DiffusionGenerator
@@ -41,9 +43,14 @@ def table(stories: int, temperatures: Sequence[float], confidence: str) -> list[
     return lines
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stories", type=int, default=60)
     parser.add_argument("--confidence", default="raw")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     print("\n".join(table(asked.stories, TEMPERATURES, asked.confidence)))
+
+
+if __name__ == "__main__":
+    sys.exit(spoken("sampling.py", main))

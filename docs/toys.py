@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from hildanext.cli import spoken
 from hildanext.selftest.demo.toy_tasks import OBJECTIVE, TASKS, measure_toy, new_toy, train_toy
 
 CARRYING = {**OBJECTIVE, "type": "carry", "carry": {"type": "rcd"}, "behind": 0.25}
@@ -50,4 +52,4 @@ def row(loaded: Any, objective: dict[str, Any], fields: dict[str, Any], asked: a
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("toys.py", main))

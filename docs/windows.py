@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from hildanext.cli import spoken
 from hildanext.config import Config
 from hildanext.measure.generation import DiffusionGenerator
 from hildanext.measure.task import EvalContext
@@ -19,7 +21,10 @@ from hildanext.measure.tasks.storyworld import Storyworld
 from hildanext.models.load import load_model
 from hildanext.progress import Console
 
-HEADER = "| mode | tau_mask | block | blocks open | tau_add / semi / stable | valid | TPF | positions per forward | tokens/CPU-s |"
+HEADER = (
+    "| mode | tau_mask | block | blocks open | tau_add / semi / stable | valid | TPF | positions per forward |"
+    " tokens/CPU-s |"
+)
 MEASURES = ("valid", "tokens_per_forward", "positions_per_forward")
 
 
@@ -73,4 +78,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(spoken("windows.py", main))

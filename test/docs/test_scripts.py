@@ -1,7 +1,7 @@
 # The scripts behind tables in docs/results.md that no other test runs: each runs, on as little as it takes.
 # Entry points: pytest.
 # What they print is a row or a line with figures of the model; what they write is what the model told.
-"""Tests of docs/own_stories.py and docs/windows.py."""
+"""Tests of docs/own_stories.py and docs/windows.py, and of what scripts say to bad input."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from scripts import script
 
+from hildanext.cli import spoken
 from hildanext.world import check
 
 
@@ -40,3 +41,24 @@ def test_the_table_of_windows_has_a_row_for_each_setting(project: Path, capsys: 
     assert [cell[:4] for cell in cells] == [["`S_MODE`", "0.7", "16", blocks] for blocks in "12"]
     one, two = (float(cell[6]) for cell in cells)
     assert two > one > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("windows", ["--model", "none"], "windows.py: model.path 'none': no Hugging Face model folder there"),
+        ("hybrids", ["a=b"], "hybrids.py: a=b: give NAME=PARENT_RUN,CHILD_RUN"),
+        ("latents", ["x.png", "a=none"], "latents.py: none: No such file or directory; give the directory of an"),
+        ("frontier", ["none.json", "x.png"], "frontier.py: none.json: no report of `hildanext demo`"),
+    ],
+)
+def test_bad_input_of_a_script_is_one_line(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    name: str, words: list[str], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    loaded = script(project / "docs" / f"{name}.py")
+    assert spoken(f"{name}.py", lambda: loaded.main(words)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(said) and err.count("\n") == 1
+    assert f'sys.exit(spoken("{name}.py", main))' in (project / "docs" / f"{name}.py").read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
 # The command line: argument tree, threads, dispatch, exit codes.
-# Entry points: main, parser. Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted with state saved.
+# Entry points: main, parser, spoken. Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 interrupted, state saved.
 # Human text goes to stderr; with --json exactly one JSON object goes to stdout. No heavy import before a command runs.
 """Command line of hildanext."""
 
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in words if not word.startswith("-")), "")
     args = parser(command).parse_args(words)
     console = Console(quiet=args.quiet, chart=_chart() if getattr(args, "watch", False) else None)
+    return spoken(f"hildanext {args.command}", lambda: _dispatch(args, console))
+
+
+def spoken(name: str, work: Callable[[], int | None]) -> int:
+    """Do it; the exit code, 0 for None. What whoever asked can cure is one line of stderr that begins with the name."""
     try:
-        return _dispatch(args, console)
+        return work() or 0
     except HildaError as error:
-        print(f"hildanext {args.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"hildanext {args.command}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (*UNWRITABLE, *REFUSED):
             raise
         advice = cure(error, "look at the path, its rights and its file system, or name another")
-        print(f"hildanext {args.command}: {error.filename or 'a file'}: {error.strerror}; {advice}", file=sys.stderr)
+        print(f"{name}: {error.filename or 'a file'}: {error.strerror}; {advice}", file=sys.stderr)
         return 1
 
 
