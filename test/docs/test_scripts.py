@@ -12,6 +12,7 @@ import pytest
 from scripts import script
 
 from hildanext.cli import spoken
+from hildanext.measure.tasks.storyworld import Storyworld
 from hildanext.world import check
 
 
@@ -43,10 +44,23 @@ def test_the_table_of_windows_has_a_row_for_each_setting(project: Path, capsys: 
     assert two > one > 2
 
 
+def test_unseen_stories_have_first_sentences_of_their_own(project: Path, tmp_path: Path) -> None:
+    windows = script(project / "docs" / "windows.py")
+    usual = Storyworld(stories=40, answers=0).openings()
+    rows = "".join(json.dumps({"text": f"{start} And so on. Twice."}) + "\n" for start in usual[::2])
+    (tmp_path / "rows.jsonl").write_text(rows)
+    known = windows.known_openings(tmp_path / "rows.jsonl")
+    assert known == set(usual[::2])
+    told = windows.Unseen(stories=40, answers=0, known=known).openings()
+    assert len(set(told)) == 40 and not known & set(told)
+    assert told[:10] == list(dict.fromkeys(start for start in usual if start not in known))[:10]
+
+
 @pytest.mark.parametrize(
     ("name", "words", "said"),
     [
         ("windows", ["--model", "none"], "windows.py: model.path 'none': no Hugging Face model folder there"),
+        ("windows", ["--unseen", "none"], "windows.py: none: no rows with a text (FileNotFoundError)"),
         ("hybrids", ["a=b"], "hybrids.py: a=b: give NAME=PARENT_RUN,CHILD_RUN"),
         ("latents", ["x.png", "a=none"], "latents.py: none: No such file or directory; give the directory of an"),
         ("frontier", ["none.json", "x.png"], "frontier.py: none.json: no report of `hildanext demo`"),

@@ -45,11 +45,15 @@ class Storyworld(Task):
         return Outcome(measures, counts, samples)
 
     def _told(self, context: EvalContext, counts: Counter[str], samples: list[dict[str, Any]]) -> dict[str, Measure]:
-        from hildanext.world import story
-
-        starts = [story(f"{self.seed}:{index}").sentences[0] for index in range(self.stories)]
+        starts = self.openings()
         done = context.complete("storyworld: stories", [self.request(start, i) for i, start in enumerate(starts)])
         return judged(starts, done, counts, samples, context.config.eval.samples) | cost(done)
+
+    def openings(self) -> list[str]:
+        """The first sentences of the stories."""
+        from hildanext.world import story
+
+        return [story(f"{self.seed}:{index}").sentences[0] for index in range(self.stories)]
 
     def request(self, start: str, sample: int) -> Request:
         """The request of one story."""
