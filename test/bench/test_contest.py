@@ -24,7 +24,7 @@ from hildanext.bench.decoding.quality import Agreement, Quality
 from hildanext.bench.decoding.readers import Generate, LeftToRight, Reading, exact_engine
 from hildanext.config import load_config
 from hildanext.config.model import ModelConfig
-from hildanext.errors import RunError
+from hildanext.errors import ConfigError, RunError
 from hildanext.models.denoiser import network
 from hildanext.models.load import load_model
 from hildanext.progress import Console
@@ -172,6 +172,53 @@ def test_a_contest_names_what_is_beaten_and_what_is_not(
     monkeypatch.setattr(contest, "runtime", lambda node: None)
     with pytest.raises(RunError, match="npm install node-llama-cpp"):
         contest.contest(load_config(None, ["model.path=tiny", *sets]), QUIET)
+
+
+def scripts(folder: Path, **more: Any) -> Any:
+    values = {
+        "measures": ["contest"], "texts": 2, "prompt_tokens": 48, "text_tokens": 16, "repeats": 1, "blocks": [8, 16],
+        "scripted": [1, 4, 8], "precisions": ["float32"], "onnx": ["float32"], "gguf": ["q8.gguf"], **more,
+    }  # fmt: skip
+    sets = [f"bench.decode.{name}={json.dumps(value)}" for name, value in values.items()]
+    return load_config(None, ["model.path=tiny", *(f"paths.{name}={folder}" for name in ("runs", "models")), *sets])
+
+
+def test_scripts_keep_their_tokens_per_forward_and_claim_no_quality(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(contest, "runtime", lambda node: stand_in(tmp_path))
+    found = run(scripts(tmp_path), Console())["contest"]
+    rows = {name: row for name, row in found["variants"].items() if row["kind"] == "model"}
+    wanted = {
+        f"scripted {count} per forward, block {block}, float32{engine}": count
+        for block in (8, 16) for count in (1, 4, 8) for engine in ("", ", onnx")
+    }  # fmt: skip
+    assert {name: row["tokens_per_forward"] for name, row in rows.items()} == wanted
+    assert all(row["setting"]["scripted"] == wanted[name] for name, row in rows.items())
+    assert {row["tokens"] for row in found["variants"].values()} == {2 * 16} and len(found["prompts"]) == 2
+    judged = {"equal", "token_f1", "nats", "repetition", "valid"}
+    assert not any(judged & row.keys() for row in found["variants"].values()) and found["parents_own"] is None
+    said = capsys.readouterr().err
+    assert "no text is judged" in said and "greedy texts" not in said and ": scripted 8, block " in said
+
+
+def test_what_a_script_is_asked_has_its_length_and_no_end() -> None:
+    ask = Ask((5, 6, 7), frozenset({9}), "said", ({"role": "user", "content": "said"},))
+    assert ask.sized(7) == Ask((5, 6, 7, 5, 6, 7, 5), frozenset(), "said") and ask.sized(2).ids == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"scripted": [3]}, "3 tokens per forward and blocks of 8"),
+        ({"prompt_tokens": 44}, "prompt_tokens 44 and blocks of 8"),
+        ({"blocks": [32]}, "prompt_tokens 48 and blocks of 32"),
+    ],
+)
+def test_scripts_that_do_not_come_out_even_are_refused(wrong: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        scripts(tmp_path, **wrong)
+    assert scripts(tmp_path, scripted=[], **{name: value for name, value in wrong.items() if name != "scripted"})
 
 
 def test_the_parent_is_the_one_named_or_the_bundled_one() -> None:

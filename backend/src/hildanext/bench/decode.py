@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ import torch
 from hildanext.bench.decoding.contest import contest
 from hildanext.bench.decoding.contest import show as show_contest
 from hildanext.bench.decoding.modes import PER_FORWARD, compare, per_forward, show
-from hildanext.bench.decoding.timing import time_autoregressive, time_engine, time_forwards
+from hildanext.bench.decoding.timing import script, time_autoregressive, time_engine, time_forwards
 from hildanext.config import Config
 from hildanext.models.denoiser import HFDenoiser
 from hildanext.models.load import load_model
@@ -101,7 +100,8 @@ def _precision(loaded: Any, config: Config, trained: bool, console: Console) -> 
     }
     for size in bench.blocks:
         for rows in (1, bench.requests):
-            found = time_engine(loaded, config, _fields(size, bench.tokens_per_forward), rows)
+            fields = {"block": size, **script(size, bench.tokens_per_forward)}
+            found = time_engine(loaded, config, fields, rows)
             part["engine"][f"block {size}, {rows} at once"] = {k: v for k, v in found.items() if k != "results"}
             console.say(f"block {size}, {rows} at once: {found['tokens_per_second']:.1f} tokens/s")
     return part
@@ -114,11 +114,6 @@ def _by_threads(loaded: Any, config: Config) -> dict[int, dict[str, float]]:
         found[threads] = time_forwards(loaded, config.bench.decode)
     torch.set_num_threads(own)
     return found
-
-
-def _fields(size: int, tokens_per_forward: float) -> dict[str, Any]:
-    steps = max(1, math.ceil(size / tokens_per_forward))
-    return {"block": size, "policy": {"type": "static_quota", "steps": steps}}
 
 
 def _fastest(parts: dict[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from hildanext.bench.decoding.timing import CLOCKS
+from hildanext.bench.decoding.timing import CLOCKS, script
 from hildanext.config import Config
 from hildanext.config.bench import PrefixBenchConfig
 from hildanext.data.chat import prompt_ids
@@ -89,10 +88,7 @@ def _requests(engine: BlockEngine, loaded: Loaded, bench: PrefixBenchConfig) -> 
         )
     ids = [token for token in range(min(1001, loaded.denoiser.vocab_size)) if token != loaded.denoiser.mask_id]
     system = [ids[(7 * i + 5) % len(ids)] for i in range(bench.prefix_tokens)]
-    policy: dict[str, Any] = {}
-    if bench.tokens_per_forward:
-        steps = max(1, math.ceil(engine.block / bench.tokens_per_forward))
-        policy = {"policy": {"type": "static_quota", "steps": steps}}
+    policy = script(engine.block, bench.tokens_per_forward) if bench.tokens_per_forward else {}
     questions = [
         [ids[(11 * i + 3 * row + 1) % len(ids)] for i in range(bench.question_tokens)]
         for row in range(bench.repeats + 1)

@@ -6,7 +6,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hildanext.config.base import Section
 
@@ -79,6 +79,10 @@ class DecodeBenchConfig(Section):
         (), description="contest: matrices of GGUF exports of the model that it decodes under llama.cpp with, written "
         "where they are not there",
     )  # fmt: skip
+    scripted: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="contest: tokens per forward of scripts that decode in each of `blocks` in place of the modes, "
+        "behind prompts of prompt_tokens; speed alone, for weights that nothing trained",
+    )  # fmt: skip
     node: str = Field(".", description="contest: folder in or below which npm installed node-llama-cpp")
     texts: int = Field(8, ge=1, description="contest: prompts at most, a count")
     text_tokens: int = Field(128, ge=1, description="contest: tokens of a text at most")
@@ -90,6 +94,19 @@ class DecodeBenchConfig(Section):
     repeats: int = Field(
         3, ge=1, description="interleaved repeats: of single forwards the fastest counts, of the contest the median"
     )
+
+    @model_validator(mode="after")
+    def _scripts_come_out_even(self) -> "DecodeBenchConfig":
+        for block in self.blocks if self.scripted else ():
+            odd = [f"{one} tokens per forward" for one in self.scripted if block % one]
+            places = {"prompt_tokens": self.prompt_tokens, "text_tokens": self.text_tokens}
+            odd += [f"{name} {size}" for name, size in places.items() if size % block]
+            if odd:
+                raise ValueError(
+                    f"scripted: {odd[0]} and blocks of {block} do not divide evenly, and a script would not keep its"
+                    " tokens per forward; give counts that divide the blocks, and texts of whole blocks"
+                )
+        return self
 
 
 class PrefixBenchConfig(Section):

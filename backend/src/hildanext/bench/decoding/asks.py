@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 from hildanext.bench.decoding.modes import TINYSTORIES, prompts_for
@@ -32,6 +33,10 @@ class Ask:
     ends: frozenset[int]
     text: str
     messages: Turns | None = None
+
+    def sized(self, count: int) -> Ask:
+        """`count` ids, cut or begun again, and a text that nothing ends: what a script of so many tokens is asked."""
+        return Ask(tuple(islice(cycle(self.ids), count)), frozenset(), self.text)
 
     def request(self, new: int, fields: Mapping[str, Any]) -> Request:
         """As our decoder is asked for at most `new` tokens."""

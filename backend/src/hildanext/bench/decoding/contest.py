@@ -1,7 +1,7 @@
 # A trained model beside every way of reading its AR parent left to right: speed in turns, and what the texts are worth.
 # Entry points: contest, race, speed, verdict, show.
 # The baselines are transformers' generate, our own cache, our engine at block 1, and llama.cpp on the GGUF files given;
-# the model decodes by PyTorch in each precision, by onnxruntime and by llama.cpp with the weights given.
+# the model decodes by PyTorch in each precision, by onnxruntime and by llama.cpp, in its modes or by unjudged scripts.
 # All go on from the same ids, greedily, to the end of the text, with the same number of threads. The variants of one
 # precision take turns, llama.cpp in each.
 """The contest of the decoding benchmark."""
@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,9 @@ from hildanext.bench.decoding.readers import (
     exact_engine,
     shifted,
 )
+from hildanext.bench.decoding.timing import script
 from hildanext.config import Config
+from hildanext.config.bench import DecodeBenchConfig
 from hildanext.decoding.modes import mode_values
 from hildanext.engines.transformers import NativeSession
 from hildanext.errors import HildaError, RunError
@@ -40,6 +43,7 @@ from hildanext.progress import Console
 from hildanext.registry import build
 
 WARM = 4
+SCRIPTED = "scripts fill so many masks a forward, whatever the weights say: speeds alone, and no text is judged"
 COLUMNS = ("tokens/s", "of the best AR", "TPF", "equal", "token F1", "nats/token", "repetition", "valid")
 
 
@@ -51,14 +55,14 @@ class Variant:
     setting: Mapping[str, Any]
     rounds: list[list[Reading]] = field(default_factory=list)
 
-    def report(self, quality: Quality) -> dict[str, Any]:
-        """Median tokens/s of the rounds, each round's, and the texts of the first one."""
+    def report(self, quality: Quality | None) -> dict[str, Any]:
+        """Median tokens/s of the rounds, each round's, and the quality of the texts of the first one, if any."""
         first, speeds = self.rounds[0], [speed(one) for one in self.rounds]
         tokens, forwards = sum(len(one.ids) for one in first), sum(one.forwards for one in first)
         return {
             "kind": self.kind, "setting": dict(self.setting), "tokens_per_second": statistics.median(speeds),
             "rounds": speeds, "tokens": tokens, "tokens_per_forward": tokens / forwards if forwards else None,
-            **quality.of_texts([one.ids for one in first]),
+            **(quality.of_texts([one.ids for one in first]) if quality else {}),
         }  # fmt: skip
 
 
@@ -68,7 +72,9 @@ def contest(config: Config, console: Console) -> dict[str, Any]:
     bench, where = config.bench.decode, parent_of(config, config.bench.decode.parent)
     parent = read_as(config, where, "float32", console)
     asks = asks_for(parent, bench.prompts, bench.texts)
-    quality = Quality.of(parent, asks, bench.text_tokens)
+    quality = None if bench.scripted else Quality.of(parent, asks, bench.text_tokens)
+    asks = [ask.sized(bench.prompt_tokens) for ask in asks] if bench.scripted else asks
+    del parent
     variants: dict[str, Variant] = {}
     notes = [] if where else ["no parent is named (bench.decode.parent): the model's own weights stand in for it"]
     with ExitStack() as opened:
@@ -81,9 +87,10 @@ def contest(config: Config, console: Console) -> dict[str, Any]:
             _turns(variants, readers | others, asks, config, console)
     rows = {name: variant.report(quality) for name, variant in variants.items()}
     return {
-        "parent": where or config.model.path, "prompts": [ask.text for ask in asks], "measures": quality.about,
+        "parent": where or config.model.path, "prompts": [ask.text for ask in asks],
+        "measures": quality.about if quality else SCRIPTED,
         "threads": torch.get_num_threads(), "clock": bench.clock, "variants": rows, "notes": notes,
-        "parents_own": quality.own(), **verdict(rows),
+        "parents_own": quality.own() if quality else None, **verdict(rows),
     }  # fmt: skip
 
 
@@ -116,22 +123,34 @@ def _exports(config: Config, console: Console, opened: ExitStack) -> tuple[Reade
             notes.append(f"{engine}, {dtype} took no part: {'; '.join(opening.capability.reasons)}")
             continue
         opened.callback(opening.session.close)
-        found |= _modes(config, opening.session, dtype)
+        found |= _blocks(config, opening.session, dtype)
     return found, notes
 
 
-def _modes(config: Config, session: NativeSession, dtype: str) -> Readers:
-    found = Readers()
+def _blocks(config: Config, session: NativeSession, dtype: str) -> Readers:
+    found, bench = Readers(), config.bench.decode
+    own = "" if session.name == "transformers" else f", {session.name}"
+    for setting, fields in _scripts(bench) if bench.scripted else _modes(config, session):
+        how = setting.get("mode") or f"scripted {setting['scripted']} per forward"
+        said = setting | {"dtype": dtype, "threads": torch.get_num_threads(), "engine": session.name}
+        reader = ByBlocks(session, fields, bench.clock)
+        found[f"{how}, block {setting['block']}, {dtype}{own}"] = Variant("model", said), reader
+    return found
+
+
+Ways = Iterator[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def _modes(config: Config, session: NativeSession) -> Ways:
     for mode in config.decode.modes:
         window = mode_values(mode, config.decode, session.loaded.meta.decode).get("window_blocks", 1)
-        setting = {
-            "mode": mode, "block": session.engine.block, "window": window,
-            "dtype": dtype, "threads": torch.get_num_threads(), "engine": session.name,
-        }  # fmt: skip
-        own = "" if session.name == "transformers" else f", {session.name}"
-        name = f"{mode}, block {setting['block']}, {dtype}{own}"
-        found[name] = Variant("model", setting), ByBlocks(session, {"mode": mode}, config.bench.decode.clock)
-    return found
+        yield {"mode": mode, "block": session.engine.block, "window": window}, {"mode": mode}
+
+
+def _scripts(bench: DecodeBenchConfig) -> Ways:
+    for block, count in product(bench.blocks, bench.scripted):
+        fields = {"block": block, "window_blocks": 1, "ignore_eos": True, **script(block, count)}
+        yield {"scripted": count, "block": block, "window": 1}, fields
 
 
 def _readers(config: Config, where: str, precision: str, console: Console) -> tuple[Readers, list[str]]:
@@ -154,7 +173,7 @@ def _readers(config: Config, where: str, precision: str, console: Console) -> tu
     if child.meta.block is None:
         return found, [f"{config.model.path}: no conversion wrote it; it is read left to right alone"]
     session = NativeSession("transformers", child, config)
-    return found | _modes(config, session, precision), []
+    return found | _blocks(config, session, precision), []
 
 
 def _turns(
@@ -207,8 +226,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     """The table, the notes, which baselines are beaten and by how much, and the one line that answers."""
     rows, best = found["variants"], found["variants"][found["best"]]["tokens_per_second"]
     table = [(name, *_cells(row, row["tokens_per_second"] / best)) for name, row in rows.items()]
-    own = found["parents_own"]
-    table.append(("the parent's own greedy texts, float32", *_cells({**own, "tokens_per_second": None}, None)))
+    if own := found["parents_own"]:
+        table.append(("the parent's own greedy texts, float32", *_cells({**own, "tokens_per_second": None}, None)))
     console.table(table, (f"contest on {len(found['prompts'])} texts", *COLUMNS))
     console.say(f"{found['measures']}; {found['clock']} seconds, {found['threads']} threads, medians of turns")
     for note in found["notes"]:

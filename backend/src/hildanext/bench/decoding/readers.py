@@ -58,7 +58,7 @@ class Generate:
         ids = torch.tensor([ask.ids], device=self.network.device)
         out = self.network.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, use_cache=True,
-            eos_token_id=sorted(ask.ends) or None, pad_token_id=0,
+            min_new_tokens=None if ask.ends else new, eos_token_id=sorted(ask.ends) or None, pad_token_id=0,
         )  # fmt: skip
         found = tuple(out[0, len(ask.ids) :].tolist())
         return Reading(found, now() - started, len(found))

@@ -1,11 +1,13 @@
 # Timing of forwards and of whole generations, for the decoding benchmark.
-# Entry points: Timed (a denoiser that measures itself), time_forwards, time_autoregressive, time_engine.
+# Entry points: Timed (a denoiser that measures itself), time_forwards, time_autoregressive,
+# time_engine, script (a policy of given TPF).
 # Wall or CPU seconds; interleaved variants are measured round by round and the fastest round counts.
 """Stopwatches of the decoding benchmark."""
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +44,11 @@ class Timed:
             torch.cuda.synchronize()
         self.seconds += self.clock() - started
         return logits
+
+
+def script(block: int, tokens_per_forward: float) -> dict[str, Any]:
+    """Fields of a request: the policy that fills a block in as many forwards as that TPF takes, whatever it reads."""
+    return {"policy": {"type": "static_quota", "steps": max(1, math.ceil(block / tokens_per_forward))}}
 
 
 def fastest(variants: Mapping[str, Callable[[], Any]], repeats: int, clock: str) -> dict[str, float]:
