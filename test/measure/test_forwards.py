@@ -138,7 +138,7 @@ def test_steps_are_the_forwards_of_a_block_of_a_discrete_model(loaded: Any, scri
 
 
 def test_reports_become_one_table_and_one_picture(scripted: Script, tmp_path: Path, project: Path) -> None:
-    report = {"tasks": [{"task": "forwards", **told(scripted, true_rest).as_dict()}]}
+    report = {"run": "one", "tasks": [{"task": "forwards", **told(scripted, true_rest).as_dict()}]}
     (tmp_path / "report.json").write_text(json.dumps(report))
     script = runpy.run_path(str(project / "docs" / "latents.py"))
     rows, true = script["rows_of"]([f"one={tmp_path}", f"two={tmp_path / 'report.json'}"])
