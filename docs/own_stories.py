@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = [f"{start} {one.text.lstrip()}" for start, one in zip(starts, told, strict=True)]
     kept = [text for text in texts if check(text).valid]
     write_atomic(asked.out, "".join(json.dumps({"text": text}) + "\n" for text in kept))
-    console.say(f"{asked.out}: {len(kept):,} of {len(texts):,} stories; the others contradict themselves")
+    console.say(f"{asked.out}: {len(kept):,} of {len(texts):,} stories are valid and kept")
 
 
 if __name__ == "__main__":
