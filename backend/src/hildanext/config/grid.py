@@ -11,8 +11,8 @@ from hildanext.config.base import Section
 from hildanext.config.decode import Share
 from hildanext.config.eval import TaskSection
 
-TRAINING = ("convert-wsd", "sft", "on-policy")
-Command = Literal["convert-wsd", "sft", "on-policy", "trajectories", "anchors"]
+TRAINING = ("convert-wsd", "sft", "on-policy", "latent")
+Command = Literal["convert-wsd", "sft", "on-policy", "latent", "trajectories", "anchors"]
 
 
 class StageConfig(Section):
@@ -46,7 +46,7 @@ class GridConfig(Section):
             raise ValueError("seconds and tokens are both 0; give one of them")
         idle = [name for name, stages in self.cells.items() if not any(one.command in TRAINING for one in stages)]
         if idle:
-            raise ValueError(f"cells: {idle[0]!r} has no stage that trains; give one of convert-wsd, sft, on-policy")
+            raise ValueError(f"cells: {idle[0]!r} has no stage that trains; give one of {', '.join(TRAINING)}")
         return self
 
 

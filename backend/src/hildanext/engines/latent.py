@@ -24,7 +24,7 @@ from hildanext.engines.task import Task
 from hildanext.engines.transformers import NativeSession
 from hildanext.errors import DecodeError, HildaError
 from hildanext.latents.drawing import draw_of, generator_of, preset_of, refuse_others
-from hildanext.models.latent import LatentDenoiser, kind_in, latent_of
+from hildanext.models.latent import draws_texts, kind_in, latent_of
 from hildanext.models.load import NEW, kind_at, load_model, name_of
 from hildanext.progress import Console
 
@@ -175,7 +175,7 @@ class LatentSession:
 
 def session_over(loaded: Any, config: Config) -> Session:
     """The session of a loaded latent model: our block decoder where it proposes to a discrete one, else its sampler."""
-    if isinstance(loaded.denoiser, LatentDenoiser) and loaded.denoiser.reader is None:
+    if draws_texts(loaded.denoiser):
         return LatentSession(OWN, loaded, config)
     return NativeSession(OWN, loaded, config)
 

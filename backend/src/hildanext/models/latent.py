@@ -147,6 +147,11 @@ def latent_of(denoiser: Denoiser) -> LatentDenoiser:
     raise ModelError(f"model: {type(denoiser).__name__} is no latent model; train one with `hildanext latent`")
 
 
+def draws_texts(denoiser: Denoiser) -> bool:
+    """Whether it is a latent model with a sampler of its own: no logits, hence no likelihood and no block decoder."""
+    return isinstance(denoiser, LatentDenoiser) and denoiser.reader is None
+
+
 def ground_of(loaded: Loaded) -> Ground:
     """What a latent model may know of a loaded Hugging Face model, whose weights are frozen. ModelError for another."""
     parent = hugging_face(loaded.denoiser)

@@ -20,11 +20,12 @@ from hildanext.config.for_command import command_config
 from hildanext.config.grid import TRAINING, StageConfig
 from hildanext.config.loader import merge
 from hildanext.disk import write_atomic
-from hildanext.errors import RunError
+from hildanext.errors import ConfigError, RunError
 from hildanext.models.hardware import peak_memory
 from hildanext.progress import Console
 from hildanext.train.anchors import write_anchors
 from hildanext.train.recipes.conversion import train_command
+from hildanext.train.recipes.latents import latent_command
 from hildanext.train.recipes.on_policy import on_policy_command
 from hildanext.train.training import open_shards, tokens_per_step
 from hildanext.train.trajectories import write_trajectories
@@ -45,6 +46,34 @@ class Cell:
     def stages(self) -> tuple[StageConfig, ...]:
         """What it consists of."""
         return self.config.grid.cells[self.name]
+
+    def begun_alike(self, number: int) -> list[Path]:
+        """Folders of the other cells whose stages up to `number` are these, with as much of the budget left after them:
+        what one of them has trained is not trained again. Stages that write or read files of their cell are its own."""
+        own, rest = self.stages[: number + 1], _shares(self.stages[number + 1 :])
+        if any(one.command not in TRAINING or "{cell}" in json.dumps(one.set) for one in own):
+            return []
+        return [
+            folder_of(self.folder.parents[1], name, self.seed)
+            for name, stages in self.config.grid.cells.items()
+            if name != self.name and stages[: number + 1] == own and _shares(stages[number + 1 :]) == rest
+        ]
+
+
+def folder_of(root: Path, name: str, seed: int) -> Path:
+    """Where a cell with its seed is; ConfigError for a name that makes no folder."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.")
+    if not plain:
+        raise ConfigError(f"grid.cells: {name!r} names no folder; use letters or digits")
+    return root / "cells" / f"{plain}-{seed}"
+
+
+def _shares(stages: Sequence[StageConfig]) -> float:
+    return sum(one.share for one in stages if one.command in TRAINING)
+
+
+def _done(number: int) -> str:
+    return f"stage-{number + 1}-done.json"
 
 
 def run_cell(cell: Cell, console: Console) -> dict[str, Any]:
@@ -90,10 +119,11 @@ def _placed(value: Any, names: Mapping[str, str]) -> Any:
 
 def _stage(cell: Cell, number: int, model: str, done: Sequence[Mapping[str, Any]], console: Console) -> dict[str, Any]:
     stage, file = cell.stages[number], cell.folder / f"stage-{number + 1}.json"
-    known = cell.folder / f"stage-{number + 1}-done.json"
-    if known.exists():
-        report: dict[str, Any] = json.loads(known.read_text(encoding="utf-8"))
-        return report
+    known = cell.folder / _done(number)
+    for finished in (known, *(other / _done(number) for other in cell.begun_alike(number))):
+        if finished.exists():
+            report: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+            return report
     values, begun = stage_values(cell, number, model), time.process_time()
     if stage.command in TRAINING:
         report = _trained(cell, number, values, done, console)
@@ -134,6 +164,8 @@ def _trained(
 def _train(command: str, config: Config, path: Path, console: Console) -> dict[str, Any]:
     if command == "on-policy":
         return on_policy_command(config, console, path)
+    if command == "latent":
+        return latent_command(config, console, path)
     return train_command(config, console, command, path)
 
 
@@ -145,8 +177,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 def _steps(
     cell: Cell, number: int, config: Config, done: Sequence[Mapping[str, Any]], console: Console
 ) -> int:  # fmt: skip
-    grid, later = cell.config.grid, [one for one in cell.stages[number:] if one.command in TRAINING]
-    part = cell.stages[number].share / sum(one.share for one in later)
+    grid, part = cell.config.grid, cell.stages[number].share / _shares(cell.stages[number:])
     if not grid.seconds:
         each = tokens_per_step(config, open_shards(config, config.train.split).window, 1)
         spent = sum(int(one.get("tokens", 0)) for one in done)

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from hildanext.bench.grid.paired import PAIRED, paired_rows
+from hildanext.bench.grid.texts import texts_sections
 from hildanext.progress import Console
 from hildanext.report.charts import Axes, Series, lines
 from hildanext.report.intervals import ratio
@@ -33,6 +34,11 @@ def _point(one: Mapping[str, Any], tau: float) -> Mapping[str, Any]:
     return nearest
 
 
+def _scored(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that have a likelihood."""
+    return [one for one in results if one["block"]]
+
+
 def _spread(values: Sequence[float], form: str) -> str:
     text = format(mean(values), form)
     return text if len(values) < 2 else f"{text} ± {format((max(values) - min(values)) / 2, form)}"
@@ -40,7 +46,8 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 def header_of(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Titles of the columns of table_of."""
-    tau = f"{_point(results[0], SURE)['tau']:g}"
+    scored = _scored(results)
+    tau = f"{_point(scored[0], SURE)['tau'] if scored else SURE:g}"
     return (
         "cell", "bound, nats/token", "against the first", "area", f"right at {tau}", f"TPF at {tau}", "steps", "tokens",
         "tokens/s", "seconds", "memory, MiB",
@@ -52,18 +59,24 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     cells, rows = by_cell(results), list[tuple[str, ...]]()
     first = next(iter(cells.values()))
     for name, seeds in cells.items():
-        low, high = (mean(one["bound"][end] for one in seeds) for end in ("low", "high"))
         rows.append((
-            name, f"{_spread([one['bound']['value'] for one in seeds], '.3f')} [{low:.3f}, {high:.3f}]",
-            "-" if seeds is first else _against(seeds, first),
-            _spread([one["area"] for one in seeds], ".2f"),
-            _spread([100 * _point(one, SURE)["y"] for one in seeds], ".1f") + " %",
-            _spread([_point(one, SURE)["x"] for one in seeds], ".2f"),
+            name, *(_judged(seeds, first) if _scored(seeds) else ("-",) * 5),
             f"{mean(one['steps'] for one in seeds):.0f}", f"{mean(one['tokens'] for one in seeds):,.0f}",
             f"{mean(one['tokens'] / one['processor'] for one in seeds):,.0f}",
             f"{mean(one['processor'] for one in seeds):.0f}", f"{mean(one['memory'] for one in seeds) / 2**20:.0f}",
         ))  # fmt: skip
     return rows
+
+
+def _judged(seeds: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    low, high = (mean(one["bound"][end] for one in seeds) for end in ("low", "high"))
+    return (
+        f"{_spread([one['bound']['value'] for one in seeds], '.3f')} [{low:.3f}, {high:.3f}]",
+        "-" if seeds is first or not _scored(first) else _against(seeds, first),
+        _spread([one["area"] for one in seeds], ".2f"),
+        _spread([100 * _point(one, SURE)["y"] for one in seeds], ".1f") + " %",
+        _spread([_point(one, SURE)["x"] for one in seeds], ".2f"),
+    )
 
 
 def _against(seeds: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]) -> str:
@@ -96,10 +109,10 @@ def _ends(one: Mapping[str, Any]) -> dict[str, float]:
     return {end: one["bound"][end] for end in ("low", "high")}
 
 
-def _bounds(report: Mapping[str, Any]) -> str:
+def _bounds(report: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
     series = [
         Series(name, [{"x": index, "y": one["bound"]["value"], **_ends(one)} for one in seeds], joined=False)
-        for index, (name, seeds) in enumerate(by_cell(report["results"]).items(), start=1)
+        for index, (name, seeds) in enumerate(by_cell(results).items(), start=1)
     ]
     if report["parent"]:
         nll = report["parent"]["value"]
@@ -110,12 +123,13 @@ def _bounds(report: Mapping[str, Any]) -> str:
 def grid_page(report: Mapping[str, Any], description: str) -> str:
     """The whole page of the report of run_grid."""
     results = report["results"]
-    best = min(by_cell(results).items(), key=lambda item: mean(one["bound"]["value"] for one in item[1]))
-    widest = max(by_cell(results).items(), key=lambda item: mean(one["area"] for one in item[1]))
-    facts = [
-        (report["budget"], "for every cell and seed"), (best[0], "lowest bound"), (widest[0], "largest area"),
-        (str(len(results)), "trainings"),
-    ]  # fmt: skip
+    scored = by_cell(_scored(results)).items()
+    facts = [(report["budget"], "for every cell and seed"), (str(len(results)), "trainings")]
+    if scored:
+        facts += [
+            (min(scored, key=lambda item: mean(one["bound"]["value"] for one in item[1]))[0], "lowest bound"),
+            (max(scored, key=lambda item: mean(one["area"] for one in item[1]))[0], "largest area"),
+        ]
     prose = (
         "Held-out rows, the same for every cell. The bound is that of the block size the model is decoded with, in"
         " brackets its interval over documents; ± is half the range over seeds. Against the first: the difference text"
@@ -125,11 +139,17 @@ def grid_page(report: Mapping[str, Any], description: str) -> str:
         " needs beforehand included."
     )
     sections = [
-        Section("Cells", prose, header_of(results), table_of(results), (_bounds(report), _curves(results)), wide=True),
+        Section("Cells", prose, header_of(results), table_of(results), _charts(report), wide=True),
+        *texts_sections(by_cell(results)),
         *_at_equal_tokens(report),
         Section("Every training", "One row for each cell and seed.", DETAIL, _details(results), wide=True),
     ]  # fmt: skip
     return page("Conversion methods beside each other", description, facts, sections, f"run: {report['run']}")
+
+
+def _charts(report: Mapping[str, Any]) -> tuple[str, ...]:
+    scored = _scored(report["results"])
+    return (_bounds(report, scored), _curves(scored)) if scored else ()
 
 
 def _at_equal_tokens(report: Mapping[str, Any]) -> list[Section]:
@@ -146,9 +166,11 @@ def _at_equal_tokens(report: Mapping[str, Any]) -> list[Section]:
 def _details(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
-            str(one["cell"]), str(one["seed"]), f"{one['bound']['value']:.4f}", f"{one['area']:.3f}", str(one["steps"]),
-            f"{one['processor']:.1f}",
-            ", ".join(f"{name} {value['value']:.3g}" for name, value in one["tasks"].items()),
+            str(one["cell"]), str(one["seed"]), f"{one['bound']['value']:.4f}" if one["block"] else "-",
+            f"{one['area']:.3f}" if one["block"] else "-", str(one["steps"]), f"{one['processor']:.1f}",
+            ", ".join(
+                f"{name} {value['value']:.3g}" for name, value in one["tasks"].items() if " at_" not in name
+            ),
         )
         for one in results
     ]  # fmt: skip

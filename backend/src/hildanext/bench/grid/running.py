@@ -1,5 +1,5 @@
 # All cells of a grid, one after the other, and the page that lays them side by side.
-# Entry points: run_grid, folder_of.
+# Entry points: run_grid.
 # A cell that has its result for the same configuration is not run again; adding a cell runs that cell alone.
 """Running a grid."""
 
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hildanext.bench.grid.cell import RESULT, Cell, run_cell
+from hildanext.bench.grid.cell import RESULT, Cell, folder_of, run_cell
 from hildanext.bench.grid.page import grid_page, told
 from hildanext.bench.grid.paired import paired_cells
 from hildanext.bench.grid.scoring import parent_nll
@@ -70,14 +70,6 @@ def run_grid(config: Config, console: Console, path: Path | None) -> dict[str, A
 def _budget(config: Config) -> str:
     grid = config.grid
     return f"{grid.seconds:g} processor seconds" if grid.seconds else f"{grid.tokens:,} tokens"
-
-
-def folder_of(root: Path, name: str, seed: int) -> Path:
-    """Where a cell with its seed is; ConfigError for a name that makes no folder."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.")
-    if not plain:
-        raise ConfigError(f"grid.cells: {name!r} names no folder; use letters or digits")
-    return root / "cells" / f"{plain}-{seed}"
 
 
 def _asked(config: Config, name: str, seed: int, root: Path) -> tuple[Path, str]:

@@ -19,7 +19,8 @@ from hildanext.data.shards import ShardSet, check_tokenizer, scored_batch
 from hildanext.decoding.engine import DEFAULT_BLOCK
 from hildanext.decoding.forced import forced
 from hildanext.decoding.policies.threshold_edit import ThresholdEdit
-from hildanext.measure.task import EvalContext, Task
+from hildanext.measure.task import EvalContext, Outcome, Task
+from hildanext.models.latent import draws_texts
 from hildanext.models.load import Loaded, load_model
 from hildanext.progress import Console
 from hildanext.registry import build
@@ -32,12 +33,23 @@ AS_RECORDED = {"mask_id": None, "shift": "auto", "block_grid": "auto"}
 
 
 def scored(config: Config, path: str, console: Console) -> dict[str, Any]:
-    """{block, bound, documents: [nats, tokens] each, curve, area, tasks} of the model at `path` on the first grid.rows
-    rows of train.eval_split, with intervals over documents or rows. Source: docs/conversion-methods.md, what is
-    measured."""
+    """{block, bound, documents: [nats, tokens] each, curve, area, tasks, series} of the model at `path` on the first
+    grid.rows rows of train.eval_split, with intervals over documents or rows; tasks, series: measures and points of
+    grid.tasks. A model that draws its texts has no likelihood: block 0, tasks and series alone. Source:
+    docs/conversion-methods.md, what is measured."""
     loaded = load_model(
         config.model.model_copy(update={"path": path, "adapter": type(config.model.adapter)(), **AS_RECORDED}), console
     )
+    outcomes = [(section.type, _outcome(section, loaded, config, console)) for section in config.grid.tasks]
+    measures = {
+        f"{name}: {label}": one.as_dict() for name, outcome in outcomes for label, one in outcome.measures.items()
+    }
+    series = {f"{name}: {label}": points for name, outcome in outcomes for label, points in outcome.series.items()}
+    found = dict[str, Any](block=0) if draws_texts(loaded.denoiser) else _likely(config, loaded)
+    return {**found, "tasks": measures, "series": series}
+
+
+def _likely(config: Config, loaded: Loaded) -> dict[str, Any]:
     shards = open_shards(config, config.train.eval_split)
     check_tokenizer(shards, loaded.tokenizer)
     block, batches = loaded.meta.block or DEFAULT_BLOCK, list(_batches(shards, config.grid.rows, loaded))
@@ -47,11 +59,9 @@ def scored(config: Config, path: str, console: Console) -> dict[str, Any]:
     pairs = [pair for one in found for pair in one.documents]
     bound = ratio([nats for nats, _ in pairs], [float(count) for _, count in pairs], "nats per token")
     curve = curve_of(loaded, batches, block, config.grid.taus)
-    tasks = [_task(section, loaded, config, console) for section in config.grid.tasks]
     return {
         "block": block, "bound": bound.as_dict(), "documents": [list(pair) for pair in pairs], "curve": curve,
         "area": area(curve),
-        "tasks": {name: value for one in tasks for name, value in one.items()},
     }  # fmt: skip
 
 
@@ -102,7 +112,6 @@ def area(curve: Sequence[Mapping[str, Any]]) -> float:
     return total
 
 
-def _task(section: Any, loaded: Loaded, config: Config, console: Console) -> dict[str, Any]:
+def _outcome(section: Any, loaded: Loaded, config: Config, console: Console) -> Outcome:
     task: Task = build("tasks", section, "grid.tasks")
-    outcome = task.run(EvalContext.of(loaded, config, console))
-    return {f"{section.type}: {name}": one.as_dict() for name, one in outcome.measures.items()}
+    return task.run(EvalContext.of(loaded, config, console))
