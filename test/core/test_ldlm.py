@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hildanext.core.latents.ldlm import gates, network, samplers
+from hildanext.core.latents.ldlm import gates, network, perceiver, samplers
 from hildanext.core.latents.ldlm.gates import ramp
 from hildanext.core.latents.ldlm.network import Draws, LatentNetwork, Shape, Terms, terms
 from hildanext.core.latents.ldlm.perceiver import normalised
@@ -360,11 +360,49 @@ def test_a_toy_is_reconstructed_with_and_without_noise() -> None:
 
 
 def test_without_positions_nothing_is_reconstructed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hildanext.core.latents.ldlm import perceiver
-
-    def same(count: int, width: int) -> torch.nn.Parameter:
+    def same(count: int, width: int, length: int) -> torch.nn.Parameter:
         return torch.nn.Parameter(torch.zeros(count, width), requires_grad=False)
 
-    monkeypatch.setattr(perceiver, "places", same)
+    monkeypatch.setattr(perceiver, "waves", same)
     clean, _ = accuracy(TOY, steps=60)
     assert clean < 0.5
+
+
+LONG = Shape(32, 5, length=64, latents=8, size=8, encoder=1, dit=1, decoder=1, tokens=1, width=16, head=8)
+
+
+def distances() -> tuple[float, float]:
+    """(encoder, decoder): how far from its own place a new network's first layer reads on average, as a share of what
+    reading everywhere alike would give."""
+    net = made(LONG)
+    states = normalised(torch.randn(4, LONG.length, LONG.states, generator=rng(1)))
+    latents = torch.randn(4, LONG.latents, LONG.size, generator=rng(2))
+    at = {64: torch.arange(64.0), 8: torch.arange(8) * 8 + 3.5}
+    found = []
+    for part, given in ((net.encoder, states), (net.decoder, latents)):
+        layer, context = part.layers[0], part.read(given) + part.places
+        query = layer.attention.query(layer.before(part.queries)).unflatten(-1, (-1, LONG.head))
+        key = layer.attention.pair(layer.context(context))[..., : LONG.states].unflatten(-1, (-1, LONG.head))
+        weights = (torch.einsum("qhd,bkhd->bhqk", query, key) / LONG.head**0.5).softmax(-1)
+        far = (at[len(part.queries)][:, None] - at[context.shape[1]]).abs()
+        found.append(float(((weights * far).sum(-1).mean() / far.mean()).detach()))
+    return found[0], found[1]
+
+
+def test_a_new_perceiver_reads_near_its_own_place() -> None:
+    assert max(distances()) < 0.75
+
+
+def test_places_of_no_order_or_queries_of_their_own_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(perceiver, "waves", lambda count, width, length: perceiver.places(count, width))
+        assert min(distances()) > 0.9
+    monkeypatch.setattr(perceiver.ReadingLayer, "alike", lambda self: self)
+    assert min(distances()) > 0.9
+
+
+def test_waves_are_of_the_place_and_not_of_its_number() -> None:
+    many, few = perceiver.waves(64, 32, 64).detach(), perceiver.waves(32, 32, 64).detach()
+    assert torch.allclose((many[0::2] * few).sum(1), (many[1::2] * few).sum(1), atol=1e-4)
+    near, far = (float((many[10] * many[other]).sum()) for other in (11, 40))
+    assert near > 0.9 * float(many[10].square().sum()) and far < 0.6 * near and perceiver.waves(3, 5, 9).shape == (3, 5)

@@ -49,6 +49,14 @@ class ReadingLayer(nn.Module):
         self.context = nn.LayerNorm(width) if context else nn.Identity()
         self.attention, self.mlp = Attention(width, heads), FeedForward(width)
 
+    def alike(self) -> ReadingLayer:
+        """Itself, queries and keys starting from one orthogonal matrix times 1.5, so that at first what is alike reads
+        each other. Source: docs/latents.md#ldlm."""
+        query = nn.init.orthogonal_(self.attention.query.weight, gain=1.5)
+        with torch.no_grad():
+            self.attention.pair.weight[: len(query)] = query
+        return self
+
     def forward(self, queries: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         """[B, Q, W] of queries [B, Q, W]; context [B, C, W] or None; mask over [context | queries]."""
         own = self.before(queries)

@@ -1,10 +1,12 @@
 # Between a text's hidden states and a fixed number of latents: learned queries that read.
-# Entry points: Encoder, Decoder, Standardised, normalised, places.
+# Entry points: Encoder, Decoder, Standardised, normalised, places, waves.
 # Padding is never read: the encoder masks it, and a position of the decoder sees only those before it, so what stands
 # behind a text's end changes nothing of the text.
 """Perceiver encoder and decoder."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,16 @@ def normalised(values: Tensor) -> Tensor:
 def places(count: int, width: int) -> nn.Parameter:
     """A learned vector for each of `count` positions, [count, W]. Source: docs/latents.md#ldlm."""
     return nn.Parameter(torch.randn(count, width) * width**-0.5)
+
+
+def waves(count: int, width: int, length: int) -> nn.Parameter:
+    """A learned vector for each of `count` places evenly along `length` positions, [count, W], as cosines and sines of
+    its position at first, wavelengths from 2 pi to 2 `length`: near places are alike, whatever their number.
+    Source: sinusoids arXiv:1706.03762 sec. 3.5; learned, and for latents beside positions, here (docs/latents.md#ldlm).
+    """
+    where = (torch.arange(count) + 0.5) * (length / count) - 0.5
+    angles = where[:, None] * torch.linspace(0, math.log(math.pi / length), width // 2).exp()
+    return nn.Parameter(F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2)))
 
 
 class Standardised(nn.Module):
@@ -56,8 +68,8 @@ class Encoder(nn.Module):
         super().__init__()
         latents, size = shape
         self.read = nn.Linear(states, states)
-        self.places, self.queries = places(length, states), places(latents, states)
-        self.layers = nn.ModuleList(ReadingLayer(states, heads) for _ in range(layers))
+        self.places, self.queries = waves(length, states, length), waves(latents, states, length)
+        self.layers = nn.ModuleList(ReadingLayer(states, heads).alike() for _ in range(layers))
         self.norm, self.out = nn.LayerNorm(states), nn.Linear(states, size)
         self.standard = Standardised(latents, size)
 
@@ -80,8 +92,8 @@ class Decoder(nn.Module):
         super().__init__()
         latents, size = shape
         self.read = nn.Linear(size, states)
-        self.places, self.queries = places(latents, states), places(length, states)
-        self.layers = nn.ModuleList(ReadingLayer(states, heads) for _ in range(layers))
+        self.places, self.queries = waves(latents, states, length), waves(length, states, length)
+        self.layers = nn.ModuleList(ReadingLayer(states, heads).alike() for _ in range(layers))
         self.norm, self.out = nn.LayerNorm(states), nn.Linear(states, states)
 
     def forward(self, latents: Tensor, length: int) -> Tensor:
