@@ -30,6 +30,7 @@ from hildanext.data.shards import ShardSet
 from hildanext.errors import ConfigError, DecodeError, Interrupted, ModelError
 from hildanext.latents.ldlm import Ldlm, LdlmModel, texts_of
 from hildanext.models.latent import ground_of
+from hildanext.models.latent_footprint import LatentFootprint, latent_footprint
 from hildanext.models.load import load_model
 from hildanext.train.recipes.latents import latent_command
 
@@ -65,6 +66,13 @@ def model(ground: Ground) -> LdlmModel:
     torch.nn.init.normal_(made.network.dit.out.weight, std=0.3)
     torch.nn.init.normal_(made.network.dit.layers[0].modulation.weight, std=0.3)
     return made.eval()
+
+
+def test_the_preflight_counts_what_is_trained_after_a_model_was_loaded(
+    shards: Path, parent: Path, model: LdlmModel
+) -> None:
+    found = latent_footprint(configured(shards, parent))  # transformers' loading replaces functions of torch
+    assert isinstance(found, LatentFootprint) and found.count == sum(one.numel() for one in model.parameters())
 
 
 @pytest.fixture(scope="module")

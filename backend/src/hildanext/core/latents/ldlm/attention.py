@@ -52,9 +52,11 @@ class ReadingLayer(nn.Module):
     def alike(self) -> ReadingLayer:
         """Itself, queries and keys starting from one orthogonal matrix times 1.5, so that at first what is alike reads
         each other. Source: docs/latents.md#ldlm."""
-        query = nn.init.orthogonal_(self.attention.query.weight, gain=1.5)
-        with torch.no_grad():
-            self.attention.pair.weight[: len(query)] = query
+        query = self.attention.query.weight
+        if not query.is_meta:  # where sizes alone are asked for, torch has no orthogonal matrix
+            nn.init.orthogonal_(query, gain=1.5)
+            with torch.no_grad():
+                self.attention.pair.weight[: len(query)] = query
         return self
 
     def forward(self, queries: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:

@@ -30,8 +30,8 @@ def waves(count: int, width: int, length: int) -> nn.Parameter:
     its position at first, wavelengths from 2 pi to 2 `length`: near places are alike, whatever their number.
     Source: sinusoids arXiv:1706.03762 sec. 3.5; learned, and for latents beside positions, here (docs/latents.md#ldlm).
     """
-    where = (torch.arange(count) + 0.5) * (length / count) - 0.5
-    angles = where[:, None] * torch.linspace(0, math.log(math.pi / length), width // 2).exp()
+    where, half = (torch.arange(count) + 0.5) * (length / count) - 0.5, width // 2
+    angles = where[:, None] * (torch.arange(half) * (math.log(math.pi / length) / max(1, half - 1))).exp()
     return nn.Parameter(F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2)))
 
 
