@@ -121,20 +121,32 @@ def test_nothing_given_asks_for_whole_texts(scripted: Script) -> None:
     assert scores(found, "left_to_right")["valid left_to_right"] == 1
 
 
-def asked(loaded: Any, scripted: Script, steps: tuple[int, ...]) -> list[float]:
+def measured(loaded: Any, scripted: Script, steps: tuple[int, ...]) -> Outcome:
     context = scripted(lambda request: "")
     config = context.config.model_copy(
         update={"decode": context.config.decode.model_copy(update={"block": 4, "tau_edit": None})}
     )
     context = EvalContext(loaded, config, context.console, DiffusionGenerator(loaded, config.decode))
     made = Forwards(limit=2, corpus=4, steps=steps, max_new_tokens=8)
-    found = made.run(context)
+    return made.run(context)
+
+
+def asked(loaded: Any, scripted: Script, steps: tuple[int, ...]) -> list[float]:
+    found = measured(loaded, scripted, steps)
     return [found.measures[f"forwards_per_text at_{one}_steps"].value for one in steps]
 
 
 def test_steps_are_the_forwards_of_a_block_of_a_discrete_model(loaded: Any, scripted: Script) -> None:
     one, four = asked(loaded, scripted, (1, 4))
     assert four - one == pytest.approx(6, abs=2) and one <= 4
+
+
+def test_of_steps_beyond_a_block_the_first_stands_for_all(loaded: Any, scripted: Script) -> None:
+    found = measured(loaded, scripted, (3, 8, 4, 16)).measures
+    assert [name for name in found if name.startswith("forwards_per_text")] == [
+        f"forwards_per_text at_{steps}_steps" for steps in (3, 8)
+    ]
+    assert asked(loaded, scripted, (8,)) == asked(loaded, scripted, (4,)) == asked(loaded, scripted, (64,))
 
 
 def test_reports_become_one_table_and_one_picture(scripted: Script, tmp_path: Path, project: Path) -> None:

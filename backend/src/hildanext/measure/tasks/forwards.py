@@ -15,6 +15,7 @@ from pydantic import Field
 from hildanext.config.base import SEEDS
 from hildanext.config.decode import PolicySection, Temperature
 from hildanext.config.model import ModelConfig
+from hildanext.decoding.engine import DEFAULT_BLOCK
 from hildanext.decoding.request import Request
 from hildanext.errors import DataError
 from hildanext.measure.generation import Completion, generator_for
@@ -76,7 +77,7 @@ class Forwards(Task):
         material = self._material()
         measures = self._of(material, material.rests, parent, "of_references")
         points: list[dict[str, Any]] = []
-        for steps in self.steps if context.generator.kind == "diffusion" else (0,):
+        for steps in self._settings(context):
             at = _at(context, steps) if steps else context
             done = at.complete(f"forwards: {steps or 'left to right'}", list(self._requests(material)))
             texts = [one.text for one in done if one.finish != FAILED]
@@ -87,6 +88,23 @@ class Forwards(Task):
             points += self._point(context, found, label, steps)
         counts = {"texts": len(material.starts), "settings": len(points)}
         return Outcome(measures, counts, (), {"steps": points})
+
+    def _settings(self, context: EvalContext) -> list[int]:
+        """0 left to right; else the steps asked for. A discrete block has no more forwards than positions, so of the
+        steps from its size on the first stands for all, which is said."""
+        from hildanext.models.latent import draws_texts
+
+        if context.generator.kind != "diffusion":
+            return [0]
+        if draws_texts(context.loaded.denoiser):
+            return list(self.steps)
+        block = context.config.decode.block or context.loaded.meta.block or DEFAULT_BLOCK
+        within = [steps for steps in self.steps if steps < block]
+        beyond = [steps for steps in self.steps if steps >= block]
+        if left := beyond[1:]:
+            names = ", ".join(map(str, left))
+            context.console.say(f"steps {names}: as {beyond[0]}, since a block has {block} positions")
+        return [*within, *beyond[:1]]
 
     def _requests(self, material: Material) -> Iterator[Request]:
         for index, start in enumerate(material.starts):
