@@ -323,6 +323,20 @@ def test_a_prompt_of_none_is_read_as_none_and_another_prompt_is_another_predicti
     assert torch.allclose(dit(states[:, :3], 3), dit(states[:, :6], 3), atol=1e-6)
 
 
+def shrunk(scale: float, **given: float) -> float:
+    """Largest change of standardised latents when all that the encoder says is said `scale` times as loud."""
+    values, standard = torch.randn(9, 4, 8, generator=rng(6)), perceiver.Standardised(4, 8, **given)
+    return float((standard(values * scale) - standard(values)).abs().max())
+
+
+def test_latents_said_less_loudly_are_the_same_latents() -> None:
+    assert shrunk(1e-2) < 1e-4 and shrunk(1e-4) < 1e-2
+
+
+def test_a_variance_that_can_be_shrunk_away_is_seen() -> None:
+    assert shrunk(1e-4, least=1e-5) > 1
+
+
 def accuracy(shape: Shape, steps: int = 150, sigma: float = 0.5) -> tuple[float, float]:
     """(clean latents, with the noise of training): right tokens of a trained toy, whose states name their token."""
     torch.manual_seed(0)
