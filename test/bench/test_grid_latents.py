@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -61,7 +62,7 @@ def test_cells_of_latent_models_stand_beside_discrete_ones(place: tuple[Path, Pa
     assert all(one["tokens"] == 512 for one in report["results"])
 
     rows = {row[0]: row for row in table_of(report["results"])}
-    assert rows["cola"][1:6] == ("-",) * 5 and rows["with proposals"][2].startswith(("+", "-"))
+    assert rows["cola"][1:6] == ("-",) * 5 and "[" in rows["with proposals"][2]
     written = {row[:2]: row for row in texts_rows(found)}
     both = [{point["steps"] for point in one["series"]["forwards: steps"]} for one in found["cola"]]
     assert (
@@ -93,8 +94,45 @@ def test_what_two_cells_begin_with_is_trained_once(
     names = [str(path.relative_to(tmp_path / "cells")) for path in trained]
     assert names == ["longer-0/stage-1", "longer-0/stage-2", "with-proposals-0/stage-2", "plain-0/stage-1"]
     longer, proposing, plain = report["results"]
-    assert longer["stages"][0] == proposing["stages"][0] and plain["steps"] == longer["steps"]
+    first, copied = longer["stages"][0], proposing["stages"][0]
+    assert {**first, "model": ""} == {**copied, "model": ""} and plain["steps"] == longer["steps"]
     assert all(one["tokens"] == 512 for one in report["results"])
+    own = tmp_path / "cells" / "with-proposals-0"
+    assert Path(copied["model"]) == own / "stage-1" / "model" and not (own / "stage-1" / "checkpoints").exists()
+    later = json.loads((own / "stage-2.json").read_text(encoding="utf-8"))
+    assert later["model"]["path"] == copied["model"]
+    weights = [(Path(one["model"]) / "model.safetensors").read_bytes() for one in (first, copied)]
+    assert weights[0] == weights[1]
+    assert (own / "stage-1" / "metrics.jsonl").exists(), "at equal tokens it is compared by these"
+
+
+def test_a_cell_that_has_begun_goes_on_with_its_own(
+    place: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, once = asked(place, {"proposing": BOTH["with proposals"]}, seeds=[0]), cells._train
+
+    def stopped(command: str, config: Config, path: Path, console: Console) -> dict[str, Any]:
+        if command == "latent":
+            raise KeyboardInterrupt
+        return once(command, config, path, console)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cells, "_train", stopped)
+        run_grid(config, QUIET, tmp_path)
+    both = asked(place, {"longer": BOTH["longer"], "proposing": BOTH["with proposals"]}, seeds=[0])
+    trained = list[str]()
+
+    def watched(command: str, config: Config, path: Path, console: Console) -> dict[str, Any]:
+        trained.append(str(path.relative_to(tmp_path / "cells")))
+        return once(command, config, path, console)
+
+    monkeypatch.setattr(cells, "_train", watched)
+    report = run_grid(both, QUIET, tmp_path)
+    assert trained == ["longer-0/stage-2", "proposing-0/stage-2"]
+    models = [one["stages"][0]["model"] for one in report["results"]]
+    assert models == [str(tmp_path / "cells" / name / "stage-1" / "model") for name in ("longer-0", "proposing-0")]
+    shutil.rmtree(tmp_path / "cells" / "longer-0" / "stage-1")
+    assert run_grid(both, QUIET, tmp_path)["results"] == report["results"]
 
 
 def test_stages_that_read_their_own_cell_are_not_shared(place: tuple[Path, Path], tmp_path: Path) -> None:
@@ -106,5 +144,25 @@ def test_stages_that_read_their_own_cell_are_not_shared(place: tuple[Path, Path]
         assert cell.begun_alike(number) == ([cells.folder_of(tmp_path, "b", 0)] if shared else [])
 
 
-def test_a_grid_without_texts_has_no_such_section() -> None:
+def told(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 1, "high": value + 1}
+
+
+def texts_of(*steps: int, nll: float = 2.0) -> dict[str, Any]:
+    points = [{"steps": one, "forwards_per_text": float(one), "tokens_per_second": 9.0} for one in steps]
+    labels = ["of_references", *(f"at_{one}_steps" for one in steps)]
+    return {"series": {"forwards: steps": points}, "tasks": {f"forwards: nll {label}": told(nll) for label in labels}}
+
+
+def test_cells_without_texts_are_left_out_by_name() -> None:
     assert texts_sections({"a": [{"tasks": {}, "series": {}}]}) == []
+    assert texts_sections({"old": [{"tasks": {}}]}) == []
+    cells_of = {
+        "a": [texts_of(1, 4, nll=2), texts_of(4, nll=3)],
+        "b": [texts_of(1), texts_of(2)],
+        "old": [{"tasks": {}}],
+    }
+    (section,) = texts_sections(cells_of)
+    assert [row[:2] for row in section.rows] == [("true texts", "-"), ("a", "4")]
+    assert section.prose.endswith("three words: b, old.") and section.rows[1][3] == "2.5 ± 0.5 [1.5, 3.5]"
+    assert section.rows[0][3] == "2 [1, 3]"

@@ -386,8 +386,8 @@ LONG = Shape(32, 5, length=64, latents=8, size=8, encoder=1, dit=1, decoder=1, t
 
 
 def distances() -> tuple[float, float]:
-    """(encoder, decoder): how far from its own place a new network's first layer reads on average, as a share of what
-    reading everywhere alike would give."""
+    """(encoder, decoder): how far from its own place a new network's first layer reads in its context on average, as a
+    share of what reading everywhere alike would give."""
     net = made(LONG)
     states = normalised(torch.randn(4, LONG.length, LONG.states, generator=rng(1)))
     latents = torch.randn(4, LONG.latents, LONG.size, generator=rng(2))
@@ -411,7 +411,7 @@ def test_places_of_no_order_or_queries_of_their_own_are_seen(monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(perceiver, "waves", lambda count, width, length: perceiver.places(count, width))
         assert min(distances()) > 0.9
-    monkeypatch.setattr(perceiver.ReadingLayer, "alike", lambda self: self)
+    monkeypatch.setattr(perceiver.ReadingLayer, "begin_alike", lambda self: self)
     assert min(distances()) > 0.9
 
 

@@ -141,10 +141,10 @@ def test_steps_are_the_forwards_of_a_block_of_a_discrete_model(loaded: Any, scri
     assert four - one == pytest.approx(6, abs=2) and one <= 4
 
 
-def test_of_steps_beyond_a_block_the_first_stands_for_all(loaded: Any, scripted: Script) -> None:
+def test_of_steps_beyond_a_block_the_fewest_stand_for_all(loaded: Any, scripted: Script) -> None:
     found = measured(loaded, scripted, (3, 8, 4, 16)).measures
     assert [name for name in found if name.startswith("forwards_per_text")] == [
-        f"forwards_per_text at_{steps}_steps" for steps in (3, 8)
+        f"forwards_per_text at_{steps}_steps" for steps in (3, 4)
     ]
     assert asked(loaded, scripted, (8,)) == asked(loaded, scripted, (4,)) == asked(loaded, scripted, (64,))
 

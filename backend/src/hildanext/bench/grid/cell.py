@@ -72,7 +72,7 @@ def _shares(stages: Sequence[StageConfig]) -> float:
     return sum(one.share for one in stages if one.command in TRAINING)
 
 
-def _done(number: int) -> str:
+def _report_file(number: int) -> str:
     return f"stage-{number + 1}-done.json"
 
 
@@ -119,11 +119,13 @@ def _placed(value: Any, names: Mapping[str, str]) -> Any:
 
 def _stage(cell: Cell, number: int, model: str, done: Sequence[Mapping[str, Any]], console: Console) -> dict[str, Any]:
     stage, file = cell.stages[number], cell.folder / f"stage-{number + 1}.json"
-    known = cell.folder / _done(number)
-    for finished in (known, *(other / _done(number) for other in cell.begun_alike(number))):
-        if finished.exists():
-            report: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-            return report
+    known = cell.folder / _report_file(number)
+    if known.exists():
+        recorded: dict[str, Any] = json.loads(known.read_text(encoding="utf-8"))
+        return recorded
+    if adopted := _adopted(cell, number):
+        write_atomic(known, json.dumps(adopted, indent=2) + "\n")
+        return adopted
     values, begun = stage_values(cell, number, model), time.process_time()
     if stage.command in TRAINING:
         report = _trained(cell, number, values, done, console)
@@ -134,6 +136,25 @@ def _stage(cell: Cell, number: int, model: str, done: Sequence[Mapping[str, Any]
         report = {"command": stage.command, "processor": time.process_time() - begun, "made": made, "memory": 0}
     write_atomic(known, json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _adopted(cell: Cell, number: int) -> dict[str, Any] | None:
+    """The report of this stage as another cell has trained it, the stage copied into this cell without its checkpoints,
+    so that each cell stays whole by itself; None where none has, or this cell has begun its own."""
+    own = cell.folder / f"stage-{number + 1}"
+    if own.exists() or own.with_suffix(".json").exists():
+        return None
+    for other in cell.begun_alike(number):
+        report, stage = other / _report_file(number), other / own.name
+        if not report.exists() or not stage.is_dir():
+            continue
+        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        copying = own.with_name(f"{own.name}-copying")
+        shutil.rmtree(copying, ignore_errors=True)
+        shutil.copytree(stage, copying, ignore=shutil.ignore_patterns("checkpoints", ".lock"))
+        copying.rename(own)
+        return {**found, "model": str(own / Path(found["model"]).relative_to(stage))}
+    return None
 
 
 def _trained(

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 from hildanext.bench.grid.paired import PAIRED, paired_rows
-from hildanext.bench.grid.texts import texts_sections
+from hildanext.bench.grid.texts import by_steps, texts_sections
 from hildanext.progress import Console
 from hildanext.report.charts import Axes, Series, lines
 from hildanext.report.intervals import ratio
@@ -57,7 +57,7 @@ def header_of(results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 def table_of(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """A row for each cell, under header_of."""
     cells, rows = by_cell(results), list[tuple[str, ...]]()
-    first = next(iter(cells.values()))
+    first = next((seeds for seeds in cells.values() if _scored(seeds)), [])
     for name, seeds in cells.items():
         rows.append((
             name, *(_judged(seeds, first) if _scored(seeds) else ("-",) * 5),
@@ -72,7 +72,7 @@ def _judged(seeds: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any
     low, high = (mean(one["bound"][end] for one in seeds) for end in ("low", "high"))
     return (
         f"{_spread([one['bound']['value'] for one in seeds], '.3f')} [{low:.3f}, {high:.3f}]",
-        "-" if seeds is first or not _scored(first) else _against(seeds, first),
+        "-" if seeds is first else _against(seeds, first),
         _spread([one["area"] for one in seeds], ".2f"),
         _spread([100 * _point(one, SURE)["y"] for one in seeds], ".1f") + " %",
         _spread([_point(one, SURE)["x"] for one in seeds], ".2f"),
@@ -124,7 +124,7 @@ def grid_page(report: Mapping[str, Any], description: str) -> str:
     """The whole page of the report of run_grid."""
     results = report["results"]
     scored = by_cell(_scored(results)).items()
-    facts = [(report["budget"], "for every cell and seed"), (str(len(results)), "trainings")]
+    facts = [(report["budget"], "for every cell and seed"), (str(len(results)), "cells and seeds")]
     if scored:
         facts += [
             (min(scored, key=lambda item: mean(one["bound"]["value"] for one in item[1]))[0], "lowest bound"),
@@ -132,11 +132,11 @@ def grid_page(report: Mapping[str, Any], description: str) -> str:
         ]
     prose = (
         "Held-out rows, the same for every cell. The bound is that of the block size the model is decoded with, in"
-        " brackets its interval over documents; ± is half the range over seeds. Against the first: the difference text"
-        " by text, with its interval. The curve decodes the held-out text itself: at each threshold the tokens filled"
-        " per forward, and how many of them the model would have filled rightly then. Area: under the best share at"
-        " each speed, from one token per forward on. Tokens/s: of training, per processor second, everything a cell"
-        " needs beforehand included."
+        " brackets its interval over documents; ± is half the range over seeds. Against the first: the difference"
+        " text by text, with its interval. A model that draws its texts has no likelihood: -. The curve decodes the"
+        " held-out text itself: at each threshold the tokens filled per forward, and how many of them the model would"
+        " have filled rightly then. Area: under the best share at each speed, from one token per forward on."
+        " Tokens/s: of training, per processor second, everything a cell needs beforehand included."
     )
     sections = [
         Section("Cells", prose, header_of(results), table_of(results), _charts(report), wide=True),
@@ -169,7 +169,7 @@ def _details(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             str(one["cell"]), str(one["seed"]), f"{one['bound']['value']:.4f}" if one["block"] else "-",
             f"{one['area']:.3f}" if one["block"] else "-", str(one["steps"]), f"{one['processor']:.1f}",
             ", ".join(
-                f"{name} {value['value']:.3g}" for name, value in one["tasks"].items() if " at_" not in name
+                f"{name} {value['value']:.3g}" for name, value in one["tasks"].items() if not by_steps(name)
             ),
         )
         for one in results

@@ -1,5 +1,5 @@
 # Texts of the cells of a grid by number of steps: what the task `forwards` among grid.tasks found, cells side by side.
-# Entry points: texts_sections, texts_rows, TEXTS.
+# Entry points: texts_sections, texts_rows, by_steps, TEXTS.
 # Cells of every kind are in it, those that draw latents too. Seeds are averaged, and so are the ends of intervals.
 """Texts of a grid by number of steps."""
 
@@ -20,25 +20,28 @@ COSTS = {"forwards_per_text": "forwards per text", "tokens_per_second": "tokens/
 TEXTS = ("cell", "steps", *(title for title, _ in MEASURES.values()), *COSTS.values())
 PROSE = (
     "Texts behind held-out beginnings, by steps of a latent model's sampler or forwards of a discrete block. Valid:"
-    " accepted by the world's checker. NLL: nats per token under the parent, left to right; low values alone also mean"
-    " repetition. 3-gram KL: from further true texts. In brackets the 95 % interval over texts, ± is half the range"
-    " over seeds. Tokens/s hold beside each other only where nothing else ran on the machine."
+    " accepted by the world's checker. NLL: nats per token under the parent, left to right; low values alone also"
+    " mean repetition. 3-gram KL: from further true texts. In brackets the 95 % interval over texts, ± is half the"
+    " range over seeds. Of steps from a block's size on only the first is measured. Tokens/s hold beside each other"
+    " only where nothing else ran on the machine."
 )
 Results = Sequence[Mapping[str, Any]]
 
 
 def texts_sections(cells: Mapping[str, Results]) -> list[Section]:
     """The section of the grid's page, of the results by cell; none where no cell has texts."""
-    known = {name: seeds for name, seeds in cells.items() if all(_settings(one) for one in seeds)}
+    known = {name: seeds for name, seeds in cells.items() if _settings(*seeds)}
     if not known:
         return []
+    missing = ", ".join(name for name in cells if name not in known)
+    prose = f"{PROSE} No number of steps at which every seed has texts of three words: {missing}." if missing else PROSE
     charts = [_chart(known, key) for key in MEASURES if _measures(next(iter(known.values())), key, "of_references")]
-    return [Section("Texts by number of steps", PROSE, TEXTS, texts_rows(known), charts, wide=True)]
+    return [Section("Texts by number of steps", prose, TEXTS, texts_rows(known), charts, wide=True)]
 
 
 def texts_rows(cells: Mapping[str, Results]) -> list[tuple[str, ...]]:
     """Rows of TEXTS: the true texts, then every cell at every number of steps that all its seeds have."""
-    rows = [("true texts", "-", *_told(next(iter(cells.values())), "of_references"), *("-" for _ in COSTS))]
+    rows = [("true texts", "-", *_told(next(iter(cells.values()))[:1], "of_references"), *("-" for _ in COSTS))]
     for name, seeds in cells.items():
         for steps in _settings(*seeds):
             costs = (f"{mean(_point(one, steps)[key] for one in seeds):.4g}" for key in COSTS)
@@ -46,8 +49,13 @@ def texts_rows(cells: Mapping[str, Results]) -> list[tuple[str, ...]]:
     return rows
 
 
+def by_steps(name: str) -> bool:
+    """Whether a measure among the tasks of a cell is one of those laid out here."""
+    return name.startswith("forwards: ") and (" at_" in name or name.endswith("of_references"))
+
+
 def _points(one: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = one["series"].get("forwards: steps", ())
+    found: Sequence[Mapping[str, Any]] = one.get("series", {}).get("forwards: steps", ())
     return found
 
 

@@ -90,8 +90,8 @@ class Forwards(Task):
         return Outcome(measures, counts, (), {"steps": points})
 
     def _settings(self, context: EvalContext) -> list[int]:
-        """0 left to right; else the steps asked for. A discrete block has no more forwards than positions, so of the
-        steps from its size on the first stands for all, which is said."""
+        """0 left to right; else the steps asked for. Under the quota a block takes no more forwards than it has
+        positions, so of the steps from its size on the fewest stand for all, which is said."""
         from hildanext.models.latent import draws_texts
 
         if context.generator.kind != "diffusion":
@@ -100,7 +100,7 @@ class Forwards(Task):
             return list(self.steps)
         block = context.config.decode.block or context.loaded.meta.block or DEFAULT_BLOCK
         within = [steps for steps in self.steps if steps < block]
-        beyond = [steps for steps in self.steps if steps >= block]
+        beyond = sorted(steps for steps in self.steps if steps >= block)
         if left := beyond[1:]:
             names = ", ".join(map(str, left))
             context.console.say(f"steps {names}: as {beyond[0]}, since a block has {block} positions")

@@ -49,9 +49,9 @@ class ReadingLayer(nn.Module):
         self.context = nn.LayerNorm(width) if context else nn.Identity()
         self.attention, self.mlp = Attention(width, heads), FeedForward(width)
 
-    def alike(self) -> ReadingLayer:
-        """Itself, queries and keys starting from one orthogonal matrix times 1.5, so that at first what is alike reads
-        each other. Source: docs/latents.md#ldlm."""
+    def begin_alike(self) -> ReadingLayer:
+        """Itself, queries and keys starting from one orthogonal matrix times 1.5, so that at first a query reads what
+        is like it: itself most, and of its context what has its place. Source: docs/latents.md#ldlm."""
         query = self.attention.query.weight
         if not query.is_meta:  # where sizes alone are asked for, torch has no orthogonal matrix
             nn.init.orthogonal_(query, gain=1.5)

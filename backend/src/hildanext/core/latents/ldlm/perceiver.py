@@ -37,10 +37,10 @@ def waves(count: int, width: int, length: int) -> nn.Parameter:
 
 class Standardised(nn.Module):
     """Latents with mean 0 and variance 1 over texts in every channel of every latent: pure noise is of their scale, and
-    an encoder cannot make them easier to predict by saying less. For that `least`, below the variance's root, must be
-    far below any variance: with 1e-5 the diffusion loss, however small its share, drove most of them under it, since
-    Adam and Muon step alike for small gradients. Training takes the texts of the forward, and keeps running means for
-    evaluation and for a single text. Source: arXiv:1502.03167; its place here is ours."""
+    an encoder cannot make them easier to predict by saying less, as long as `least`, added to the variance, is far
+    below any variance (docs/latents.md#what-keeps-its-latents-from-saying-nothing). Training takes the texts of the
+    forward, and keeps running means for evaluation and for a single text. Source: arXiv:1502.03167; its place here is
+    ours."""
 
     mean: Tensor
     variance: Tensor
@@ -54,6 +54,7 @@ class Standardised(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """[B, M, K] of values [B, M, K]."""
         mean, variance = self.mean, self.variance
+        values = values.to(mean.dtype)  # under autocast they come in fewer bits
         if self.training and len(values) > 1:
             variance, mean = torch.var_mean(values, dim=0, correction=0)
             with torch.no_grad():
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
         latents, size = shape
         self.read = nn.Linear(states, states)
         self.places, self.queries = waves(length, states, length), waves(latents, states, length)
-        self.layers = nn.ModuleList(ReadingLayer(states, heads).alike() for _ in range(layers))
+        self.layers = nn.ModuleList(ReadingLayer(states, heads).begin_alike() for _ in range(layers))
         self.norm, self.out = nn.LayerNorm(states), nn.Linear(states, size)
         self.standard = Standardised(latents, size)
 
@@ -95,7 +96,7 @@ class Decoder(nn.Module):
         latents, size = shape
         self.read = nn.Linear(size, states)
         self.places, self.queries = waves(latents, states, length), waves(length, states, length)
-        self.layers = nn.ModuleList(ReadingLayer(states, heads).alike() for _ in range(layers))
+        self.layers = nn.ModuleList(ReadingLayer(states, heads).begin_alike() for _ in range(layers))
         self.norm, self.out = nn.LayerNorm(states), nn.Linear(states, states)
 
     def forward(self, latents: Tensor, length: int) -> Tensor:
