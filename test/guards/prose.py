@@ -54,14 +54,31 @@ def _prose(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _missing_pages(text: str, docs: Path) -> list[str]:
-    found = []
-    for page, anchor in PAGE.findall(text):
-        path = docs / page
-        headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M) if path.is_file() else []
-        anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
-        if not path.is_file() or (anchor and anchor not in anchors):
-            found.append(f"{page}{'#' + anchor if anchor else ''}")
-    return found
+    return [
+        f"{page}{'#' + anchor if anchor else ''}"
+        for page, anchor in PAGE.findall(text)
+        if not _leads(docs / page, anchor)
+    ]
+
+
+def _leads(path: Path, anchor: str) -> bool:
+    if not path.exists() or not anchor or path.suffix != ".md":
+        return path.exists()
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return anchor in {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links of a page that lead to no file of the repository, or to no heading of it; addresses of the net are not
+    tried."""
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    own = [link.partition("#") for link in links if not re.match(r"[a-z]+:", link)]
+    return [
+        f"{page.name}: {path}{mark}{anchor} leads nowhere"
+        for path, mark, anchor in own
+        if not _leads(page.parent / path if path else page, anchor)
+    ]
 
 
 def _named(name: str, clause: str) -> bool:

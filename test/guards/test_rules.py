@@ -99,6 +99,19 @@ def test_the_pages_name_no_note_outside_the_repository(page: str, project: Path)
         assert prose.note_mentions(text) == []
 
 
+def test_the_links_of_the_pages_lead_somewhere(project: Path) -> None:
+    pages = [*project.glob("*.md"), *(project / "docs").glob("*.md"), *(project / "models").rglob("*.md")]
+    assert len(pages) > 20 and [link for page in pages for link in prose.dead_links(page)] == []
+
+
+def test_a_dead_link_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "b.md").write_text("# One heading: here\n\n```\n# no heading\n```\n", encoding="utf-8")
+    page = tmp_path / "a.md"
+    links = ["b.md", "b.md#one-heading-here", "https://no.where/a.md#b", "b.md#no-heading", "c.md", "#two"]
+    page.write_text("# One\n" + " ".join(f"[x]({link})" for link in links), encoding="utf-8")
+    assert [found.split()[1] for found in prose.dead_links(page)] == ["b.md#no-heading", "c.md", "#two"]
+
+
 def test_every_room_and_file_has_its_place_in_the_order(project: Path) -> None:
     package = project / "backend" / "src" / "hildanext"
     rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
