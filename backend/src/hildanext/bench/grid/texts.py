@@ -91,7 +91,7 @@ def _told(seeds: Results, label: str) -> list[str]:
         if not found:
             told.append("-")
             continue
-        value, low, high = (factor * one for one in _mean(found).values())
+        value, low, high = (round(factor * one, 6) for one in _mean(found).values())
         half = factor * (max(one["value"] for one in found) - min(one["value"] for one in found)) / 2
         spread = f" ± {half:.3g}" if len(found) > 1 else ""
         told.append(f"{value:.3g}{spread} [{low:.3g}, {high:.3g}]")
