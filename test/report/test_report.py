@@ -17,6 +17,7 @@ import pytest
 from hildanext import cli
 from hildanext.errors import DataError
 from hildanext.measure.comparison import read_report, side_by_side
+from hildanext.report import charts
 from hildanext.report.charts import Axes, Series, bars, lines
 from hildanext.report.frames import frames_of
 from hildanext.report.page import Section, page
@@ -117,6 +118,21 @@ def test_a_chart_places_points_by_their_values(log_x: bool) -> None:
     (left, low), (right, high) = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in drawn]
     assert left < right and low > high
     assert "a &lt;b&gt;" in text
+
+
+def test_labels_of_a_crowded_logarithmic_axis_stand_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = [Series("a", _points(*((1.07**index, 0.5) for index in range(60))))]
+
+    def gaps() -> list[float]:
+        text = lines(crowd, Axes("x", "y", log_x=True))
+        places = sorted(
+            float(x) for x in re.findall(r'class="tick" x="([0-9.]+)" y="[0-9.]+" text-anchor="middle"', text)
+        )
+        return [right - left for left, right in zip(places, places[1:], strict=False)]
+
+    assert min(gaps()) >= 29.9 and len(gaps()) > 8
+    monkeypatch.setattr(charts, "ROOM", 0)
+    assert min(gaps()) < 10
 
 
 def test_more_series_than_colours_are_told_apart() -> None:

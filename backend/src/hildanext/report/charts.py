@@ -15,6 +15,8 @@ from typing import Any
 WIDTH, HEIGHT = 560, 344
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 40, 46
 COLOURS = 6
+ROOM = 30
+"""From the middle of a tick's label to the next one's, pixels."""
 PLACES = ((7, -7), (7, 15), (-34, -7), (-34, 15), (7, -21), (-34, 29), (7, 29), (-34, -21))
 Box = tuple[float, float, float, float]
 
@@ -91,6 +93,15 @@ def _ticks(low: float, high: float) -> list[float]:
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _apart(values: Sequence[float], x: _Scale) -> list[float]:
+    """Those of the values, in order, whose labels stand clear of each other."""
+    kept: list[float] = []
+    for value in sorted(values):
+        if not kept or x.at(value) - x.at(kept[-1]) >= ROOM:
+            kept.append(value)
+    return kept
+
+
 def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
@@ -101,7 +112,7 @@ def _grid(x: _Scale, y: _Scale, axes: Axes, xs: Sequence[float]) -> str:
         place, text = y.at(value), f"{100 * value:.3g} %" if axes.percent else _number(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{place + 4:.1f}" text-anchor="end">{text}</text>')
-    for value in xs if axes.log_x else _ticks(x.low, x.high):
+    for value in _apart(xs, x) if axes.log_x else _ticks(x.low, x.high):
         place = x.at(value)
         parts.append(
             f'<text class="tick" x="{place:.1f}" y="{HEIGHT - 28}" text-anchor="middle">{_number(value)}</text>'
