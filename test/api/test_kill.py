@@ -37,15 +37,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, random_model: Callable[...,
 
 
 @contextlib.contextmanager
-def server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     command = [
         sys.executable, "-m", "hildanext", "serve", "--port", "0", "--model", "models/toy",
         "--set", 'serve.engines=[{"type": "transformers"}]', "--set", "decode.block=8",
     ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    told = folder / "told.txt"  # a pipe that nobody reads on would stop the server once it is full
+    with told.open("w") as file:
+        process = subprocess.Popen(command, cwd=folder, stderr=file)
     try:
-        assert process.stderr is not None
-        url = next(found.group() for line in process.stderr if (found := re.search(r"http://[\d.]+:\d+", line)))
+        url = until(lambda: re.search(r"http://[\d.]+:\d+", told.read_text())).group()
         wait_ready(url)
         yield process, url
     finally:

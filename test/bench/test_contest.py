@@ -35,6 +35,7 @@ STAND_IN = """
 import json, sys
 job = json.loads(sys.argv[-1])
 print("a line of the library's own")
+print("a line about a tensor\\n" * 20_000, file=sys.stderr)  # more than a pipe holds
 print(json.dumps({"threads": job["threads"]}), flush=True)
 for line in sys.stdin:
     asked = json.loads(line)

@@ -10,12 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from hildanext.errors import RunError
 
@@ -47,12 +48,14 @@ def runtime(node: str) -> Runtime | None:
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """A GGUF file that is read left to right, greedily, by another process. clock: which of its seconds count."""
+    """A GGUF file that is read left to right, greedily, by another process. clock: which of its seconds count; said:
+    the file of what it says on stderr, since a pipe that nobody reads would stop it once it is full."""
 
     file: Path
     clock: str
     process: subprocess.Popen[str]
     name: str
+    said: IO[str]
 
     @classmethod
     def open(cls, how: Runtime, file: Path, window: int, threads: int, clock: str) -> LlamaCpp:
@@ -60,11 +63,12 @@ class LlamaCpp:
         job = json.dumps({"file": str(file.absolute()), "threads": threads, "window": window})
         source = str(Path(__file__).parents[3])
         env = os.environ | {"PYTHONPATH": os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])}
+        said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by close)
         process = subprocess.Popen(
             [*how.command, job], cwd=how.folder, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=said,
         )  # fmt: skip
-        made = cls(file, clock, process, f"llama.cpp {file.name}")
+        made = cls(file, clock, process, f"llama.cpp {file.name}", said)
         made._reply()
         return made
 
@@ -93,7 +97,9 @@ class LlamaCpp:
         raise RunError(self._ended())
 
     def _ended(self) -> str:
-        said = self.process.communicate()[1].strip().splitlines() or ["without a word"]
+        self.process.wait()
+        self.said.seek(0)
+        said = self.said.read().strip().splitlines() or ["without a word"]
         why = next((line.strip() for line in reversed(said) if "rror" in line), said[-1].strip())
         return f"{self.file}: llama.cpp ended ({why[:200]}); leave the file out, or install another build: {HOW}"
 
@@ -102,3 +108,4 @@ class LlamaCpp:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
+        self.said.close()
